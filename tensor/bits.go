@@ -1,0 +1,33 @@
+package tensor
+
+import "math"
+
+// BF16ToFloat32 widens a bfloat16, exactly. The bits of a NaN are kept.
+func BF16ToFloat32(b uint16) float32 {
+	return math.Float32frombits(uint32(b) << 16)
+}
+
+// Float32ToBF16 rounds to the nearest bfloat16, ties to even. What is too large
+// becomes an infinity. A NaN stays a NaN of the same sign, and quiet.
+func Float32ToBF16(f float32) uint16 {
+	u := math.Float32bits(f)
+	if u&0x7fffffff > 0x7f800000 {
+		return uint16(u>>16) | 0x40 // cutting the mantissa alone could leave an infinity
+	}
+	return uint16((u + 0x7fff + u>>16&1) >> 16)
+}
+
+// F16ToFloat32 widens an IEEE half, exactly. A NaN keeps its sign and the bits of
+// its mantissa.
+func F16ToFloat32(h uint16) float32 {
+	sign := uint32(h&0x8000) << 16
+	exponent, mantissa := uint32(h>>10&0x1f), uint32(h&0x3ff)
+	switch exponent {
+	case 0: // zero or subnormal: mantissa * 2^-24
+		f := float32(mantissa) * (1.0 / (1 << 24))
+		return math.Float32frombits(sign | math.Float32bits(f))
+	case 0x1f: // infinity or NaN
+		return math.Float32frombits(sign | 0x7f800000 | mantissa<<13)
+	}
+	return math.Float32frombits(sign | (exponent+127-15)<<23 | mantissa<<13)
+}
