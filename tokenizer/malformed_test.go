@@ -1,0 +1,137 @@
+package tokenizer
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestMalformedFixtures(t *testing.T) {
+	for dir, words := range map[string][]string{
+		"tokenizer_unknown_model":      {"model.type", "NoSuchModel"},
+		"tokenizer_merge_out_of_vocab": {"model.merges[0]", `"a" with "b"`},
+		"tokenizer_bad_regex":          {"pre_tokenizer", "(unclosed"},
+	} {
+		_, err := Load(filepath.Join("../testdata/fixtures/malformed", dir))
+		checkError(t, err, append(words, dir, "tokenizer.json")...)
+	}
+}
+
+// checkError wants a one-line error that contains the words.
+func checkError(t *testing.T, err error, words ...string) {
+	t.Helper()
+	if err == nil {
+		t.Errorf("no error, want one about %q", words)
+		return
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("error %q does not say %q in one line", err, w)
+		}
+	}
+}
+
+// model is a tokenizer.json with more top-level fields.
+func model(more string) string {
+	return `{"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":["a b"]}` + more + `}`
+}
+
+func TestParseErrors(t *testing.T) {
+	deep := strings.Repeat(`{"type":"Sequence","normalizers":[`, 9) + strings.Repeat(`]}`, 9)
+	for text, words := range map[string][]string{
+		``:   {"unexpected end"},
+		`[]`: {"want", "array"},
+		`{"model":{"type":"BPE","vocab":{"a":"x"},"merges":[]}}`:               {"model.vocab", "int"},
+		`{"model":{"type":"BPE","vocab":{"a":2147483648},"merges":[]}}`:        {"model.vocab", "2147483648"},
+		`{"model":{"type":"BPE","vocab":{"a":-1},"merges":[]}}`:                {"model.vocab", "-1"},
+		`{"model":{"type":"BPE","vocab":{"a":0,"b":0},"merges":[]}}`:           {"model.vocab", "id 0"},
+		`{"model":{"type":"BPE","vocab":{},"merges":[]}}`:                      {"model.vocab", "empty"},
+		`{"model":{"type":"BPE","vocab":{"a":0}}}`:                             {"model.merges", "missing"},
+		`{"model":{"type":"BPE","merges":[]}}`:                                 {"model.vocab", "missing"},
+		`{"model":{"vocab":{"a":0},"merges":[]}}`:                              {"model.type", "missing"},
+		`{"model":{"type":"BPE","vocab":{"a":0},"merges":["a"]}}`:              {"model.merges[0]"},
+		`{"model":{"type":"BPE","vocab":{"a":0},"merges":[["a","a","a"]]}}`:    {"model.merges[0]"},
+		`{"model":{"type":"BPE","vocab":{"a":0},"merges":[["a",1]]}}`:          {"model.merges"},
+		`{"model":{"type":"BPE","vocab":{"a":0},"merges":[],"dropout":0.1}}`:   {"model.dropout"},
+		`{"model":{"type":"BPE","vocab":{"a":0},"merges":[],"unk_token":"u"}}`: {"model.unk_token", "u"},
+		model(`,"added_tokens":[{"id":2147483648,"content":"<s>"}]`):           {"added_tokens[0]", "2147483648"},
+		model(`,"added_tokens":[{"id":3,"content":"a"}]`):                      {"added_tokens[0]", "two ids"},
+		model(`,"added_tokens":[{"id":1,"content":"x"}]`):                      {"added_tokens[0]", "id 1"},
+		model(`,"normalizer":{"type":"Lowercase"}`):                            {"normalizer", "Lowercase"},
+		model(`,"normalizer":` + deep):                                         {"normalizer", "nested"},
+		model(`,"normalizer":{"type":"Replace","pattern":{"Regex":"a"}}`):      {"normalizer", "Replace"},
+		model(`,"pre_tokenizer":{"type":"Whitespace"}`):                        {"pre_tokenizer", "Whitespace"},
+		model(`,"pre_tokenizer":{"type":"Split","behavior":"Odd"}`):            {"pre_tokenizer", "Odd"},
+		model(`,"pre_tokenizer":{"type":"Split","behavior":"Isolated"}`):       {"pre_tokenizer", "no pattern"},
+		model(`,"decoder":{"type":"WordPiece"}`):                               {"decoder", "WordPiece"},
+		model(`,"decoder":{"type":"Strip","content":" ","start":1}`):           {"decoder", "Strip"},
+		model(`,"post_processor":{"type":"BertProcessing"}`):                   {"post_processor", "BertProcessing"},
+		model(`,"post_processor":{"type":"TemplateProcessing","single":[]}`):   {"post_processor", "0 times"},
+		model(`,"post_processor":{"type":"TemplateProcessing","single":[` +
+			`{"SpecialToken":{"id":"s"}},{"Sequence":{"id":"A"}}],` +
+			`"special_tokens":{"s":{"ids":[7000000000]}}}`): {"post_processor", "7000000000"},
+	} {
+		_, err := Parse("t.json", []byte(text))
+		checkError(t, err, append(words, "t.json: ")...)
+	}
+}
+
+// A hostile file can chain replacements that each make the text longer.
+func TestGrowthIsBounded(t *testing.T) {
+	longer := `{"type":"Replace","pattern":{"String":"a"},"content":"aaaaaaaaaa"}`
+	_, err := Parse("t.json", []byte(model(
+		fmt.Sprintf(`,"normalizer":{"type":"Sequence","normalizers":[%s,%s,%s]}`, longer, longer, longer))))
+	checkError(t, err, "normalizer", "times longer")
+}
+
+func TestLoadErrors(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := Load(dir)
+	checkError(t, err, "tokenizer.json", "no such file")
+	write("tokenizer.json", model(""))
+	if _, err := Load(dir); err != nil {
+		t.Errorf("Load without tokenizer_config.json: %v", err)
+	}
+	for text, words := range map[string][]string{
+		`{`:                                  {"unexpected end"},
+		`{"bos_token":7}`:                    {"bos_token", "want a string"},
+		`{"bos_token":{"id":1}}`:             {"bos_token", "no content"},
+		`{"chat_template":7}`:                {"chat_template"},
+		`{"chat_template":[{"name":"rag"}]}`: {"chat_template", "default"},
+		`{"extra_special_tokens":{"x":[]}}`:  {"extra_special_tokens.x"},
+	} {
+		write("tokenizer_config.json", text)
+		_, err := Load(dir)
+		checkError(t, err, append(words, "tokenizer_config.json")...)
+	}
+	write("tokenizer_config.json", "{}")
+	if err := os.Mkdir(filepath.Join(dir, "chat_template.jinja"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Load(dir)
+	checkError(t, err, "chat_template.jinja")
+}
+
+func TestConfig(t *testing.T) {
+	tokens, template, err := parseConfig([]byte(`{
+		"bos_token": {"content": "<s>", "lstrip": false}, "eos_token": "</s>", "pad_token": null,
+		"add_bos_token": true, "model_max_length": 1e30,
+		"extra_special_tokens": {"image_token": "<image>"},
+		"chat_template": [{"name": "rag", "template": "R"}, {"name": "default", "template": "D"}]
+	}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"bos_token": "<s>", "eos_token": "</s>", "image_token": "<image>"}
+	if fmt.Sprint(tokens) != fmt.Sprint(want) || template != "D" {
+		t.Errorf("parseConfig = %v, %q, want %v, D", tokens, template, want)
+	}
+}
