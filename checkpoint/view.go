@@ -1,0 +1,166 @@
+package checkpoint
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"drover/tensor"
+)
+
+// Tensor is a view of one tensor, or of a slice of one, in a file. Making one
+// copies nothing and reads nothing.
+type Tensor struct {
+	// Name is the tensor's name; that of a slice ends in its index, as in "w[3]".
+	Name string
+	// DType is the type of the elements.
+	DType tensor.DType
+	// Shape holds the dimensions, outermost first; none for a single number.
+	Shape []int
+
+	file       *File
+	begin, end int64 // in the file
+}
+
+// Index returns slice i along the first dimension: one expert of a tensor that
+// fuses them all, for example.
+func (t Tensor) Index(i int) (Tensor, error) {
+	if len(t.Shape) == 0 {
+		return Tensor{}, t.fail(errors.New("has no dimension to index"))
+	}
+	n := t.Shape[0]
+	if i < 0 || i >= n {
+		return Tensor{}, t.fail(fmt.Errorf("index %d is not in the first dimension, 0..%d", i, n-1))
+	}
+	size := (t.end - t.begin) / int64(n)
+	t.Name = fmt.Sprintf("%s[%d]", t.Name, i)
+	t.Shape = t.Shape[1:]
+	t.begin += int64(i) * size
+	t.end = t.begin + size
+	return t, nil
+}
+
+// Elements returns the number of elements.
+func (t Tensor) Elements() int {
+	if t.file == nil {
+		return 0
+	}
+	return int(t.end-t.begin) / t.DType.Size()
+}
+
+// Raw returns the mapped bytes, little-endian, or nil if the file is closed or
+// was changed. They must not be written, nor used after Close. Unlike Read, Raw
+// cannot guard its caller: a file that is cut off while the bytes are in use
+// raises a signal that ends the process.
+func (t Tensor) Raw() []byte {
+	if t.file == nil {
+		return nil
+	}
+	t.file.mu.RLock()
+	defer t.file.mu.RUnlock()
+	if t.file.usable() != nil {
+		return nil
+	}
+	t.file.touched.Add(t.end - t.begin)
+	return t.file.mapping[t.begin:t.end:t.end]
+}
+
+// Read copies the tensor's bytes, little-endian, to dst, which must have exactly
+// their size.
+func (t Tensor) Read(dst []byte) error {
+	if int64(len(dst)) != t.end-t.begin {
+		return t.fail(fmt.Errorf("has %d bytes, but there is room for %d", t.end-t.begin, len(dst)))
+	}
+	return t.read(func(src []byte) { copy(dst, src) })
+}
+
+// Float32 converts the tensor to dst, which must have exactly Elements elements.
+// BF16, F16, F32 and F64 can be converted; F64 is rounded. On an error dst is
+// undefined.
+//
+// A file that was cut off since it was opened gives an error: its size is compared
+// before it is touched, and a page that is lost between that and the read faults,
+// which is caught as well. A file overwritten in place, of the same size, is not
+// noticed.
+func (t Tensor) Float32(dst []float32) error {
+	if len(dst) != t.Elements() {
+		return t.fail(fmt.Errorf("has %d elements, but there is room for %d", t.Elements(), len(dst)))
+	}
+	var convert func(dst []float32, src []byte)
+	switch t.DType {
+	case tensor.BF16:
+		convert = fromBF16
+	case tensor.F16:
+		convert = fromF16
+	case tensor.F32:
+		convert = fromF32
+	case tensor.F64:
+		convert = fromF64
+	default:
+		return t.fail(fmt.Errorf("is %s, must be BF16, F16, F32 or F64", t.DType))
+	}
+	return t.read(func(src []byte) { convert(dst, src) })
+}
+
+// Release tells the system that the tensor's bytes are not needed in memory any
+// more, because they have been packed elsewhere; reading them again works and
+// goes to the file. Pages shared with a neighbouring tensor are kept.
+func (t Tensor) Release() {
+	if t.file == nil {
+		return
+	}
+	t.file.mu.RLock()
+	defer t.file.mu.RUnlock()
+	page := int64(os.Getpagesize())
+	begin, end := (t.begin+page-1)/page*page, t.end/page*page
+	if t.file.mapping == nil || begin >= end {
+		return
+	}
+	// Advice: where it is refused, the pages stay until the system needs memory.
+	_ = unix.Madvise(t.file.mapping[begin:end], unix.MADV_DONTNEED)
+}
+
+func (t Tensor) read(use func(src []byte)) error {
+	if t.file == nil {
+		return errors.New("checkpoint: read of a Tensor that was not opened")
+	}
+	if err := t.file.read(t.begin, t.end, use); err != nil {
+		return t.fail(err)
+	}
+	return nil
+}
+
+func (t Tensor) fail(err error) error {
+	if t.file == nil {
+		return fmt.Errorf("tensor %s: %w", quote(t.Name), err)
+	}
+	return fmt.Errorf("%s: tensor %s: %w", t.file.path, quote(t.Name), err)
+}
+
+func fromBF16(dst []float32, src []byte) {
+	for i := range dst {
+		dst[i] = tensor.BF16ToFloat32(binary.LittleEndian.Uint16(src[2*i:]))
+	}
+}
+
+func fromF16(dst []float32, src []byte) {
+	for i := range dst {
+		dst[i] = tensor.F16ToFloat32(binary.LittleEndian.Uint16(src[2*i:]))
+	}
+}
+
+func fromF32(dst []float32, src []byte) {
+	for i := range dst {
+		dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
+	}
+}
+
+func fromF64(dst []float32, src []byte) {
+	for i := range dst {
+		dst[i] = float32(math.Float64frombits(binary.LittleEndian.Uint64(src[8*i:])))
+	}
+}
