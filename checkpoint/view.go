@@ -65,6 +65,7 @@ func (t Tensor) Raw() []byte {
 	if t.file.usable() != nil {
 		return nil
 	}
+	t.file.prefetch(t.begin, t.end)
 	t.file.touched.Add(t.end - t.begin)
 	return t.file.mapping[t.begin:t.end:t.end]
 }
@@ -163,4 +164,12 @@ func fromF64(dst []float32, src []byte) {
 	for i := range dst {
 		dst[i] = float32(math.Float64frombits(binary.LittleEndian.Uint64(src[8*i:])))
 	}
+}
+
+// File returns the path of the file that holds the tensor, for messages.
+func (t Tensor) File() string {
+	if t.file == nil {
+		return ""
+	}
+	return t.file.path
 }

@@ -1,0 +1,147 @@
+package kernel
+
+import (
+	"math"
+
+	"drover/tensor"
+)
+
+// Attention is the attention of one sequence's new tokens in one layer, over keys
+// and values in blocks: softmax(q kᵀ scale) v for each query head, query heads
+// sharing key heads in groups (GQA).
+//
+// It is computed by online softmax (Milakov and Gimelshein, 2018) over blocks that
+// start at multiples of BlockTokens, in ascending order. What a query sees and the
+// order of its sums depend on its position alone, so prefill in any pieces and
+// decode give the same bytes.
+type Attention struct {
+	Heads, KVHeads, HeadDim int
+	// BlockTokens is the number of positions in a block.
+	BlockTokens int
+	// Chunk restricts a query at position p to positions from p - p%Chunk on; 0 does not.
+	Chunk int
+	// Scale multiplies q·k.
+	Scale float32
+}
+
+// Blocks gives the keys and values of a block: each (BlockTokens, KVHeads*HeadDim).
+type Blocks interface {
+	Block(i int) (keys, values []float32)
+}
+
+// AttentionScratch is the memory that one Run needs; it grows to the largest use.
+type AttentionScratch struct {
+	max, sum []float32 // (rows, heads)
+	scores   []float32 // (blockTokens)
+}
+
+// Run sets out, (rows, Heads*HeadDim), for queries q of the same shape whose first
+// row stands at position start. blocks.Block(i) holds positions i*BlockTokens and
+// on; it is asked for each block that a query sees, once, in ascending order.
+func (a *Attention) Run(out, q tensor.Rows, start int, blocks Blocks, s *AttentionScratch) {
+	n := q.N * a.Heads
+	s.max = grow(s.max, n)
+	s.sum = grow(s.sum, n)
+	s.scores = grow(s.scores, a.BlockTokens)
+	for i := range s.max {
+		s.max[i] = float32(math.Inf(-1))
+	}
+	clear(s.sum)
+	clear(out.Data[:out.N*out.Dim])
+	first := a.from(start) / a.BlockTokens
+	last := (start + q.N - 1) / a.BlockTokens
+	for b := first; b <= last; b++ {
+		keys, values := blocks.Block(b)
+		for i := range q.N {
+			pos := start + i
+			lo := max(a.from(pos), b*a.BlockTokens) - b*a.BlockTokens
+			hi := min(pos+1-b*a.BlockTokens, a.BlockTokens)
+			if lo >= hi {
+				continue
+			}
+			a.row(out.Row(i), q.Row(i), keys, values, lo, hi, i, s)
+		}
+	}
+	for i := range q.N {
+		row := out.Row(i)
+		for h := range a.Heads {
+			Scale(row[h*a.HeadDim:(h+1)*a.HeadDim], 1/s.sum[i*a.Heads+h])
+		}
+	}
+}
+
+// from is the first position that a query at pos sees.
+func (a *Attention) from(pos int) int {
+	if a.Chunk == 0 {
+		return 0
+	}
+	return pos - pos%a.Chunk
+}
+
+// row adds positions lo to hi of one block to one query row.
+func (a *Attention) row(out, q, keys, values []float32, lo, hi, i int, s *AttentionScratch) {
+	group := a.Heads / a.KVHeads
+	kvDim := a.KVHeads * a.HeadDim
+	for h := range a.Heads {
+		at := h / group * a.HeadDim
+		qh, oh := q[h*a.HeadDim:(h+1)*a.HeadDim], out[h*a.HeadDim:(h+1)*a.HeadDim]
+		scores := s.scores[:hi-lo]
+		best := s.max[i*a.Heads+h]
+		for t := range scores {
+			k := keys[(lo+t)*kvDim+at : (lo+t)*kvDim+at+a.HeadDim]
+			scores[t] = float32(dot(qh, k) * a.Scale)
+			best = max(best, scores[t])
+		}
+		sum := s.sum[i*a.Heads+h]
+		if old := s.max[i*a.Heads+h]; best > old {
+			shrink := float32(exp(float64(old) - float64(best)))
+			sum = float32(sum * shrink)
+			Scale(oh, shrink)
+			s.max[i*a.Heads+h] = best
+		}
+		for t, v := range scores {
+			p := float32(exp(float64(v) - float64(best)))
+			sum += p
+			addScaled(oh, values[(lo+t)*kvDim+at:(lo+t)*kvDim+at+a.HeadDim], p)
+		}
+		s.sum[i*a.Heads+h] = sum
+	}
+}
+
+// dot sums a*b in eight interleaved chains, added in a fixed order.
+func dot(a, b []float32) float32 {
+	var s [8]float32
+	b = b[:len(a)]
+	i := 0
+	for ; i+8 <= len(a); i += 8 {
+		x, y := a[i:i+8:i+8], b[i:i+8:i+8]
+		s[0] += float32(x[0] * y[0])
+		s[1] += float32(x[1] * y[1])
+		s[2] += float32(x[2] * y[2])
+		s[3] += float32(x[3] * y[3])
+		s[4] += float32(x[4] * y[4])
+		s[5] += float32(x[5] * y[5])
+		s[6] += float32(x[6] * y[6])
+		s[7] += float32(x[7] * y[7])
+	}
+	for ; i < len(a); i++ {
+		s[0] += float32(a[i] * b[i])
+	}
+	return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
+}
+
+// addScaled sets y += x*p.
+func addScaled(y, x []float32, p float32) {
+	x = x[:len(y)]
+	for i, v := range x {
+		y[i] += float32(v * p)
+	}
+}
+
+// grow returns a slice of n elements, s's own memory when it is large enough.
+func grow(s []float32, n int) []float32 {
+	if cap(s) < n {
+		return make([]float32, n)
+	}
+	return s[:n]
+}
