@@ -1,0 +1,176 @@
+package batch
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// maxLineBytes bounds one line of a file: far more than a conversation that fits any context.
+const maxLineBytes = 32 << 20
+
+// line is one line of a file. Text is nil if it was longer than maxLineBytes.
+type line struct {
+	number int // from 1, blank lines counted
+	text   []byte
+}
+
+// lineReader reads a file's lines that are not blank.
+type lineReader struct {
+	r      *bufio.Reader
+	number int
+	held   *line // returned by next before anything else
+}
+
+func newLineReader(r io.Reader) *lineReader {
+	return &lineReader{r: bufio.NewReaderSize(r, 64<<10)}
+}
+
+// next reads a line. It is not ok at the end of the file.
+func (lr *lineReader) next() (l line, ok bool, err error) {
+	if lr.held != nil {
+		l, lr.held = *lr.held, nil
+		return l, true, nil
+	}
+	for {
+		text, _, err := lr.read()
+		if err == io.EOF {
+			return line{}, false, nil
+		}
+		if err != nil {
+			return line{}, false, err
+		}
+		lr.number++
+		if text == nil || len(bytes.TrimSpace(text)) > 0 {
+			return line{lr.number, text}, true, nil
+		}
+	}
+}
+
+// read reads up to the next newline, which it takes but does not return. Whole says whether there
+// was one. An overlong line is skipped and returned as nil.
+func (lr *lineReader) read() (text []byte, whole bool, err error) {
+	text = []byte{}
+	for {
+		piece, err := lr.r.ReadSlice('\n')
+		if text != nil && len(text)+len(piece) > maxLineBytes {
+			text = nil
+		}
+		if text != nil {
+			text = append(text, piece...)
+		}
+		switch {
+		case err == nil:
+			return bytes.TrimSuffix(text, []byte("\n")), true, nil
+		case errors.Is(err, bufio.ErrBufferFull):
+		case err == io.EOF && text != nil && len(text) == 0:
+			return nil, false, io.EOF
+		case err == io.EOF:
+			return text, false, nil
+		default:
+			return nil, false, err
+		}
+	}
+}
+
+// countLines counts the lines that are not blank and goes back to the file's beginning.
+func countLines(f *os.File) (int, error) {
+	n := 0
+	for lr := newLineReader(f); ; n++ {
+		_, ok, err := lr.next()
+		if err != nil {
+			return 0, err
+		}
+		if !ok {
+			break
+		}
+	}
+	_, err := f.Seek(0, io.SeekStart)
+	return n, err
+}
+
+// answer is one line of the answers.
+type answer struct {
+	ID     json.RawMessage `json:"id"`
+	Text   string          `json:"text"`
+	Tokens []int32         `json:"tokens"`
+	Reason string          `json:"finish_reason"`
+	Error  string          `json:"error"`
+
+	unfinished bool // the run was cancelled before the answer was complete
+}
+
+// line is the answer as it stands in the file.
+func (a answer) line() ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(a); err != nil {
+		return nil, fmt.Errorf("encode answer %s: %w", a.ID, err)
+	}
+	return b.Bytes(), nil
+}
+
+// resume finds the part of out that answers the first lines of in, cuts off the rest, and leaves
+// both at the first line to ask.
+func resume(out *os.File, in *lineReader) (Summary, error) {
+	var sum Summary
+	keep := int64(0)
+	for old := newLineReader(out); ; {
+		text, whole, err := old.read()
+		if err != nil && err != io.EOF {
+			return Summary{}, err
+		}
+		if !whole || text == nil {
+			break
+		}
+		l, ok, err := in.next()
+		if err != nil {
+			return Summary{}, err
+		}
+		if !ok {
+			break
+		}
+		if !answers(text, l) {
+			in.held = &l
+			break
+		}
+		keep += int64(len(text)) + 1
+		sum.Lines++
+		sum.Resumed++
+		if _, err := parsePrompt(l); err != nil {
+			sum.Errors++
+		}
+	}
+	if err := out.Truncate(keep); err != nil {
+		return Summary{}, err
+	}
+	_, err := out.Seek(keep, io.SeekStart)
+	return sum, err
+}
+
+// answers says whether an old answer stands for a prompt: its id is the prompt's, and its error
+// is the one that the prompt's line still has, mostly none.
+func answers(text []byte, l line) bool {
+	var a struct {
+		ID     json.RawMessage `json:"id"`
+		Text   *string         `json:"text"`
+		Tokens []int32         `json:"tokens"`
+		Reason *string         `json:"finish_reason"`
+		Error  *string         `json:"error"`
+	}
+	err := json.Unmarshal(text, &a)
+	if err != nil || a.Text == nil || a.Tokens == nil || a.Reason == nil || a.Error == nil {
+		return false
+	}
+	want := ""
+	p, err := parsePrompt(l)
+	if err != nil {
+		want = err.Error()
+	}
+	return bytes.Equal(a.ID, p.id) && *a.Error == want
+}
