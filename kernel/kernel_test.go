@@ -1,0 +1,275 @@
+package kernel
+
+import (
+	"fmt"
+	"math"
+	"math/big"
+	"math/rand/v2"
+	"testing"
+
+	"drover/tensor"
+)
+
+// exactFMA computes a*b + c with big numbers and one rounding to float32.
+func exactFMA(a, b, c float32) float32 {
+	x := new(big.Float).SetPrec(600).Mul(big.NewFloat(float64(a)), big.NewFloat(float64(b)))
+	x.Add(x, big.NewFloat(float64(c)))
+	f, _ := x.Float32()
+	return f
+}
+
+func TestFMA32(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 200_000 {
+		a, b, c := hard(r), hard(r), hard(r)
+		got, want := fma32(a, b, c), exactFMA(a, b, c)
+		if got != want {
+			t.Fatalf("fma32(%b, %b, %b) = %b, want %b", a, b, c, got, want)
+		}
+	}
+	inf, nan := float32(math.Inf(1)), float32(math.NaN())
+	for _, v := range [][3]float32{{inf, 0, 1}, {nan, 1, 1}, {1, nan, 1}, {1, 1, nan}, {inf, 1, -inf}} {
+		if got := fma32(v[0], v[1], v[2]); got == got {
+			t.Errorf("fma32(%v) = %v, want NaN", v, got)
+		}
+	}
+	if got := fma32(inf, 2, 1); got != inf {
+		t.Errorf("fma32(inf, 2, 1) = %v", got)
+	}
+}
+
+// hard makes numbers whose sums come close to ties: few bits, near exponents, and
+// now and then a denormal.
+func hard(r *rand.Rand) float32 {
+	m := r.Uint32() & 0x7fffff
+	if r.IntN(2) == 0 {
+		m &= 0x700007
+	}
+	e := uint32(100 + r.IntN(54))
+	if r.IntN(50) == 0 {
+		e = 0
+	}
+	return math.Float32frombits(r.Uint32()&(1<<31) | e<<23 | m)
+}
+
+func randomMatrix(t testing.TB, r *rand.Rand, n, k int, d tensor.DType) *Matrix {
+	m, err := NewMatrix(n, k, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := make([]float32, k)
+	for i := range n {
+		for j := range row {
+			row[j] = float32(r.NormFloat64())
+		}
+		m.SetRow(i, row)
+	}
+	return m
+}
+
+func randomRows(r *rand.Rand, n, dim int) tensor.Rows {
+	x := tensor.MakeRows(n, dim)
+	for i := range x.Data {
+		x.Data[i] = float32(r.NormFloat64())
+	}
+	return x
+}
+
+// TestMatrixSameBytes compares Mul with the plain Go version and a row alone with
+// the same row in a batch, bit by bit, on odd shapes and extreme numbers.
+func TestMatrixSameBytes(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	for _, d := range []tensor.DType{tensor.BF16, tensor.F32} {
+		for _, s := range [][3]int{{1, 1, 1}, {0, 16, 16}, {1, 64, 2}, {2, 80, 33}, {3, 17, 5}, {4, 16, 1},
+			{5, 130, 64}, {9, 63, 31}, {13, 128, 128}} {
+			t.Run(fmt.Sprintf("%s/%v", d, s), func(t *testing.T) {
+				m, x := randomMatrix(t, r, s[1], s[2], d), randomRows(r, s[0], s[2])
+				for i := range x.Data {
+					if r.IntN(20) == 0 {
+						x.Data[i] = hard(r)
+					}
+				}
+				got, want := tensor.MakeRows(s[0], s[1]), tensor.MakeRows(s[0], s[1])
+				m.Mul(got, x)
+				m.mulGeneric(want, x)
+				alone := tensor.MakeRows(1, s[1])
+				for i := range s[0] {
+					m.Mul(alone, x.Slice(i, i+1))
+					for j, w := range want.Row(i) {
+						if !same(got.Row(i)[j], w) || !same(alone.Data[j], w) {
+							t.Fatalf("row %d output %d: batch %g, alone %g, plain Go %g",
+								i, j, got.Row(i)[j], alone.Data[j], w)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+func same(a, b float32) bool {
+	return math.Float32bits(a) == math.Float32bits(b) || (a != a && b != b)
+}
+
+// TestMatrixValues compares Mul with float64 sums over the weights that At returns.
+func TestMatrixValues(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	m, x := randomMatrix(t, r, 50, 70, tensor.BF16), randomRows(r, 6, 70)
+	y := tensor.MakeRows(6, 50)
+	m.Mul(y, x)
+	for i := range 6 {
+		for n := range 50 {
+			var want, size float64
+			for k, v := range x.Row(i) {
+				want += float64(v) * float64(m.At(n, k))
+				size += math.Abs(float64(v) * float64(m.At(n, k)))
+			}
+			if got := float64(y.Row(i)[n]); math.Abs(got-want) > size*1e-6 {
+				t.Fatalf("row %d output %d: %g, want %g", i, n, got, want)
+			}
+		}
+	}
+}
+
+func TestNaNAndInfinityPropagate(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 8))
+	m, x := randomMatrix(t, r, 64, 8, tensor.BF16), randomRows(r, 1, 8)
+	y := tensor.MakeRows(1, 64)
+	for _, v := range []float32{float32(math.NaN()), float32(math.Inf(1))} {
+		x.Data[3] = v
+		m.Mul(y, x)
+		if Finite(y.Data[:1]) {
+			t.Errorf("with an input of %v the output is %v", v, y.Data[0])
+		}
+	}
+}
+
+func TestNewMatrixRefuses(t *testing.T) {
+	for _, s := range [][2]int{{0, 1}, {1, 0}, {-1, 4}, {math.MaxInt32 + 1, 1}} {
+		if _, err := NewMatrix(s[0], s[1], tensor.BF16); err == nil {
+			t.Errorf("NewMatrix(%d, %d) gives no error", s[0], s[1])
+		}
+	}
+	if _, err := NewMatrix(1, 1, tensor.I8); err == nil {
+		t.Error("a matrix of I8 gives no error")
+	}
+	if _, err := NewBuffer(-1); err == nil {
+		t.Error("a buffer of -1 bytes gives no error")
+	}
+}
+
+func TestExp(t *testing.T) {
+	for x := -80.0; x < 80; x += 0.0137 {
+		if got, want := exp(x), math.Exp(x); math.Abs(got-want) > want*1e-12 {
+			t.Fatalf("exp(%g) = %g, want %g", x, got, want)
+		}
+	}
+	if exp(math.Inf(-1)) != 0 || !math.IsInf(exp(1e9), 1) || !math.IsNaN(exp(math.NaN())) {
+		t.Error("exp of an extreme value is wrong")
+	}
+}
+
+func TestRMSNorm(t *testing.T) {
+	x := tensor.Rows{Data: []float32{3, 4, 0, 0}, N: 1, Dim: 4}
+	y := tensor.MakeRows(1, 4)
+	RMSNorm(y, x, []float32{1, 2, 3, 4}, 0)
+	for i, want := range []float32{1.2, 3.2, 0, 0} {
+		if math.Abs(float64(y.Data[i]-want)) > 1e-6 {
+			t.Errorf("element %d is %g, want %g", i, y.Data[i], want)
+		}
+	}
+}
+
+func TestRotate(t *testing.T) {
+	cos, sin := []float32{0, 1}, []float32{1, 0} // a quarter turn, and none
+	pairs, halves := []float32{1, 2, 3, 4}, []float32{1, 2, 3, 4}
+	RotatePairs(pairs, cos, sin)
+	RotateHalves(halves, cos, sin)
+	for i, want := range []float32{-2, 1, 3, 4} {
+		if pairs[i] != want {
+			t.Errorf("RotatePairs: element %d is %g, want %g", i, pairs[i], want)
+		}
+	}
+	for i, want := range []float32{-3, 2, 1, 4} {
+		if halves[i] != want {
+			t.Errorf("RotateHalves: element %d is %g, want %g", i, halves[i], want)
+		}
+	}
+}
+
+type flatBlocks struct {
+	keys, values tensor.Rows
+	tokens       int
+}
+
+func (f flatBlocks) Block(i int) (k, v []float32) {
+	at := i * f.tokens * f.keys.Dim
+	return f.keys.Data[at:], f.values.Data[at:]
+}
+
+// TestAttention compares with a direct softmax in float64, whole and in pieces,
+// with and without chunks that do not end where blocks do.
+func TestAttention(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 10))
+	const tokens, heads, kvHeads, dim, block = 50, 4, 2, 12, 16
+	q, k := randomRows(r, tokens, heads*dim), randomRows(r, 64, kvHeads*dim)
+	v := randomRows(r, 64, kvHeads*dim)
+	for _, chunk := range []int{0, 20, 16} {
+		a := Attention{Heads: heads, KVHeads: kvHeads, HeadDim: dim, BlockTokens: block,
+			Chunk: chunk, Scale: 0.3}
+		var s AttentionScratch
+		whole, pieces := tensor.MakeRows(tokens, heads*dim), tensor.MakeRows(tokens, heads*dim)
+		blocks := flatBlocks{k, v, block}
+		a.Run(whole, q, 0, blocks, &s)
+		for lo := 0; lo < tokens; lo += 7 {
+			hi := min(lo+7, tokens)
+			a.Run(pieces.Slice(lo, hi), q.Slice(lo, hi), lo, blocks, &s)
+		}
+		for i := range tokens {
+			for j := range heads * dim {
+				got, want := whole.Row(i)[j], direct(q, k, v, i, j/dim, j%dim, chunk, 0.3)
+				if math.Abs(float64(got)-want) > 1e-5 {
+					t.Fatalf("chunk %d: row %d element %d is %g, want %g", chunk, i, j, got, want)
+				}
+				if got != pieces.Row(i)[j] {
+					t.Fatalf("chunk %d: row %d element %d differs in pieces", chunk, i, j)
+				}
+			}
+		}
+	}
+}
+
+// direct is one element of attention over two key heads of twelve elements.
+func direct(q, k, v tensor.Rows, pos, head, element, chunk int, scale float64) float64 {
+	const dim = 12
+	from := 0
+	if chunk > 0 {
+		from = pos / chunk * chunk
+	}
+	var sum, out float64
+	for t := from; t <= pos; t++ {
+		var score float64
+		for d := range dim {
+			score += float64(q.Row(pos)[head*dim+d]) * float64(k.Row(t)[head/2*dim+d])
+		}
+		p := math.Exp(score * scale)
+		sum += p
+		out += p * float64(v.Row(t)[head/2*dim+element])
+	}
+	return out / sum
+}
+
+func BenchmarkMul(b *testing.B) {
+	r := rand.New(rand.NewPCG(11, 12))
+	m := randomMatrix(b, r, 2048, 2048, tensor.BF16)
+	for _, n := range []int{1, 4, 64} {
+		b.Run(fmt.Sprintf("rows=%d", n), func(b *testing.B) {
+			x, y := randomRows(r, n, 2048), tensor.MakeRows(n, 2048)
+			b.ReportAllocs()
+			b.SetBytes(int64(m.Bytes()))
+			for b.Loop() {
+				m.Mul(y, x)
+			}
+		})
+	}
+}
