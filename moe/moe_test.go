@@ -1,0 +1,152 @@
+package moe
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"drover/kernel"
+	"drover/tensor"
+)
+
+func TestSigmoidTopK(t *testing.T) {
+	logits := tensor.Rows{Data: []float32{1, 3, 3, -2, 0, 0, 0, 0}, N: 2, Dim: 4}
+	var r Routes
+	SigmoidTopK(logits, 2, &r)
+	if want := []int32{1, 2, 0, 1}; !slices.Equal(r.Experts, want) {
+		t.Errorf("experts are %v, want %v: largest first, ties to the lower number", r.Experts, want)
+	}
+	if w := kernel.Sigmoid(3); r.Weights[0] != w || r.Weights[1] != w || r.Weights[2] != 0.5 {
+		t.Errorf("weights are %v", r.Weights)
+	}
+}
+
+// TestPlan checks against a direct sum over rows and experts, for both scalings and
+// k up to 3, that each row reaches its experts and is summed in ascending order.
+func TestPlan(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	const experts, hidden = 9, 4
+	var p Plan
+	for _, s := range []Scaling{ScaleInput, ScaleOutput} {
+		for _, mode := range []kernel.Mode{kernel.Exact, kernel.BF16} {
+			for k := 1; k <= 3; k++ {
+				x, routes := tensor.MakeRows(7, hidden), randomRoutes(r, 7, experts, k)
+				for i := range x.Data {
+					x.Data[i] = float32(r.NormFloat64())
+				}
+				y, want := tensor.MakeRows(7, hidden), tensor.MakeRows(7, hidden)
+				p.Gather(5, x, routes, experts, s, mode)
+				fakeExperts(&p.Batch, mode)
+				p.Combine(y, s)
+				directSum(want, x, routes, s, mode)
+				if !slices.Equal(y.Data, want.Data) {
+					t.Errorf("scaling %d, mode %s, k %d: %v, want %v", s, mode, k, y.Data, want.Data)
+				}
+				if !slices.IsSorted(p.Batch.Experts) || p.Batch.Layer != 5 {
+					t.Errorf("batch is of layer %d, experts %v", p.Batch.Layer, p.Batch.Experts)
+				}
+			}
+		}
+	}
+}
+
+func randomRoutes(r *rand.Rand, rows, experts, k int) *Routes {
+	routes := &Routes{}
+	routes.Resize(rows, k)
+	for i := range rows {
+		for j, e := range r.Perm(experts)[:k] {
+			routes.Experts[i*k+j], routes.Weights[i*k+j] = int32(e), r.Float32()
+		}
+	}
+	return routes
+}
+
+// expertValue is what the pretended expert e makes of one element.
+func expertValue(e int32, v float32, mode kernel.Mode) float32 {
+	out := []float32{v*float32(e+1) + 0.25}
+	kernel.Round(out, mode.RowType())
+	return out[0]
+}
+
+func fakeExperts(b *Batch, mode kernel.Mode) {
+	at := 0
+	for i, e := range b.Experts {
+		for range b.Counts[i] {
+			for j, v := range b.X.Row(at) {
+				b.Y.Row(at)[j] = expertValue(e, v, mode)
+			}
+			at++
+		}
+	}
+}
+
+func directSum(y, x tensor.Rows, r *Routes, s Scaling, mode kernel.Mode) {
+	for i := range x.N {
+		type visit struct {
+			expert int32
+			weight float32
+		}
+		var visits []visit
+		for j := range r.K {
+			visits = append(visits, visit{r.Experts[i*r.K+j], r.Weights[i*r.K+j]})
+		}
+		slices.SortFunc(visits, func(a, b visit) int { return int(a.expert - b.expert) })
+		for _, v := range visits {
+			for j, in := range x.Row(i) {
+				one := []float32{in}
+				if s == ScaleInput {
+					one[0] *= v.weight
+				}
+				kernel.Round(one, mode.RowType())
+				out := expertValue(v.expert, one[0], mode)
+				if s == ScaleOutput {
+					out *= v.weight
+				}
+				y.Row(i)[j] += out
+			}
+		}
+	}
+}
+
+// TestExpertRowsAreIndependent is R1 on one expert: a row alone, and among others.
+func TestExpertRowsAreIndependent(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	e := randomExpert(t, r, 24, 10)
+	x := tensor.MakeRows(tileRows+9, 24)
+	for i := range x.Data {
+		x.Data[i] = float32(r.NormFloat64())
+	}
+	var s Scratch
+	y, one := tensor.MakeRows(x.N, 24), tensor.MakeRows(1, 24)
+	e.Forward(y, x, &s)
+	for i := range x.N {
+		e.Forward(one, x.Slice(i, i+1), &s)
+		if !slices.Equal(one.Data, y.Row(i)) {
+			t.Fatalf("row %d differs alone", i)
+		}
+	}
+}
+
+func randomExpert(t *testing.T, r *rand.Rand, hidden, width int) *Expert {
+	t.Helper()
+	fill := func(n, k int) *kernel.Matrix {
+		m, err := kernel.NewMatrix(n, k, tensor.BF16)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range n {
+			for j := range k {
+				m.Set(i, j, float32(r.NormFloat64()))
+			}
+		}
+		return m
+	}
+	e, err := NewExpert(fill(2*width, hidden), fill(hidden, width))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewExpert(fill(2*width, hidden), fill(hidden, width+1)); err == nil {
+		t.Error("matrices that do not fit make an expert")
+	}
+	return e
+}
