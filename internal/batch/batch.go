@@ -111,7 +111,7 @@ func Run(
 	if err != nil {
 		return Summary{}, err
 	}
-	in := newLineReader(prompts)
+	in := NewLines(prompts)
 	sum, err := resume(out, in)
 	if err == nil {
 		r := run{opts: opts, client: client, out: out, sum: sum, total: total}
@@ -144,7 +144,7 @@ type run struct {
 
 // all asks the lines that are left. A bounded queue of answers to come, in order, holds back the
 // reader when one slow answer keeps many finished ones from being written.
-func (r *run) all(ctx context.Context, in *lineReader) error {
+func (r *run) all(ctx context.Context, in *Lines) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	pending := make(chan chan answer, 4*r.opts.Concurrency)
@@ -162,12 +162,12 @@ func (r *run) all(ctx context.Context, in *lineReader) error {
 
 // ask reads prompts and starts a request for each, at most Concurrency at once. It returns when
 // all of them have ended.
-func (r *run) ask(ctx context.Context, in *lineReader, pending chan<- chan answer) error {
+func (r *run) ask(ctx context.Context, in *Lines, pending chan<- chan answer) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	free := make(chan struct{}, r.opts.Concurrency)
 	for {
-		l, ok, err := in.next()
+		l, ok, err := in.Next()
 		if err != nil {
 			return fmt.Errorf("read %s: %w", r.opts.Prompts, err)
 		}
@@ -217,7 +217,7 @@ func (r *run) write(ctx context.Context, pending <-chan chan answer) error {
 }
 
 // answer asks one line.
-func (r *run) answer(ctx context.Context, l line) answer {
+func (r *run) answer(ctx context.Context, l Line) answer {
 	p, err := parsePrompt(l)
 	if err != nil {
 		return answer{ID: p.id, Tokens: []int32{}, Error: err.Error()}

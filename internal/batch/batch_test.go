@@ -302,16 +302,16 @@ func TestParseChat(t *testing.T) {
 }
 
 func TestLongLine(t *testing.T) {
-	in := newLineReader(strings.NewReader(strings.Repeat("x", maxLineBytes+1) + "\n{}\n"))
-	l, ok, err := in.next()
-	if !ok || err != nil || l.text != nil {
-		t.Fatalf("overlong line: %v, %v, %d bytes", ok, err, len(l.text))
+	in := NewLines(strings.NewReader(strings.Repeat("x", maxLineBytes+1) + "\n{}\n"))
+	l, ok, err := in.Next()
+	if !ok || err != nil || l.Text != nil {
+		t.Fatalf("overlong line: %v, %v, %d bytes", ok, err, len(l.Text))
 	}
 	if _, err := parsePrompt(l); err == nil || !strings.Contains(err.Error(), "line 1") {
 		t.Errorf("overlong line: error %v", err)
 	}
-	if l, ok, err = in.next(); !ok || err != nil || string(l.text) != "{}" || l.number != 2 {
-		t.Errorf("line after it: %v, %v, %d %q", ok, err, l.number, l.text)
+	if l, ok, err = in.Next(); !ok || err != nil || string(l.Text) != "{}" || l.Number != 2 {
+		t.Errorf("line after it: %v, %v, %d %q", ok, err, l.Number, l.Text)
 	}
 }
 
@@ -319,7 +319,7 @@ func FuzzParsePrompt(f *testing.F) {
 	f.Add([]byte(`{"id":"a","messages":[{"role":"user","content":"x"}],"tools":[{}],"seed":1}`))
 	f.Add([]byte(`{"prompt":"x","temperature":1e39}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		p, err := parsePrompt(line{1, text})
+		p, err := parsePrompt(Line{1, text})
 		if !json.Valid(p.id) {
 			t.Errorf("id %q is not JSON", p.id)
 		}

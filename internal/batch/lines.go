@@ -13,25 +13,28 @@ import (
 // maxLineBytes bounds one line of a file: far more than a conversation that fits any context.
 const maxLineBytes = 32 << 20
 
-// line is one line of a file. Text is nil if it was longer than maxLineBytes.
-type line struct {
-	number int // from 1, blank lines counted
-	text   []byte
+// Line is one line of a file.
+type Line struct {
+	// Number counts from 1, blank lines included.
+	Number int
+	// Text is the line without its end; nil if it was longer than 32 MB.
+	Text []byte
 }
 
-// lineReader reads a file's lines that are not blank.
-type lineReader struct {
+// Lines reads a file's lines that are not blank.
+type Lines struct {
 	r      *bufio.Reader
 	number int
-	held   *line // returned by next before anything else
+	held   *Line // returned by Next before anything else
 }
 
-func newLineReader(r io.Reader) *lineReader {
-	return &lineReader{r: bufio.NewReaderSize(r, 64<<10)}
+// NewLines reads the lines of r.
+func NewLines(r io.Reader) *Lines {
+	return &Lines{r: bufio.NewReaderSize(r, 64<<10)}
 }
 
-// next reads a line. It is not ok at the end of the file.
-func (lr *lineReader) next() (l line, ok bool, err error) {
+// Next reads a line. It is not ok at the end of the file.
+func (lr *Lines) Next() (l Line, ok bool, err error) {
 	if lr.held != nil {
 		l, lr.held = *lr.held, nil
 		return l, true, nil
@@ -39,21 +42,21 @@ func (lr *lineReader) next() (l line, ok bool, err error) {
 	for {
 		text, _, err := lr.read()
 		if err == io.EOF {
-			return line{}, false, nil
+			return Line{}, false, nil
 		}
 		if err != nil {
-			return line{}, false, err
+			return Line{}, false, err
 		}
 		lr.number++
 		if text == nil || len(bytes.TrimSpace(text)) > 0 {
-			return line{lr.number, text}, true, nil
+			return Line{lr.number, text}, true, nil
 		}
 	}
 }
 
 // read reads up to the next newline, which it takes but does not return. Whole says whether there
 // was one. An overlong line is skipped and returned as nil.
-func (lr *lineReader) read() (text []byte, whole bool, err error) {
+func (lr *Lines) read() (text []byte, whole bool, err error) {
 	text = []byte{}
 	for {
 		piece, err := lr.r.ReadSlice('\n')
@@ -80,8 +83,8 @@ func (lr *lineReader) read() (text []byte, whole bool, err error) {
 // countLines counts the lines that are not blank and goes back to the file's beginning.
 func countLines(f *os.File) (int, error) {
 	n := 0
-	for lr := newLineReader(f); ; n++ {
-		_, ok, err := lr.next()
+	for lr := NewLines(f); ; n++ {
+		_, ok, err := lr.Next()
 		if err != nil {
 			return 0, err
 		}
@@ -117,10 +120,10 @@ func (a answer) line() ([]byte, error) {
 
 // resume finds the part of out that answers the first lines of in, cuts off the rest, and leaves
 // both at the first line to ask.
-func resume(out *os.File, in *lineReader) (Summary, error) {
+func resume(out *os.File, in *Lines) (Summary, error) {
 	var sum Summary
 	keep := int64(0)
-	for old := newLineReader(out); ; {
+	for old := NewLines(out); ; {
 		text, whole, err := old.read()
 		if err != nil && err != io.EOF {
 			return Summary{}, err
@@ -128,7 +131,7 @@ func resume(out *os.File, in *lineReader) (Summary, error) {
 		if !whole || text == nil {
 			break
 		}
-		l, ok, err := in.next()
+		l, ok, err := in.Next()
 		if err != nil {
 			return Summary{}, err
 		}
@@ -155,7 +158,7 @@ func resume(out *os.File, in *lineReader) (Summary, error) {
 
 // answers says whether an old answer stands for a prompt: its id is the prompt's, and its error
 // is the one that the prompt's line still has, mostly none.
-func answers(text []byte, l line) bool {
+func answers(text []byte, l Line) bool {
 	var a struct {
 		ID     json.RawMessage `json:"id"`
 		Text   *string         `json:"text"`

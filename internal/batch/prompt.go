@@ -29,17 +29,17 @@ type prompt struct {
 
 // parsePrompt reads a line. Its id is set even with an error: the line's number, if it has no
 // other. Errors name the line and the field.
-func parsePrompt(l line) (prompt, error) {
+func parsePrompt(l Line) (prompt, error) {
 	p := prompt{}
 	fail := func(err error) (prompt, error) {
-		return p, fmt.Errorf("line %d: %w", l.number, err)
+		return p, fmt.Errorf("line %d: %w", l.Number, err)
 	}
-	number, _ := json.Marshal(strconv.Itoa(l.number))
+	number, _ := json.Marshal(strconv.Itoa(l.Number))
 	p.id = number
-	if l.text == nil {
+	if l.Text == nil {
 		return fail(fmt.Errorf("longer than %d MB, refused", maxLineBytes>>20))
 	}
-	err := json.Unmarshal(l.text, &p)
+	err := json.Unmarshal(l.Text, &p)
 	if id, ok := plainID(p.ID); ok {
 		p.id = id
 	} else {
