@@ -59,7 +59,9 @@ func (a *Attention) Run(out, q tensor.Rows, start int, blocks Blocks, s *Attenti
 			if lo >= hi {
 				continue
 			}
-			a.row(out.Row(i), q.Row(i), keys, values, lo, hi, i, s)
+			kvDim := a.KVHeads * a.HeadDim
+			a.row(out.Row(i), q.Row(i), keys[lo*kvDim:hi*kvDim], values[lo*kvDim:hi*kvDim],
+				s.of(i, a.Heads, hi-lo))
 		}
 	}
 	for i := range q.N {
@@ -78,33 +80,43 @@ func (a *Attention) from(pos int) int {
 	return pos - pos%a.Chunk
 }
 
-// row adds positions lo to hi of one block to one query row.
-func (a *Attention) row(out, q, keys, values []float32, lo, hi, i int, s *AttentionScratch) {
+// rowState is what online softmax keeps for one query row: the largest score and
+// the sum of exponentials by head; scores has room for the positions of a part.
+type rowState struct {
+	max, sum, scores []float32
+}
+
+func (s *AttentionScratch) of(row, heads, positions int) rowState {
+	lo, hi := row*heads, (row+1)*heads
+	return rowState{s.max[lo:hi], s.sum[lo:hi], s.scores[:positions]}
+}
+
+// row adds some neighbouring positions to one query row.
+func (a *Attention) row(out, q, keys, values []float32, s rowState) {
 	group := a.Heads / a.KVHeads
 	kvDim := a.KVHeads * a.HeadDim
 	for h := range a.Heads {
 		at := h / group * a.HeadDim
 		qh, oh := q[h*a.HeadDim:(h+1)*a.HeadDim], out[h*a.HeadDim:(h+1)*a.HeadDim]
-		scores := s.scores[:hi-lo]
-		best := s.max[i*a.Heads+h]
-		for t := range scores {
-			k := keys[(lo+t)*kvDim+at : (lo+t)*kvDim+at+a.HeadDim]
-			scores[t] = float32(dot(qh, k) * a.Scale)
-			best = max(best, scores[t])
+		best := s.max[h]
+		for t := range s.scores {
+			k := keys[t*kvDim+at : t*kvDim+at+a.HeadDim]
+			s.scores[t] = float32(dot(qh, k) * a.Scale)
+			best = max(best, s.scores[t])
 		}
-		sum := s.sum[i*a.Heads+h]
-		if old := s.max[i*a.Heads+h]; best > old {
+		sum := s.sum[h]
+		if old := s.max[h]; best > old {
 			shrink := float32(exp(float64(old) - float64(best)))
 			sum = float32(sum * shrink)
 			Scale(oh, shrink)
-			s.max[i*a.Heads+h] = best
+			s.max[h] = best
 		}
-		for t, v := range scores {
+		for t, v := range s.scores {
 			p := float32(exp(float64(v) - float64(best)))
 			sum += p
-			addScaled(oh, values[(lo+t)*kvDim+at:(lo+t)*kvDim+at+a.HeadDim], p)
+			addScaled(oh, values[t*kvDim+at:t*kvDim+at+a.HeadDim], p)
 		}
-		s.sum[i*a.Heads+h] = sum
+		s.sum[h] = sum
 	}
 }
 

@@ -36,7 +36,8 @@ type cachePlace struct {
 const maxCacheBytes = math.MaxInt64 / 4
 
 // newCache makes a cache for layers with kvDim keys and as many values a position.
-func newCache(groups []KVGroup, kvDim int, d tensor.DType, blocks []int, tokens int) (*Cache, error) {
+func newCache(groups []KVGroup, kvDim int, d tensor.DType, blocks []int, tokens int) (*Cache,
+	error) {
 	if len(blocks) != len(groups) || tokens < 1 {
 		return nil, fmt.Errorf("make a KV cache: %d block counts for %d groups, %d tokens a block",
 			len(blocks), len(groups), tokens)
