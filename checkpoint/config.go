@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 )
 
 const (
@@ -80,7 +81,8 @@ func (c *Config) value(key string) any {
 }
 
 func (c *Config) problem(key, what string) error {
-	return fmt.Errorf("%s: %s%s %s", c.name, cut(c.path), cut(key), what)
+	path := strings.Trim(quote(c.path+key), `"`) // a key may hold anything, a message one line
+	return fmt.Errorf("%s: %s %s", c.name, path, what)
 }
 
 // Reader reads the keys of one Config and remembers the first that is wrong, so

@@ -19,6 +19,7 @@ const (
 	prefixBytes    = 8         // the header's length, little-endian
 	maxHeaderBytes = 100 << 20 // of a file's header, and of an index
 	maxDims        = 16
+	metadataKey    = "__metadata__"
 )
 
 // entry is one tensor of a file. Its range counts from the start of the data,
@@ -74,10 +75,13 @@ func parseHeader(text []byte) (*header, error) {
 	}
 	h := &header{entries: map[string]entry{}}
 	err = js.object(func(name string) error {
-		if name == "__metadata__" {
+		if _, ok := h.entries[name]; ok || name == metadataKey && h.metadata != nil {
+			return twice(name)
+		}
+		if name == metadataKey {
 			h.metadata, err = parseStrings(js)
 			if err != nil {
-				return fmt.Errorf("__metadata__: %w", err)
+				return fmt.Errorf("%s: %w", metadataKey, err)
 			}
 			return nil
 		}
@@ -91,9 +95,12 @@ func parseHeader(text []byte) (*header, error) {
 	return h, err
 }
 
-func parseStrings(js strictJSON) (map[string]string, error) {
+func parseStrings(js *strictJSON) (map[string]string, error) {
 	m := map[string]string{}
 	err := js.object(func(key string) error {
+		if _, ok := m[key]; ok {
+			return twice(key)
+		}
 		value, err := js.text()
 		if err != nil {
 			return fmt.Errorf("%s %w", quote(key), err)
@@ -106,17 +113,20 @@ func parseStrings(js strictJSON) (map[string]string, error) {
 
 // parseEntry reads one tensor's entry and checks what can be checked without
 // the rest of the file.
-func parseEntry(js strictJSON) (entry, error) {
+func parseEntry(js *strictJSON) (entry, error) {
 	var dtype string
 	var shape, offsets []int64
-	fields := 0
 	err := js.object(func(key string) (err error) {
+		var again bool
 		switch key {
 		case "dtype":
+			again = dtype != ""
 			dtype, err = js.text()
 		case "shape":
+			again = shape != nil
 			shape, err = js.integers(maxDims)
 		case "data_offsets":
+			again = offsets != nil
 			offsets, err = js.integers(2)
 		default:
 			err = errors.New("is not a known field")
@@ -124,13 +134,15 @@ func parseEntry(js strictJSON) (entry, error) {
 		if err != nil {
 			return fmt.Errorf("%s %w", quote(key), err)
 		}
-		fields++
+		if again {
+			return twice(key)
+		}
 		return nil
 	})
 	if err != nil {
 		return entry{}, err
 	}
-	if fields != 3 || len(offsets) != 2 {
+	if dtype == "" || shape == nil || len(offsets) != 2 {
 		return entry{}, errors.New("must have dtype, shape and two data_offsets")
 	}
 	e := entry{begin: offsets[0], end: offsets[1]}
@@ -211,6 +223,9 @@ func parseIndex(text []byte) (map[string]string, error) {
 	}
 	var weightMap map[string]string
 	err = js.object(func(key string) error {
+		if key == "weight_map" && weightMap != nil {
+			return twice(key)
+		}
 		if key != "weight_map" {
 			nodes := maxConfigNodes
 			_, err := js.value(maxConfigDepth, &nodes)
