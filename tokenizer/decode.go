@@ -53,7 +53,7 @@ func parseDecoder(raw json.RawMessage) (decoder, error) {
 			d.kind = max(d.kind, decodePlain)
 		case s.Type == "Strip" && fused && d.strip == "" && s.Stop == 0 && s.Start >= 0:
 			if utf8.RuneCountInString(s.Content) != 1 {
-				return d, fmt.Errorf("%s: Strip: content %.60q is not one character", field, s.Content)
+				return d, fmt.Errorf("%s: Strip: %.60q is not one character", field, s.Content)
 			}
 			d.strip, d.stripN = s.Content, s.Start
 		default:

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unicode/utf8"
 )
 
@@ -58,7 +59,7 @@ func (t *Tokenizer) EncodeSpans(spans []Span) []int32 {
 // encode recognises added tokens, and encodes the text between them.
 func (t *Tokenizer) encode(text string, trusted []span) []int32 {
 	e := encoders.Get().(*encoder)
-	e.t = t
+	e.t, e.deadline = t, time.Now().Add(maxSplitTime)
 	e.ids = make([]int32, 0, len(text)/3+8)
 	from := 0
 	tr := trust{spans: trusted}
@@ -79,11 +80,12 @@ func (t *Tokenizer) encode(text string, trusted []span) []int32 {
 
 // encoder is the state of one encode call; its memory is used again.
 type encoder struct {
-	t       *Tokenizer
-	ids     []int32 // the result so far
-	spans   []span  // a stack: the pieces that each splitter has made
-	symbols []int32
-	work    workspace
+	t        *Tokenizer
+	deadline time.Time // for patterns
+	ids      []int32   // the result so far
+	spans    []span    // a stack: the pieces that each splitter has made
+	symbols  []int32
+	work     workspace
 }
 
 var encoders = sync.Pool{New: func() any { return new(encoder) }}
@@ -129,7 +131,7 @@ func (e *encoder) split(text string, level int, first bool) {
 		return
 	}
 	base := len(e.spans)
-	e.spans, text = e.t.splits[level].split(e.spans, text, first)
+	e.spans, text = e.t.splits[level].split(e.spans, text, place{first, e.deadline})
 	for i := base; i < len(e.spans); i++ {
 		s := e.spans[i]
 		e.split(text[s.start:s.end], level+1, first && i == base)

@@ -117,7 +117,8 @@ func TestDemoModel(t *testing.T) {
 		t.Errorf("ChatTemplate() = %.80q, want the model's template", tok.ChatTemplate())
 	}
 	want := map[string]string{
-		"bos_token": "<|begin_of_text|>", "eos_token": "<|eot|>", "pad_token": "<|finetune_right_pad|>",
+		"bos_token": "<|begin_of_text|>", "eos_token": "<|eot|>",
+		"pad_token": "<|finetune_right_pad|>",
 	}
 	for name, token := range want {
 		if got := tok.SpecialTokens()[name]; got != token {

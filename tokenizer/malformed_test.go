@@ -33,56 +33,61 @@ func checkError(t *testing.T, err error, words ...string) {
 	}
 }
 
-// model is a tokenizer.json with more top-level fields.
-func model(more string) string {
-	return `{"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":["a b"]}` + more + `}`
+// bpe is a tokenizer.json with the given fields in its model.
+func bpe(fields string) string { return `{"model":{"type":"BPE",` + fields + `}}` }
+
+// model is a tokenizer.json with one more field beside its model.
+func model(field, value string) string {
+	return `{"` + field + `":` + value +
+		`,"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":["a b"]}}`
 }
 
 func TestParseErrors(t *testing.T) {
 	deep := strings.Repeat(`{"type":"Sequence","normalizers":[`, 9) + strings.Repeat(`]}`, 9)
-	for text, words := range map[string][]string{
-		``:   {"unexpected end"},
-		`[]`: {"want", "array"},
-		`{"model":{"type":"BPE","vocab":{"a":"x"},"merges":[]}}`:               {"model.vocab", "int"},
-		`{"model":{"type":"BPE","vocab":{"a":2147483648},"merges":[]}}`:        {"model.vocab", "2147483648"},
-		`{"model":{"type":"BPE","vocab":{"a":-1},"merges":[]}}`:                {"model.vocab", "-1"},
-		`{"model":{"type":"BPE","vocab":{"a":0,"b":0},"merges":[]}}`:           {"model.vocab", "id 0"},
-		`{"model":{"type":"BPE","vocab":{},"merges":[]}}`:                      {"model.vocab", "empty"},
-		`{"model":{"type":"BPE","vocab":{"a":0}}}`:                             {"model.merges", "missing"},
-		`{"model":{"type":"BPE","merges":[]}}`:                                 {"model.vocab", "missing"},
-		`{"model":{"vocab":{"a":0},"merges":[]}}`:                              {"model.type", "missing"},
-		`{"model":{"type":"BPE","vocab":{"a":0},"merges":["a"]}}`:              {"model.merges[0]"},
-		`{"model":{"type":"BPE","vocab":{"a":0},"merges":[["a","a","a"]]}}`:    {"model.merges[0]"},
-		`{"model":{"type":"BPE","vocab":{"a":0},"merges":[["a",1]]}}`:          {"model.merges"},
-		`{"model":{"type":"BPE","vocab":{"a":0},"merges":[],"dropout":0.1}}`:   {"model.dropout"},
-		`{"model":{"type":"BPE","vocab":{"a":0},"merges":[],"unk_token":"u"}}`: {"model.unk_token", "u"},
-		model(`,"added_tokens":[{"id":2147483648,"content":"<s>"}]`):           {"added_tokens[0]", "2147483648"},
-		model(`,"added_tokens":[{"id":3,"content":"a"}]`):                      {"added_tokens[0]", "two ids"},
-		model(`,"added_tokens":[{"id":1,"content":"x"}]`):                      {"added_tokens[0]", "id 1"},
-		model(`,"normalizer":{"type":"Lowercase"}`):                            {"normalizer", "Lowercase"},
-		model(`,"normalizer":` + deep):                                         {"normalizer", "nested"},
-		model(`,"normalizer":{"type":"Replace","pattern":{"Regex":"a"}}`):      {"normalizer", "Replace"},
-		model(`,"pre_tokenizer":{"type":"Whitespace"}`):                        {"pre_tokenizer", "Whitespace"},
-		model(`,"pre_tokenizer":{"type":"Split","behavior":"Odd"}`):            {"pre_tokenizer", "Odd"},
-		model(`,"pre_tokenizer":{"type":"Split","behavior":"Isolated"}`):       {"pre_tokenizer", "no pattern"},
-		model(`,"decoder":{"type":"WordPiece"}`):                               {"decoder", "WordPiece"},
-		model(`,"decoder":{"type":"Strip","content":" ","start":1}`):           {"decoder", "Strip"},
-		model(`,"post_processor":{"type":"BertProcessing"}`):                   {"post_processor", "BertProcessing"},
-		model(`,"post_processor":{"type":"TemplateProcessing","single":[]}`):   {"post_processor", "0 times"},
-		model(`,"post_processor":{"type":"TemplateProcessing","single":[` +
-			`{"SpecialToken":{"id":"s"}},{"Sequence":{"id":"A"}}],` +
-			`"special_tokens":{"s":{"ids":[7000000000]}}}`): {"post_processor", "7000000000"},
+	for _, tc := range []struct{ text, field, reason string }{
+		{``, "", "unexpected end"},
+		{`[]`, "want", "array"},
+		{`{"model":{"vocab":{"a":0},"merges":[]}}`, "model.type", "missing"},
+		{bpe(`"vocab":{"a":"x"},"merges":[]`), "model.vocab", "int"},
+		{bpe(`"vocab":{"a":2147483648},"merges":[]`), "model.vocab", "2147483648"},
+		{bpe(`"vocab":{"a":-1},"merges":[]`), "model.vocab", "-1"},
+		{bpe(`"vocab":{"a":0,"b":0},"merges":[]`), "model.vocab", "id 0"},
+		{bpe(`"vocab":{},"merges":[]`), "model.vocab", "empty"},
+		{bpe(`"vocab":{"a":0}`), "model.merges", "missing"},
+		{bpe(`"merges":[]`), "model.vocab", "missing"},
+		{bpe(`"vocab":{"a":0},"merges":["a"]`), "model.merges[0]", "two parts"},
+		{bpe(`"vocab":{"a":0},"merges":[["a","a","a"]]`), "model.merges[0]", "two parts"},
+		{bpe(`"vocab":{"a":0},"merges":[["a",1]]`), "model.merges", "number"},
+		{bpe(`"vocab":{"a":0},"merges":[],"dropout":0.1`), "model.dropout", "not supported"},
+		{bpe(`"vocab":{"a":0},"merges":[],"unk_token":"u"`), "model.unk_token", `"u"`},
+		{model("added_tokens", `[{"id":2147483648,"content":"<s>"}]`), "[0]", "2147483648"},
+		{model("added_tokens", `[{"id":3,"content":"a"}]`), "added_tokens[0]", "two ids"},
+		{model("added_tokens", `[{"id":1,"content":"x"}]`), "added_tokens[0]", "id 1"},
+		{model("normalizer", `{"type":"Lowercase"}`), "normalizer", "Lowercase"},
+		{model("normalizer", deep), "normalizer", "nested"},
+		{model("normalizer", `{"type":"Replace","pattern":{"Regex":"a"}}`), "normalizer", "Replace"},
+		{model("pre_tokenizer", `{"type":"Whitespace"}`), "pre_tokenizer", "Whitespace"},
+		{model("pre_tokenizer", `{"type":"Split","behavior":"Odd"}`), "pre_tokenizer", "Odd"},
+		{model("pre_tokenizer", `{"type":"Split","behavior":"Removed"}`), "pre_tok", "no pattern"},
+		{model("decoder", `{"type":"WordPiece"}`), "decoder", "WordPiece"},
+		{model("decoder", `{"type":"Strip","content":" ","start":1}`), "decoder", "Strip"},
+		{model("post_processor", `{"type":"BertProcessing"}`), "post_processor", "Bert"},
+		{model("post_processor", `{"type":"TemplateProcessing"}`), "post_processor", "0 times"},
+		{model("post_processor", `{"type":"TemplateProcessing",
+			"single":[{"SpecialToken":{"id":"s"}},{"Sequence":{"id":"A"}}],
+			"special_tokens":{"s":{"ids":[7000000000]}}}`), "post_processor", "7000000000"},
 	} {
-		_, err := Parse("t.json", []byte(text))
-		checkError(t, err, append(words, "t.json: ")...)
+		_, err := Parse("t.json", []byte(tc.text))
+		checkError(t, err, "t.json: ", tc.field, tc.reason)
 	}
 }
 
 // A hostile file can chain replacements that each make the text longer.
 func TestGrowthIsBounded(t *testing.T) {
 	longer := `{"type":"Replace","pattern":{"String":"a"},"content":"aaaaaaaaaa"}`
-	_, err := Parse("t.json", []byte(model(
-		fmt.Sprintf(`,"normalizer":{"type":"Sequence","normalizers":[%s,%s,%s]}`, longer, longer, longer))))
+	list := strings.Join([]string{longer, longer, longer}, ",")
+	_, err := Parse("t.json", []byte(model("normalizer",
+		`{"type":"Sequence","normalizers":[`+list+`]}`)))
 	checkError(t, err, "normalizer", "times longer")
 }
 
@@ -96,7 +101,7 @@ func TestLoadErrors(t *testing.T) {
 	}
 	_, err := Load(dir)
 	checkError(t, err, "tokenizer.json", "no such file")
-	write("tokenizer.json", model(""))
+	write("tokenizer.json", model("decoder", "null"))
 	if _, err := Load(dir); err != nil {
 		t.Errorf("Load without tokenizer_config.json: %v", err)
 	}

@@ -89,13 +89,13 @@ func parseNormalizer(raw json.RawMessage) ([]func(string) string, error) {
 	for _, s := range steps {
 		switch s.Type {
 		case "NFC":
-			list = append(list, norm.NFC.String)
+			list = append(list, canonical(norm.NFC, norm.NFD))
 		case "NFD":
-			list = append(list, norm.NFD.String)
+			list = append(list, canonical(norm.NFD, norm.NFD))
 		case "NFKC":
-			list = append(list, norm.NFKC.String)
+			list = append(list, canonical(norm.NFKC, norm.NFKD))
 		case "NFKD":
-			list = append(list, norm.NFKD.String)
+			list = append(list, canonical(norm.NFKD, norm.NFKD))
 		case "Replace":
 			replace, err := newReplace(s, &growth)
 			if err != nil {
@@ -131,4 +131,64 @@ func newReplace(s step, growth *int) (func(string) string, error) {
 		return nil, fmt.Errorf("Replace makes text more than %d times longer", maxGrowth)
 	}
 	return func(text string) string { return strings.ReplaceAll(text, from, to) }, nil
+}
+
+// joiner is what x/text puts into runs of more than 30 combining marks. The reference does not.
+const joiner = "\u034f"
+
+// canonical normalises to a form of Unicode. apart is the form with characters taken apart.
+func canonical(form, apart norm.Form) func(string) string {
+	return func(text string) string {
+		out := form.String(text)
+		if strings.Count(out, joiner) == strings.Count(text, joiner) {
+			return out
+		}
+		return normalizeLong(text, form, apart)
+	}
+}
+
+// normalizeLong normalises a text in which runs of combining marks may have any length.
+func normalizeLong(text string, form, apart norm.Form) string {
+	var chars []rune
+	for _, r := range text {
+		chars = append(chars, []rune(apart.String(string(r)))...)
+	}
+	for i := 0; i < len(chars); i++ {
+		begin := i
+		for i < len(chars) && class(chars[i]) != 0 {
+			i++
+		}
+		slices.SortStableFunc(chars[begin:i], func(a, b rune) int {
+			return int(class(a)) - int(class(b))
+		})
+	}
+	if form != apart {
+		chars = compose(chars)
+	}
+	return string(chars)
+}
+
+// class is the canonical combining class of a character; 0 is that of a base character.
+func class(r rune) uint8 { return norm.NFD.PropertiesString(string(r)).CCC() }
+
+// compose joins each base character with the marks that form one character with it, unless a
+// mark of the same class or a base stands between. It works in place.
+func compose(chars []rune) []rune {
+	base, last := -1, uint8(0) // index of the base; class of the character kept last
+	kept := chars[:0]
+	for _, r := range chars {
+		c := class(r)
+		if base >= 0 && (last < c || last == 0) {
+			whole := []rune(norm.NFC.String(string(kept[base]) + string(r)))
+			if len(whole) == 1 {
+				kept[base] = whole[0]
+				continue
+			}
+		}
+		if last = c; c == 0 {
+			base = len(kept)
+		}
+		kept = append(kept, r)
+	}
+	return kept
 }

@@ -149,7 +149,7 @@ func (v *vocab) fill(words map[string]int64, added []addedToken) error {
 			return fmt.Errorf("added_tokens[%d]: id %d is outside 0 to %d", i, a.ID, limit-1)
 		}
 		if len(a.Content) > maxContentBytes {
-			return fmt.Errorf("added_tokens[%d]: content is longer than %d bytes", i, maxContentBytes)
+			return fmt.Errorf("added_tokens[%d]: longer than %d bytes", i, maxContentBytes)
 		}
 		size = max(size, a.ID+1)
 	}

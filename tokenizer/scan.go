@@ -12,8 +12,8 @@ import (
 
 const (
 	contractions = `(?i:'s|'t|'re|'ve|'m|'ll|'d)`
-	// wordHead and wordTail match a word with an optional character before it: first with a
-	// small letter at its end, then with none.
+	// casedWords match a word with an optional character before it: first with a small letter
+	// at its end, then with none. {C} is where contractions stand.
 	casedWords = `[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+` +
 		`{C}|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*{C}|`
 	plainWords = `[^\r\n\p{L}\p{N}]?\p{L}+|`
@@ -164,7 +164,7 @@ type wordScanner struct {
 	slash    bool // slashes after symbols belong to them, like line breaks
 }
 
-func (sc *wordScanner) split(dst []span, s string, _ bool) ([]span, string) {
+func (sc *wordScanner) split(dst []span, s string, _ place) ([]span, string) {
 	for i := 0; i < len(s); {
 		j := sc.next(s, i)
 		dst = append(dst, span{i, j, true})
@@ -295,7 +295,7 @@ type runScanner struct {
 	most    int
 }
 
-func (sc *runScanner) split(dst []span, s string, _ bool) ([]span, string) {
+func (sc *runScanner) split(dst []span, s string, _ place) ([]span, string) {
 	begin, n := 0, 0 // of the piece at hand; n is 0 between runs
 	for i := 0; i < len(s); {
 		inside, w := sc.has(s, i)
@@ -333,7 +333,7 @@ type deepSeekScanner struct {
 	classes *classTable
 }
 
-func (sc *deepSeekScanner) split(dst []span, s string, _ bool) ([]span, string) {
+func (sc *deepSeekScanner) split(dst []span, s string, _ place) ([]span, string) {
 	begin := 0 // of what is unmatched
 	for i := 0; i < len(s); {
 		j := sc.match(s, i)

@@ -19,11 +19,18 @@ type span struct {
 // splitter is one step of pre-tokenisation. It cuts a text into pieces that cover it, appends
 // them to dst, and returns the text that they are parts of, which is s unless the step changes it.
 type splitter interface {
-	split(dst []span, s string, first bool) ([]span, string)
+	split(dst []span, s string, at place) ([]span, string)
+}
+
+// place is what a splitter needs to know besides the text.
+type place struct {
+	first    bool      // the text begins the whole text
+	deadline time.Time // patterns stop to look for matches then
 }
 
 // Bounds on regular expressions without a hand-written scanner. What such a pattern has not
-// split when a bound is reached stays one piece, so hostile text costs bounded time.
+// split when a bound is reached stays one piece, so hostile text costs bounded time: maxSplitTime
+// for one call of Encode.
 const (
 	maxPatternBytes = 4 << 10
 	maxMatchTime    = 250 * time.Millisecond
@@ -44,7 +51,7 @@ func parsePreTokenizer(raw json.RawMessage) (list []splitter, byteLevel bool, er
 	}
 	for _, s := range steps {
 		if byteLevel {
-			return nil, false, fmt.Errorf("%s: %.60q after ByteLevel is not supported", field, s.Type)
+			return nil, false, fmt.Errorf("%s: %.60q after ByteLevel: not supported", field, s.Type)
 		}
 		switch s.Type {
 		case "Split":
@@ -112,22 +119,22 @@ type patternSplit struct {
 	invert   bool   // what lies between matches counts as the match
 }
 
-// finder appends the matches of a pattern in s, in order, none of them empty.
-type finder func(dst []span, s string) []span
+// finder appends the matches of a pattern in s, in order, none of them empty. It may leave out
+// those that it has not found at the deadline.
+type finder func(dst []span, s string, deadline time.Time) []span
 
-func (p patternSplit) split(dst []span, s string, _ bool) ([]span, string) {
+func (p patternSplit) split(dst []span, s string, at place) ([]span, string) {
 	base := len(dst)
-	matches := p.find(nil, s)
-	at := 0
-	for _, m := range matches {
-		if m.start > at {
-			dst = append(dst, span{at, m.start, p.invert})
+	done := 0
+	for _, m := range p.find(nil, s, at.deadline) {
+		if m.start > done {
+			dst = append(dst, span{done, m.start, p.invert})
 		}
 		dst = append(dst, span{m.start, m.end, !p.invert})
-		at = m.end
+		done = m.end
 	}
-	if at < len(s) {
-		dst = append(dst, span{at, len(s), p.invert})
+	if done < len(s) {
+		dst = append(dst, span{done, len(s), p.invert})
 	}
 	return dst[:base+fold(dst[base:], p.behavior)], s
 }
@@ -166,7 +173,7 @@ func fold(pieces []span, behavior string) int {
 
 // literalFinder finds a string.
 func literalFinder(text string) finder {
-	return func(dst []span, s string) []span {
+	return func(dst []span, s string, _ time.Time) []span {
 		for at := 0; text != ""; {
 			k := strings.Index(s[at:], text)
 			if k < 0 {
@@ -182,7 +189,7 @@ func literalFinder(text string) finder {
 // newRegexFinder compiles a regular expression.
 func newRegexFinder(pattern string) (finder, error) {
 	if len(pattern) > maxPatternBytes {
-		return nil, fmt.Errorf("pattern of %d bytes is longer than %d", len(pattern), maxPatternBytes)
+		return nil, fmt.Errorf("pattern is longer than %d bytes", maxPatternBytes)
 	}
 	re, err := regexp2.Compile(pattern, regexp2.OptionMaxBacktrackingStackSize(maxMatchStack))
 	if err != nil {
@@ -190,14 +197,18 @@ func newRegexFinder(pattern string) (finder, error) {
 		return nil, fmt.Errorf("pattern %.200q does not compile: %s", pattern, reason)
 	}
 	re.MatchTimeout = maxMatchTime
-	return func(dst []span, s string) []span { return regexMatches(re, dst, s) }, nil
+	return func(dst []span, s string, deadline time.Time) []span {
+		return regexMatches(re, dst, s, deadline)
+	}, nil
 }
 
 // regexMatches finds matches until the text or the time is over.
-func regexMatches(re *regexp2.Regexp, dst []span, s string) []span {
+func regexMatches(re *regexp2.Regexp, dst []span, s string, deadline time.Time) []span {
+	if !time.Now().Before(deadline) {
+		return dst
+	}
 	runes := []rune(s) // an invalid byte becomes one U+FFFD, so both sides count alike
-	deadline := time.Now().Add(maxSplitTime)
-	index, at := 0, 0 // the same position in runes and in s
+	index, at := 0, 0  // the same position in runes and in s
 	to := func(i int) int {
 		for ; index < i; index++ {
 			_, w := utf8.DecodeRuneInString(s[at:])
@@ -218,7 +229,7 @@ func regexMatches(re *regexp2.Regexp, dst []span, s string) []span {
 // prefixSpace puts a space before a text that has none.
 type prefixSpace struct{}
 
-func (prefixSpace) split(dst []span, s string, _ bool) ([]span, string) {
+func (prefixSpace) split(dst []span, s string, _ place) ([]span, string) {
 	if !strings.HasPrefix(s, " ") {
 		s = " " + s
 	}
@@ -250,14 +261,14 @@ func newMetaspace(s step) (splitter, error) {
 	return m, nil
 }
 
-func (m metaspace) split(dst []span, s string, first bool) ([]span, string) {
+func (m metaspace) split(dst []span, s string, at place) ([]span, string) {
 	s = strings.ReplaceAll(s, " ", m.replacement)
-	if (m.always || m.atStart && first) && !strings.HasPrefix(s, m.replacement) {
+	if (m.always || m.atStart && at.first) && !strings.HasPrefix(s, m.replacement) {
 		s = m.replacement + s
 	}
 	if !m.cut {
 		return append(dst, span{start: 0, end: len(s)}), s
 	}
 	p := patternSplit{find: literalFinder(m.replacement), behavior: "MergedWithNext"}
-	return p.split(dst, s, first)
+	return p.split(dst, s, at)
 }

@@ -7,6 +7,11 @@
 // The rule of this package (R1): text cannot become a control token. Encode never recognises a
 // special token, EncodeSpans does so only inside trusted spans, and the merges and words of the
 // model never produce one.
+//
+// Known differences from the reference, none of them in a file we have met: special tokens are
+// searched for before normalising even if they ask for the contrary (R1); whitespace that an added
+// token takes along (rstrip) is not searched for further added tokens; Unicode tables are Go's;
+// a pre-tokenizer pattern without a scanner of ours stops splitting when it needs too much time.
 package tokenizer
 
 import (
