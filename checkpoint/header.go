@@ -48,15 +48,15 @@ func readHeader(r io.ReaderAt, size int64) (*header, error) {
 		return nil, fmt.Errorf("read header length: %w", err)
 	}
 	length := binary.LittleEndian.Uint64(prefix[:])
-	if length > maxHeaderBytes {
-		return nil, fmt.Errorf("header length is %d, must be at most %d", length, maxHeaderBytes)
+	if length == 0 || length > maxHeaderBytes {
+		return nil, fmt.Errorf("header length is %d, must be 1..%d", length, maxHeaderBytes)
 	}
 	if int64(length) > size-prefixBytes {
 		return nil, fmt.Errorf("header length is %d, but only %d bytes follow",
 			length, size-prefixBytes)
 	}
 	text := make([]byte, length)
-	if _, err := r.ReadAt(text, prefixBytes); err != nil && err != io.EOF {
+	if _, err := r.ReadAt(text, prefixBytes); err != nil {
 		return nil, fmt.Errorf("read header: %w", err)
 	}
 	h, err := parseHeader(text)
