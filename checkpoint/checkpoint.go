@@ -67,7 +67,7 @@ func (c *Checkpoint) open() error {
 	}
 	add(config)
 	if c.config, err = parseConfig(configName, config); err != nil {
-		return fmt.Errorf("%s: %w", filepath.Join(c.dir, configName), err)
+		return damaged(filepath.Join(c.dir, configName), err)
 	}
 	if err := c.openGeneration(); err != nil {
 		return err
@@ -94,6 +94,10 @@ func hint(err error, what string) error {
 	return err
 }
 
+func damaged(path string, err error) error {
+	return fmt.Errorf("%s: %w (mend it or download it again)", path, err)
+}
+
 func (c *Checkpoint) openGeneration() error {
 	path := filepath.Join(c.dir, generationName)
 	b, err := readSmall(path, maxConfigBytes)
@@ -105,7 +109,7 @@ func (c *Checkpoint) openGeneration() error {
 		return err
 	}
 	if c.generation, err = parseConfig(generationName, b); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return damaged(path, err)
 	}
 	return nil
 }
@@ -136,7 +140,7 @@ func (c *Checkpoint) openWeights() ([]byte, error) {
 	}
 	weightMap, err := parseIndex(index)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, damaged(path, err)
 	}
 	if err := c.openShards(weightMap); err != nil {
 		return nil, err

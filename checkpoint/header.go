@@ -194,13 +194,16 @@ func (h *header) checkRanges(dataBytes int64) error {
 		x, y := h.entries[a], h.entries[b]
 		return cmp.Or(cmp.Compare(x.begin, y.begin), cmp.Compare(x.end, y.end), cmp.Compare(a, b))
 	})
+	for _, name := range names { // first, as it would make a hole or an overlap as well
+		if e := h.entries[name]; e.end > dataBytes {
+			return fmt.Errorf("tensor %s ends at %d, but the file has %d bytes of data: "+
+				"it is cut off", quote(name), e.end, dataBytes)
+		}
+	}
 	var at int64
 	for i, name := range names {
 		e := h.entries[name]
 		switch {
-		case e.end > dataBytes:
-			return fmt.Errorf("tensor %s ends at %d, but the file has %d bytes of data: "+
-				"it is cut off", quote(name), e.end, dataBytes)
 		case e.begin < at:
 			return fmt.Errorf("tensor %s overlaps tensor %s", quote(name), quote(names[i-1]))
 		case e.begin > at:
@@ -245,8 +248,8 @@ func parseIndex(text []byte) (map[string]string, error) {
 	}
 	for name, shard := range weightMap {
 		if !plainName(shard) {
-			return nil, fmt.Errorf("weight_map: tensor %s is in %s, which is not a plain file name: "+
-				"do not use this model", quote(name), quote(shard))
+			return nil, fmt.Errorf("weight_map: tensor %s is in %s, which is not a plain file name",
+				quote(name), quote(shard))
 		}
 	}
 	return weightMap, nil
