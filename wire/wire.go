@@ -24,6 +24,9 @@ import (
 // ProtocolVersion is the version of the frames that this package reads and writes.
 const ProtocolVersion = 1
 
+// MaxStreamFrames bounds the Dispatches of one stream that wait for their Combine.
+const MaxStreamFrames = 256
+
 // DType is the type of the elements of rows.
 type DType uint32
 

@@ -1,0 +1,143 @@
+// Package expertnode holds experts on this machine and computes them: in process
+// as moe.Experts, or for others as the gRPC ExpertService.
+//
+// A Host keeps the weights and knows nothing of streams; a Server keeps streams and
+// a queue of frames, and asks the Host for each expert's rows. Three rules hold:
+//
+//   - N1, an expert is computed if it is held, whatever the frame's placement
+//     revision says: weights depend on checkpoint, mode, layer and expert alone.
+//   - N2, every Dispatch is answered by one Combine, also if it was cancelled,
+//     late, corrupt or refused; only a breach of the protocol ends a stream.
+//   - N3, whatever a client does, a node's memory is bounded: by the credit and the
+//     frames of each stream, the number of streams, and one queue for all of them.
+package expertnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"drover/kernel"
+	"drover/moe"
+	"drover/tensor"
+)
+
+// ErrNotHeld is wrapped by errors about an expert that is not held here.
+var ErrNotHeld = errors.New("expert is not held here")
+
+// Replica names one expert of one layer.
+type Replica struct {
+	Layer, Expert int
+}
+
+// HostOptions tunes a Host. The zero value is ready for use.
+type HostOptions struct {
+	// CapacityBytes bounds the packed weights held. Assign refuses what would not
+	// fit. Zero means no bound, and then too large a model exhausts the machine.
+	CapacityBytes int64
+	// LoadParallel is the number of replicas loaded at a time. Zero means 2; more
+	// helps on fast disks and disturbs running computation.
+	LoadParallel int
+	// Progress, if not nil, is called after each replica that Assign loaded, with
+	// how many are done of how many. Calls do not overlap.
+	Progress func(done, total int)
+}
+
+// Host holds experts in memory and computes them. Compute and Forward never wait
+// for loading: they see an immutable set that is replaced whole.
+type Host struct {
+	source moe.Source
+	mode   kernel.Mode
+	opts   HostOptions
+
+	held    atomic.Pointer[heldSet]
+	scratch sync.Pool     // of *moe.Scratch
+	editing chan struct{} // holds a token while Assign or Drop edits held
+}
+
+// heldSet is what a Host holds; it is never edited.
+type heldSet struct {
+	experts map[Replica]*moe.Expert
+	bytes   int64
+}
+
+var _ moe.Experts = (*Host)(nil)
+
+// NewHost returns a Host that holds nothing yet.
+func NewHost(source moe.Source, mode kernel.Mode, opts HostOptions) *Host {
+	if opts.LoadParallel <= 0 {
+		opts.LoadParallel = 2
+	}
+	h := &Host{source: source, mode: mode, opts: opts, editing: make(chan struct{}, 1)}
+	h.held.Store(&heldSet{})
+	h.scratch.New = func() any { return new(moe.Scratch) }
+	return h
+}
+
+// Spec describes the model's experts.
+func (h *Host) Spec() moe.Spec { return h.source.Spec() }
+
+// Holds tells whether the expert is held.
+func (h *Host) Holds(layer, expert int) bool {
+	return h.held.Load().experts[Replica{layer, expert}] != nil
+}
+
+// Bytes returns the size of the packed weights held.
+func (h *Host) Bytes() int64 { return h.held.Load().bytes }
+
+// Count returns the number of replicas held.
+func (h *Host) Count() int { return len(h.held.Load().experts) }
+
+// Held lists the replicas held, ascending by layer and expert.
+func (h *Host) Held() []Replica {
+	var out []Replica
+	for r := range h.held.Load().experts {
+		out = append(out, r)
+	}
+	slices.SortFunc(out, compareReplicas)
+	return out
+}
+
+func compareReplicas(a, b Replica) int {
+	if a.Layer != b.Layer {
+		return a.Layer - b.Layer
+	}
+	return a.Expert - b.Expert
+}
+
+// Compute sets y to the expert's outputs for the rows x, rounded to the mode's row
+// type. It is safe for concurrent use.
+func (h *Host) Compute(layer, expert int, y, x tensor.Rows) error {
+	e := h.held.Load().experts[Replica{layer, expert}]
+	if e == nil {
+		return fmt.Errorf("layer %d expert %d: %w", layer, expert, ErrNotHeld)
+	}
+	scratch := h.scratch.Get().(*moe.Scratch)
+	defer h.scratch.Put(scratch)
+	e.Forward(y, x, scratch)
+	moe.RoundRows(h.mode, y)
+	return nil
+}
+
+// Forward computes a batch in process; every one of its experts must be held.
+func (h *Host) Forward(ctx context.Context, b *moe.Batch, meanwhile func()) error {
+	if meanwhile != nil {
+		meanwhile()
+	}
+	at := 0
+	for i, expert := range b.Experts {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		n := int(b.Counts[i])
+		err := h.Compute(b.Layer, int(expert), b.Y.Slice(at, at+n), b.X.Slice(at, at+n))
+		if err != nil {
+			return err
+		}
+		at += n
+	}
+	return nil
+}

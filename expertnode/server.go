@@ -1,0 +1,289 @@
+package expertnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	"drover/kernel"
+	"drover/moe"
+	droverv1 "drover/proto/drover/v1"
+	"drover/tensor"
+	"drover/wire"
+)
+
+// Replicas is what a Server serves; *Host is one.
+type Replicas interface {
+	// Spec describes the model's experts.
+	Spec() moe.Spec
+	// Holds tells whether the expert is held.
+	Holds(layer, expert int) bool
+	// Compute sets y to the expert's outputs for x, rounded to the row type. Its
+	// error wraps ErrNotHeld if the expert is not held.
+	Compute(layer, expert int, y, x tensor.Rows) error
+	// Count and Bytes say how many replicas are held, and the size of their weights.
+	Count() int
+	Bytes() int64
+}
+
+// Events are called on what an operator wants to know. Each may be nil.
+type Events struct {
+	// StreamOpened is called after a Hello was accepted.
+	StreamOpened func(address string)
+	// StreamClosed is called when an opened stream ended, and why.
+	StreamClosed func(address string, err error)
+	// ComputePanicked is called when an expert's computation panicked: a bug. The
+	// frame was answered with an internal error.
+	ComputePanicked func(layer, expert int, value any, stack []byte)
+}
+
+// Options describes a Server. Replicas, NodeID, ModelDigest and Mode are required.
+type Options struct {
+	// Replicas computes the rows.
+	Replicas Replicas
+	// NodeID and Epoch name this node and this life of it.
+	NodeID string
+	Epoch  uint64
+	// ModelDigest identifies the checkpoint, Mode what the rows are rounded to.
+	ModelDigest []byte
+	Mode        kernel.Mode
+	// MaxFrameBytes bounds the rows of one frame. Zero means 4 MiB. Too small makes
+	// routers refuse the node; memory grows with it.
+	MaxFrameBytes int
+	// CreditBytes bounds the rows of one stream that are not yet answered. Zero
+	// means 16 MiB. Below the router's need, links wait for each other's answers.
+	CreditBytes int64
+	// MaxStreams bounds the streams open at a time. Zero means 256.
+	MaxStreams int
+	// QueueFrames bounds the frames that wait for computation, over all streams.
+	// Beyond it frames are answered as overloaded. Zero means 1024.
+	QueueFrames int
+	// CatchUp is how long a frame of a newer placement revision waits for this
+	// node's own, if it asks for an expert that is not held. Zero means 50 ms.
+	CatchUp time.Duration
+	// CheckpointBytes, if not nil, returns the bytes of tensors read so far, for Status.
+	CheckpointBytes func() uint64
+	Events          Events
+}
+
+func (o *Options) setDefaults() {
+	if o.MaxFrameBytes == 0 {
+		o.MaxFrameBytes = 4 << 20
+	}
+	if o.CreditBytes == 0 {
+		o.CreditBytes = 16 << 20
+	}
+	if o.MaxStreams == 0 {
+		o.MaxStreams = 256
+	}
+	if o.QueueFrames == 0 {
+		o.QueueFrames = 1024
+	}
+	if o.CatchUp == 0 {
+		o.CatchUp = 50 * time.Millisecond
+	}
+}
+
+func (o *Options) validate() error {
+	spec := moe.Spec{}
+	if o.Replicas != nil {
+		spec = o.Replicas.Spec()
+	}
+	rowBytes := spec.Hidden * dtypeOf(o.Mode).Size()
+	switch {
+	case o.Replicas == nil || o.NodeID == "" || len(o.ModelDigest) == 0:
+		return errors.New("serve experts: Replicas, NodeID and ModelDigest are required")
+	case o.Mode.RowType() != tensor.BF16 && o.Mode.RowType() != tensor.F32:
+		return fmt.Errorf("serve experts: rows of mode %v cannot travel", o.Mode)
+	case o.MaxFrameBytes < rowBytes || o.MaxFrameBytes > wire.MaxRowBytes:
+		return fmt.Errorf("serve experts: frames of %d bytes must hold a row of %d, at most %d",
+			o.MaxFrameBytes, rowBytes, wire.MaxRowBytes)
+	case o.CreditBytes < int64(o.MaxFrameBytes):
+		return fmt.Errorf("serve experts: credit of %d bytes is less than a frame of %d",
+			o.CreditBytes, o.MaxFrameBytes)
+	case o.MaxStreams < 0 || o.QueueFrames < 0 || o.CatchUp < 0:
+		return errors.New("serve experts: negative bounds")
+	}
+	return nil
+}
+
+// dtypeOf is the mode's row type on the wire.
+func dtypeOf(m kernel.Mode) wire.DType {
+	if m.RowType() == tensor.BF16 {
+		return wire.BF16
+	}
+	return wire.Float32
+}
+
+// Server is the gRPC ExpertService of one node. Its streams feed one bounded queue,
+// from which one goroutine computes frame by frame, first come first served.
+type Server struct {
+	droverv1.UnimplementedExpertServiceServer
+
+	opts  Options
+	spec  moe.Spec
+	dtype wire.DType
+	pool  *wire.Pool
+	queue chan *frame
+	done  chan struct{} // closed by Close
+
+	idle    sync.Pool // of *frame
+	replies sync.Pool // of *wire.Response
+
+	draining     atomic.Bool
+	frames, rows atomic.Uint64 // computed so far
+	revision     atomic.Uint64
+
+	mu       sync.Mutex    // guards the fields below
+	advanced chan struct{} // closed and replaced when the revision rises
+	streams  int
+	closed   bool
+
+	running sync.WaitGroup // the compute goroutine, and two for each stream
+}
+
+// NewServer returns a Server that computes until Close. Register it with
+// droverv1.RegisterExpertServiceServer on a grpc.Server made with ServerOptions.
+func NewServer(opts Options) (*Server, error) {
+	opts.setDefaults()
+	if err := opts.validate(); err != nil {
+		return nil, err
+	}
+	s := &Server{
+		opts:     opts,
+		spec:     opts.Replicas.Spec(),
+		dtype:    dtypeOf(opts.Mode),
+		pool:     new(wire.Pool),
+		queue:    make(chan *frame, opts.QueueFrames),
+		done:     make(chan struct{}),
+		advanced: make(chan struct{}),
+	}
+	s.idle.New = func() any { return new(frame) }
+	s.replies.New = func() any { return new(wire.Response) }
+	s.running.Go(s.computeFrames)
+	return s, nil
+}
+
+// ServerOptions returns the gRPC settings that a Server needs. Both windows are set
+// since one alone would turn gRPC's own sizing off and leave the other at 64 KiB.
+func ServerOptions() []grpc.ServerOption {
+	const window, buffer = 16 << 20, 256 << 10
+	return []grpc.ServerOption{
+		grpc.ForceServerCodecV2(&wire.Codec{Pool: new(wire.Pool)}),
+		grpc.InitialWindowSize(window),
+		grpc.InitialConnWindowSize(window),
+		grpc.ReadBufferSize(buffer),
+		grpc.WriteBufferSize(buffer),
+		grpc.MaxRecvMsgSize(wire.MaxMessageBytes),
+		grpc.MaxSendMsgSize(wire.MaxMessageBytes),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
+			MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	}
+}
+
+// SetRevision tells the newest placement revision that this node knows and has
+// loaded its replicas of. It never goes back.
+func (s *Server) SetRevision(revision uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if revision <= s.revision.Load() {
+		return
+	}
+	s.revision.Store(revision)
+	close(s.advanced)
+	s.advanced = make(chan struct{})
+}
+
+// waitRevision waits until the node knows the revision, at most CatchUp.
+func (s *Server) waitRevision(ctx context.Context, revision uint64) {
+	timer := time.NewTimer(s.opts.CatchUp)
+	defer timer.Stop()
+	for {
+		s.mu.Lock()
+		advanced := s.advanced
+		s.mu.Unlock()
+		if s.revision.Load() >= revision {
+			return
+		}
+		select {
+		case <-advanced:
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			return
+		case <-s.done:
+			return
+		}
+	}
+}
+
+// Drain makes the server answer new frames as draining; what is queued is still
+// computed. Routers then go to other replicas.
+func (s *Server) Drain() { s.draining.Store(true) }
+
+// Close ends all streams and the computation and waits for their goroutines. It
+// does not stop the grpc.Server.
+func (s *Server) Close() {
+	s.mu.Lock()
+	if !s.closed {
+		s.closed = true
+		close(s.done)
+	}
+	s.mu.Unlock()
+	s.running.Wait()
+}
+
+// Status reports what the node holds and has done.
+func (s *Server) Status(context.Context, *droverv1.StatusRequest) (
+	*droverv1.StatusResponse, error) {
+	out := &droverv1.StatusResponse{
+		NodeId:            s.opts.NodeID,
+		Epoch:             s.opts.Epoch,
+		ModelDigest:       s.opts.ModelDigest,
+		NumericMode:       s.opts.Mode.String(),
+		KernelClass:       kernel.Class(s.opts.Mode),
+		PlacementRevision: s.revision.Load(),
+		ReplicaCount:      uint32(s.opts.Replicas.Count()),
+		WeightBytes:       uint64(s.opts.Replicas.Bytes()),
+		Frames:            s.frames.Load(),
+		Rows:              s.rows.Load(),
+		Pid:               uint64(os.Getpid()),
+		ResidentBytes:     residentBytes(),
+	}
+	if s.opts.CheckpointBytes != nil {
+		out.CheckpointBytesRead = s.opts.CheckpointBytes()
+	}
+	return out, nil
+}
+
+// enter counts a stream in, if there is room; leave counts it out.
+func (s *Server) enter() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return status.Error(codes.Unavailable, "the expert node is stopping")
+	}
+	if s.streams >= s.opts.MaxStreams {
+		return status.Errorf(codes.ResourceExhausted,
+			"the expert node has %d streams open, its limit", s.streams)
+	}
+	s.streams++
+	s.running.Add(2)
+	return nil
+}
+
+func (s *Server) leave() {
+	s.mu.Lock()
+	s.streams--
+	s.mu.Unlock()
+	s.running.Done()
+}
