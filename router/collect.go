@@ -1,0 +1,282 @@
+package router
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"drover/wire"
+)
+
+var (
+	errBadAnswer = errors.New("the answer does not fit the frame")
+	errSlow      = errors.New("no answer within the slow timeout")
+)
+
+// take acts on an answer, which is no longer the caller's.
+func (l *lane) take(a *answer) error {
+	defer l.drop(a)
+	c := &a.response.Combine
+	index := -1
+	for i, f := range l.flights {
+		if f.id == c.FrameID && f.session == a.session {
+			index = i
+			break
+		}
+	}
+	if index < 0 {
+		return nil // of a frame that was given up, or a corrupt frame id
+	}
+	f := l.flights[index]
+	l.land(index)
+	k := f.session.link
+	k.suspect = false
+	if len(f.parts) > 0 {
+		l.settle(f, a)
+	}
+	f.session = nil
+	l.idle = append(l.idle, f)
+	return l.dispatch()
+}
+
+// land removes a flight and gives its credit back.
+func (l *lane) land(index int) {
+	f := l.flights[index]
+	last := len(l.flights) - 1
+	l.flights[index] = l.flights[last]
+	l.flights[last] = nil
+	l.flights = l.flights[:last]
+	f.session.creditBytes -= f.bytes
+	f.session.flights--
+	for _, i := range f.parts {
+		p := &l.parts[i]
+		if p.inFlight--; p.inFlight == 0 && !p.done {
+			l.waiting++
+		}
+	}
+}
+
+// settle takes the rows of an answer, and marks the parts that it failed to bring.
+func (l *lane) settle(f *flight, a *answer) {
+	k := f.session.link
+	c := &a.response.Combine
+	if err := l.fits(f, a); err != nil {
+		l.failed(f, err)
+		return
+	}
+	bytes, at, failures := a.response.RowBytes(), 0, 0
+	var reason error
+	for j, i := range f.parts {
+		p := &l.parts[i]
+		if len(c.Statuses) > 0 && c.Statuses[j] != wire.StatusOK {
+			failures++
+			reason = statusError(c.Statuses[j], c.Detail)
+			l.failedPart(p, k.node, reason)
+			continue
+		}
+		n := p.rows * l.router.rowBytes
+		if !p.done {
+			y := l.batch.Y.Slice(p.first, p.first+p.rows)
+			wire.TakeRows(y.Data, bytes[at:at+n], l.router.dtype)
+			p.done = true
+			l.remaining--
+			if p.inFlight == 0 {
+				l.waiting--
+			}
+		}
+		at += n
+	}
+	k.node.rows.Add(uint64(c.RowCount))
+	if failures == 0 {
+		k.timing.add(bucket(f.experts, f.rows), a.at-f.sent)
+		return
+	}
+	l.retried(k.node, failures, reason)
+}
+
+// statusError is a failure as the node named it.
+func statusError(s wire.Status, detail string) error {
+	if detail == "" {
+		return errors.New(s.String())
+	}
+	return fmt.Errorf("%v: %s", s, detail)
+}
+
+// fits checks an answer against the frame that it claims to answer.
+func (l *lane) fits(f *flight, a *answer) error {
+	if err := a.response.Verify(); err != nil {
+		return err
+	}
+	c := &a.response.Combine
+	if len(c.Statuses) != 0 && len(c.Statuses) != len(f.parts) {
+		if len(c.Statuses) == 1 {
+			return statusError(c.Statuses[0], c.Detail) // the node could not read the header
+		}
+		return errBadAnswer
+	}
+	rows := 0
+	for j, i := range f.parts {
+		if len(c.Statuses) == 0 || c.Statuses[j] == wire.StatusOK {
+			rows += l.parts[i].rows
+		}
+	}
+	if int(c.RowCount) != rows || len(a.response.RowBytes()) != rows*l.router.rowBytes ||
+		rows > 0 && c.DType != l.router.dtype {
+		return errBadAnswer
+	}
+	return nil
+}
+
+// failed marks all parts of a flight that has landed.
+func (l *lane) failed(f *flight, reason error) {
+	for _, i := range f.parts {
+		l.failedPart(&l.parts[i], f.session.link.node, reason)
+	}
+	l.retried(f.session.link.node, len(f.parts), reason)
+}
+
+func (l *lane) retried(n *node, experts int, reason error) {
+	if e := l.router.opts.Events.Retried; e != nil {
+		e(n.id, l.batch.Layer, experts, reason)
+	}
+}
+
+// failedPart notes that a node did not compute a part. It may go to another one at
+// once, and to the same one after a while.
+func (l *lane) failedPart(p *part, n *node, reason error) {
+	if p.done {
+		return
+	}
+	now := l.now()
+	if p.failedAt == 0 {
+		p.failedAt = now
+	}
+	p.avoid, p.lastNode, p.lastReason = n, n, reason
+	p.notBefore = now + min(retryDelay<<min(p.attempts, 10), maxRetryDelay)
+	p.attempts++
+}
+
+// check does what is due: flights of dead sessions, hedges, signs of life, retries.
+func (l *lane) check() error {
+	now := l.now()
+	if now < l.checkAt {
+		return nil
+	}
+	l.checkAt = 0
+	l.buryDead()
+	for i := 0; i < len(l.flights); i++ {
+		f := l.flights[i]
+		if f.hedgeAt > 0 && now >= f.hedgeAt {
+			f.hedgeAt = 0
+			f.session.link.suspect = l.hedge(f, now) || f.session.link.suspect
+		}
+		if now >= f.checkAt {
+			l.checkLife(f, now)
+		}
+		if f.hedgeAt > 0 {
+			l.due(f.hedgeAt)
+		}
+		l.due(f.checkAt)
+	}
+	return l.dispatch()
+}
+
+// buryDead lands the flights of sessions that have ended. Their answers cannot come.
+func (l *lane) buryDead() {
+	for i := 0; i < len(l.flights); {
+		f := l.flights[i]
+		reason := f.session.failed.Load()
+		if reason == nil {
+			i++
+			continue
+		}
+		l.land(i)
+		if len(f.parts) > 0 {
+			l.failed(f, *reason)
+		}
+		f.session = nil
+		l.idle = append(l.idle, f)
+	}
+}
+
+// checkLife looks whether the node of a waiting flight shows signs of life: any
+// message since the last ping. A busy node answers pings while it computes, a
+// hung one does not. Silence makes it suspected, long silence ends the session.
+func (l *lane) checkLife(f *flight, now time.Duration) {
+	timeout := l.router.opts.FrameTimeout
+	s := f.session
+	// What is queued before the ping delays it, on a slow network by 20 ns a byte.
+	queued := 20 * time.Duration(s.creditBytes)
+	f.checkAt = now + timeout/2
+	heard := time.Duration(s.heard.Load())
+	switch {
+	case now-f.sent > l.router.opts.SlowTimeout:
+		s.cancel(errSlow)
+	case f.pingAt == 0 || heard > f.pingAt:
+		f.pingAt = now
+		r := l.router.requests.Get().(*wire.Request)
+		r.Kind, r.PingNonce = wire.KindPing, f.id
+		s.enqueue(r)
+	case now-f.pingAt > 4*timeout+queued:
+		s.cancel(errSilent)
+	case now-f.pingAt >= timeout/2+queued:
+		for _, i := range f.parts {
+			if p := &l.parts[i]; p.failedAt == 0 {
+				p.failedAt = f.sent
+			}
+		}
+		if !s.link.suspect {
+			s.link.suspect = true
+			if e := l.router.opts.Events.Suspected; e != nil {
+				e(s.link.node.id, l.index)
+			}
+		}
+		l.hedge(f, now)
+	}
+}
+
+// hedge sends the parts of a waiting flight to another replica too, where there is
+// one that they are not waiting for already. It tells whether it sent any.
+func (l *lane) hedge(f *flight, now time.Duration) bool {
+	if len(f.parts) == 0 {
+		return false
+	}
+	l.resetAssigned()
+	found := false
+	for _, i := range f.parts {
+		p := &l.parts[i]
+		p.target = nil
+		if p.done {
+			continue
+		}
+		p.target = l.choose(p, now, func(k *link) bool { return k.suspect || l.waitsFor(i, k) })
+		found = found || p.target != nil
+	}
+	if !found {
+		return false
+	}
+	if e := l.router.opts.Events.Hedged; e != nil {
+		e(f.session.link.node.id, l.batch.Layer)
+	}
+	for _, n := range l.table.nodes {
+		if n != nil {
+			l.sendParts(n.links[l.index], now)
+		}
+	}
+	return true
+}
+
+// waitsFor tells whether a part is in flight on a link.
+func (l *lane) waitsFor(index int, k *link) bool {
+	for _, f := range l.flights {
+		if f.session.link != k {
+			continue
+		}
+		for _, i := range f.parts {
+			if i == index {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,309 @@
+package router
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
+
+	droverv1 "drover/proto/drover/v1"
+	"drover/wire"
+)
+
+const (
+	minBackoff   = 100 * time.Millisecond
+	maxBackoff   = 2 * time.Second
+	helloTimeout = 2 * time.Second
+	// retireTimeout bounds how long a retired link waits for its last answers.
+	retireTimeout = 2 * time.Second
+)
+
+var (
+	errRetired = errors.New("the node left the placement")
+	errEpoch   = errors.New("the node was restarted")
+	errSilent  = errors.New("no sign of life")
+)
+
+// link is one lane's way to one node. Its goroutine connects, receives and
+// connects again, until the link is retired.
+type link struct {
+	router *Router
+	node   *node
+	lane   *lane
+
+	session atomic.Pointer[session] // nil while not connected
+	problem atomic.Pointer[string]  // why the last session ended or did not begin
+	retired atomic.Bool
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+
+	// The fields below belong to the goroutine that uses the lane.
+	suspect  bool // let a frame wait; until its next answer others are preferred
+	timing   timing
+	assigned int // experts chosen for it in this round of dispatch
+}
+
+func newLink(r *Router, n *node, l *lane) *link {
+	k := &link{router: r, node: n, lane: l}
+	k.ctx, k.cancel = context.WithCancelCause(r.ctx)
+	return k
+}
+
+// session is one stream of a link, from Hello to its end.
+type session struct {
+	link        *link
+	stream      grpc.ClientStream
+	ctx         context.Context // of the stream
+	cancel      context.CancelCauseFunc
+	creditLimit int64
+	out         chan *wire.Request // to the sending goroutine
+
+	unanswered atomic.Int64          // frames
+	heard      atomic.Int64          // time of the last message, as the lane's now
+	failed     atomic.Pointer[error] // why it ended, nil before
+
+	// The fields below belong to the goroutine that uses the lane.
+	creditBytes int64 // of rows sent and not yet answered
+	flights     int   // frames sent and not yet answered
+}
+
+// run is the link's goroutine.
+func (k *link) run() {
+	delay := minBackoff
+	for k.ctx.Err() == nil {
+		began := time.Now()
+		err := k.connect()
+		k.report(err)
+		if time.Since(began) > maxBackoff {
+			delay = minBackoff
+		}
+		timer := time.NewTimer(delay)
+		select {
+		case <-timer.C:
+		case <-k.ctx.Done():
+			timer.Stop()
+		}
+		delay = min(2*delay, maxBackoff)
+	}
+}
+
+// report keeps the reason of a failure for errors, and tells of it if it is new.
+func (k *link) report(err error) {
+	text := err.Error()
+	old := k.problem.Swap(&text)
+	k.lane.wakeUp()
+	f := k.router.opts.Events.LinkDown
+	if f != nil && k.ctx.Err() == nil && (old == nil || *old != text) {
+		f(k.node.id, k.lane.index, err)
+	}
+}
+
+// state describes the link for errors.
+func (k *link) state() string {
+	if p := k.problem.Load(); p != nil {
+		return *p
+	}
+	if k.session.Load() != nil {
+		return "connected"
+	}
+	return "not yet connected"
+}
+
+// connect opens a connection with one stream and serves it to its end. A stream
+// has its own connection, so that nothing of a hung one is left when it is replaced.
+func (k *link) connect() error {
+	conn, err := grpc.NewClient(k.node.address, k.router.dialOptions()...)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithCancelCause(k.ctx)
+	defer cancel(nil)
+	greeting := time.AfterFunc(helloTimeout, func() { cancel(errors.New("no hello in time")) })
+	defer greeting.Stop()
+	stream, err := conn.NewStream(ctx, &droverv1.ExpertService_ServiceDesc.Streams[0],
+		droverv1.ExpertService_Execute_FullMethodName)
+	if err != nil {
+		return cause(ctx, err)
+	}
+	hello, err := k.greet(stream)
+	if err != nil {
+		return cause(ctx, err)
+	}
+	if !greeting.Stop() {
+		return cause(ctx, context.Canceled)
+	}
+	s := &session{
+		link:        k,
+		stream:      stream,
+		ctx:         ctx,
+		cancel:      cancel,
+		creditLimit: min(k.router.opts.CreditBytes, int64(min(hello.CreditBytes, 1<<40))),
+		out:         make(chan *wire.Request, wire.MaxStreamFrames),
+	}
+	return s.serve()
+}
+
+// cause prefers the reason for which a context was cancelled to the error that
+// this led to, and what a gRPC error says to its code.
+func cause(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if errors.Is(err, io.EOF) {
+		return errors.New("the node closed the stream")
+	}
+	if s, ok := status.FromError(err); ok {
+		return errors.New(s.Message())
+	}
+	return err
+}
+
+// greet exchanges the Hellos and checks the node's.
+func (k *link) greet(stream grpc.ClientStream) (*wire.Hello, error) {
+	o := &k.router.opts
+	err := stream.SendMsg(&wire.Request{Kind: wire.KindHello, Hello: wire.Hello{
+		ProtocolVersion: wire.ProtocolVersion,
+		ModelDigest:     o.ModelDigest,
+		NumericMode:     o.Mode.String(),
+		KernelClass:     o.KernelClass,
+		HiddenSize:      uint32(o.Spec.Hidden),
+		DTypes:          []wire.DType{k.router.dtype},
+		MaxFrameBytes:   uint32(o.MaxFrameBytes),
+		CreditBytes:     uint64(o.CreditBytes),
+	}})
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	var r wire.Response
+	if err := stream.RecvMsg(&r); err != nil {
+		return nil, err // also why the stream ended, if it did
+	}
+	defer r.Release()
+	h := &r.Hello
+	switch {
+	case r.Verify() != nil || r.Kind != wire.KindHello:
+		return nil, errors.New("the node's first message is no valid hello")
+	case h.ProtocolVersion != wire.ProtocolVersion:
+		return nil, fmt.Errorf("protocol version: the router speaks %d, the node %d",
+			wire.ProtocolVersion, h.ProtocolVersion)
+	case h.NodeID != k.node.id:
+		return nil, fmt.Errorf("node id: %s was expected at %s, %q answers",
+			k.node.id, k.node.address, h.NodeID)
+	case h.Epoch < k.node.epoch:
+		return nil, fmt.Errorf("epoch: the node's life %d was expected, %d answers",
+			k.node.epoch, h.Epoch)
+	case !bytes.Equal(h.ModelDigest, o.ModelDigest):
+		return nil, fmt.Errorf("model digest: the router has %x, the node %x",
+			o.ModelDigest, h.ModelDigest)
+	case h.NumericMode != o.Mode.String():
+		return nil, fmt.Errorf("numeric mode: the router has %q, the node %q",
+			o.Mode.String(), h.NumericMode)
+	case o.KernelClass != "" && h.KernelClass != o.KernelClass:
+		return nil, fmt.Errorf("kernel class: the router wants %q, the node has %q",
+			o.KernelClass, h.KernelClass)
+	case int(h.HiddenSize) != o.Spec.Hidden || !slices.Contains(h.DTypes, k.router.dtype):
+		return nil, fmt.Errorf("rows: the router sends %d elements of %v, the node takes %d of %v",
+			o.Spec.Hidden, k.router.dtype, h.HiddenSize, h.DTypes)
+	case int64(h.MaxFrameBytes) < int64(o.MaxFrameBytes):
+		return nil, fmt.Errorf("frame size: the router sends up to %d bytes, the node takes %d",
+			o.MaxFrameBytes, h.MaxFrameBytes)
+	case h.CreditBytes < uint64(o.MaxFrameBytes):
+		return nil, fmt.Errorf("credit: the node gives %d bytes, one frame may have %d",
+			h.CreditBytes, o.MaxFrameBytes)
+	}
+	return h, nil
+}
+
+// serve publishes the session and receives until it ends; the error says why.
+func (s *session) serve() error {
+	k := s.link
+	s.heard.Store(int64(k.lane.now()))
+	k.problem.Store(nil)
+	k.session.Store(s)
+	if k.retired.Load() {
+		k.cancel(errRetired) // retire may have looked before there was a session
+	}
+	if f := k.router.opts.Events.LinkUp; f != nil {
+		f(k.node.id, k.lane.index)
+	}
+	k.lane.wakeUp()
+	var sending sync.WaitGroup
+	sending.Go(s.send)
+	err := cause(s.ctx, s.receive())
+	s.failed.Store(&err)
+	k.session.Store(nil)
+	s.cancel(err)
+	sending.Wait()
+	return err
+}
+
+// send writes what the lane queued. If writing fails, receive learns why.
+func (s *session) send() {
+	for {
+		select {
+		case r := <-s.out:
+			err := s.stream.SendMsg(r)
+			r.Release()
+			s.link.router.requests.Put(r)
+			if err != nil {
+				return
+			}
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
+// receive hands each Combine to the lane, whole.
+func (s *session) receive() error {
+	l := s.link.lane
+	for {
+		a := l.answers.Get().(*answer)
+		if err := s.stream.RecvMsg(&a.response); err != nil {
+			l.drop(a)
+			return err
+		}
+		a.at = l.now()
+		s.heard.Store(int64(a.at))
+		if a.response.Kind != wire.KindCombine {
+			l.drop(a)
+			continue
+		}
+		a.session = s
+		select {
+		case l.arrived <- a:
+		case <-s.ctx.Done():
+			l.drop(a)
+			return context.Cause(s.ctx)
+		}
+		if s.unanswered.Add(-1) <= 0 && s.link.retired.Load() {
+			s.link.cancel(errRetired)
+			return errRetired
+		}
+	}
+}
+
+// retire makes the link end: at once, or when its frames are answered.
+func (k *link) retire(atOnce bool) {
+	if atOnce {
+		k.cancel(errEpoch)
+		return
+	}
+	k.retired.Store(true)
+	s := k.session.Load()
+	if s == nil || s.unanswered.Load() <= 0 {
+		k.cancel(errRetired)
+		return
+	}
+	stop := time.AfterFunc(retireTimeout, func() { k.cancel(errRetired) })
+	context.AfterFunc(k.ctx, func() { stop.Stop() })
+}

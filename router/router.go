@@ -1,0 +1,221 @@
+// Package router sends the rows of a batch to the expert nodes that hold the
+// chosen experts and collects what they return.
+//
+// A Router keeps one link per expert node and lane. Forward takes a lane, groups
+// the batch's experts by replica, sends one or more frames to each node, and decodes
+// each answer to where its rows belong in the batch. Four rules hold:
+//
+//   - F1, an answer depends on its rows alone (moe.R1), so a part of a batch may be
+//     sent again, to anyone, at any time. The first valid answer wins.
+//   - F2, only the goroutine in Forward writes to the batch. Links hand over
+//     received frames whole, and a frame that nobody waits for any more is dropped.
+//   - F3, a silent node costs a frame timeout, not a request: it is suspected and
+//     routed around. Only the planner changes the placement.
+//   - F4, nothing queues without a bound: frames by the link's credit, answers by
+//     the lane's channel, attempts by FailAfter.
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"drover/moe"
+	"drover/placement"
+	"drover/wire"
+)
+
+// ErrNoReplica is wrapped by Forward's error when no live replica of an expert
+// could be reached in time. The request may succeed later.
+var ErrNoReplica = moe.ErrUnavailable
+
+// ErrClosed is returned by Forward after Close.
+var ErrClosed = errors.New("router: closed")
+
+// Router computes experts over the network. It is safe for concurrent use by as
+// many goroutines as there are lanes; more wait for a free one.
+type Router struct {
+	opts     Options // fixed after New
+	rowBytes int
+	dtype    wire.DType
+	maxRows  int // of one frame
+	pool     *wire.Pool
+	codec    *wire.Codec
+	requests sync.Pool // of *wire.Request
+
+	table atomic.Pointer[table] // replaced whole, never edited
+	lanes []*lane
+	free  chan *lane // those that no Forward uses
+
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	running sync.WaitGroup // two goroutines for each link
+
+	mu     sync.Mutex // guards the fields below
+	nodes  map[string]*node
+	rows   map[string]*atomic.Uint64 // rows answered, by node ID
+	closed bool
+}
+
+var _ moe.Experts = (*Router)(nil)
+
+// New returns a Router without a View: Forward waits for the first Update.
+func New(opts Options) (*Router, error) {
+	opts.setDefaults()
+	if err := opts.validate(); err != nil {
+		return nil, err
+	}
+	pool := new(wire.Pool)
+	r := &Router{
+		opts:     opts,
+		rowBytes: opts.rowBytes(),
+		dtype:    opts.dtype(),
+		maxRows:  opts.MaxFrameBytes / opts.rowBytes(),
+		pool:     pool,
+		codec:    &wire.Codec{Pool: pool},
+		free:     make(chan *lane, opts.Lanes),
+		nodes:    make(map[string]*node),
+		rows:     make(map[string]*atomic.Uint64),
+	}
+	r.requests.New = func() any { return new(wire.Request) }
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.table.Store(&table{})
+	for i := range opts.Lanes {
+		l := newLane(r, i)
+		r.lanes = append(r.lanes, l)
+		r.free <- l
+	}
+	return r, nil
+}
+
+// Forward fills b.Y from the nodes that hold the batch's experts. While an expert
+// has no live replica it waits, at most FailAfter; then its error wraps ErrNoReplica.
+func (r *Router) Forward(ctx context.Context, b *moe.Batch, meanwhile func()) error {
+	l, err := r.takeLane(ctx)
+	if err != nil {
+		if meanwhile != nil {
+			meanwhile()
+		}
+		return err
+	}
+	defer func() { r.free <- l }()
+	return l.forward(ctx, b, meanwhile)
+}
+
+func (r *Router) takeLane(ctx context.Context) (*lane, error) {
+	select {
+	case l := <-r.free:
+		return l, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-r.ctx.Done():
+		return nil, ErrClosed
+	}
+}
+
+// Update replaces the View. It does not block: nodes that joined are connected in
+// the background, and the links of nodes that left close after their last answer.
+func (r *Router) Update(v *placement.View) {
+	r.mu.Lock()
+	if !r.closed {
+		r.apply(v)
+	}
+	r.mu.Unlock()
+	r.wake()
+}
+
+// apply makes the table of a View, with the nodes that it needs. The caller holds mu.
+func (r *Router) apply(v *placement.View) {
+	t := newTable(v)
+	used := make(map[string]bool)
+	for i, id := range t.plan.NodeIDs {
+		described, registered := v.Nodes[id]
+		if !registered {
+			continue
+		}
+		used[id] = true
+		n := r.nodes[id]
+		if n != nil && (n.epoch != described.Epoch || n.address != described.Address) {
+			n.retire(n.epoch != described.Epoch)
+			n = nil
+		}
+		if n == nil {
+			n = r.startNode(id, described)
+		}
+		t.nodes[i] = n
+	}
+	for id, n := range r.nodes {
+		if !used[id] {
+			n.retire(false)
+			delete(r.nodes, id)
+		}
+	}
+	r.table.Store(t)
+}
+
+// startNode makes a node and starts its links. The caller holds mu.
+func (r *Router) startNode(id string, described placement.Node) *node {
+	if r.rows[id] == nil {
+		r.rows[id] = new(atomic.Uint64)
+	}
+	n := &node{id: id, address: described.Address, epoch: described.Epoch, rows: r.rows[id]}
+	for _, l := range r.lanes {
+		k := newLink(r, n, l)
+		n.links = append(n.links, k)
+		r.running.Go(k.run)
+	}
+	r.nodes[id] = n
+	return n
+}
+
+// wake lets every lane look again: at the table, at links that came or went.
+func (r *Router) wake() {
+	for _, l := range r.lanes {
+		l.wakeUp()
+	}
+}
+
+// Ready returns nil if every expert of the plan has a replica whose links are all
+// connected, else an error that names the first expert without.
+func (r *Router) Ready() error {
+	t := r.table.Load()
+	if len(t.plan.Layers) == 0 {
+		return errors.New("router: no placement yet")
+	}
+	for pos, layer := range t.plan.Layers {
+		for expert := range t.plan.Experts {
+			ready := false
+			for _, i := range t.replicas(pos, expert) {
+				ready = ready || t.nodes[i] != nil && t.nodes[i].connected()
+			}
+			if !ready {
+				return fmt.Errorf("layer %d expert %d: %w (%s)", layer, expert, ErrNoReplica,
+					t.reasons(pos, expert, 0))
+			}
+		}
+	}
+	return nil
+}
+
+// RowsByNode returns the rows that each node has answered since New.
+func (r *Router) RowsByNode() map[string]uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make(map[string]uint64, len(r.rows))
+	for id, rows := range r.rows {
+		out[id] = rows.Load()
+	}
+	return out
+}
+
+// Close closes all links and returns when their goroutines are gone. A Forward
+// that runs returns ErrClosed.
+func (r *Router) Close() {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.cancel()
+	r.running.Wait()
+}

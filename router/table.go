@@ -1,0 +1,90 @@
+package router
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"drover/placement"
+)
+
+// node is one life of an expert node at one address, with a link for each lane.
+type node struct {
+	id      string
+	address string
+	epoch   uint64
+	links   []*link        // by lane
+	rows    *atomic.Uint64 // answered so far; outlives the node
+}
+
+// connected tells whether all links are.
+func (n *node) connected() bool {
+	for _, k := range n.links {
+		if k.session.Load() == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// retire closes the links: at once, or after the answers that they wait for.
+func (n *node) retire(atOnce bool) {
+	for _, k := range n.links {
+		k.retire(atOnce)
+	}
+}
+
+// table is a View with the links to its nodes. It is never edited once published.
+type table struct {
+	plan    placement.Plan
+	suspect map[string]bool // nodes that gossip believes dead
+	nodes   []*node         // by the plan's index; nil if not registered
+}
+
+// newTable returns the table of a View, still without nodes.
+func newTable(v *placement.View) *table {
+	t := &table{}
+	if v == nil || v.Plan == nil {
+		return t
+	}
+	t.plan, t.suspect = *v.Plan, v.Suspect
+	t.nodes = make([]*node, len(t.plan.NodeIDs))
+	return t
+}
+
+// layer returns the position of a layer in the plan.
+func (t *table) layer(layer int) (pos int, ok bool) {
+	return slices.BinarySearch(t.plan.Layers, layer)
+}
+
+// replicas returns the indices of the nodes that hold an expert. Indices that the
+// plan does not define end the list.
+func (t *table) replicas(pos, expert int) []uint16 {
+	if pos >= len(t.plan.Replicas) || expert >= len(t.plan.Replicas[pos]) {
+		return nil
+	}
+	out := t.plan.Replicas[pos][expert]
+	for i, n := range out {
+		if int(n) >= len(t.nodes) {
+			return out[:i]
+		}
+	}
+	return out
+}
+
+// reasons says for each replica of an expert why it does not answer.
+func (t *table) reasons(pos, expert, lane int) string {
+	var out []string
+	for _, i := range t.replicas(pos, expert) {
+		reason := "not registered"
+		if n := t.nodes[i]; n != nil {
+			reason = n.links[lane].state()
+		}
+		out = append(out, fmt.Sprintf("node %s: %s", t.plan.NodeIDs[i], reason))
+	}
+	if len(out) == 0 {
+		return fmt.Sprintf("placement revision %d has none", t.plan.Revision)
+	}
+	return strings.Join(out, "; ")
+}

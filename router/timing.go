@@ -1,0 +1,56 @@
+package router
+
+import (
+	"math/bits"
+	"time"
+)
+
+// timing estimates the 99th percentile of a link's round trips, separately for
+// frames of similar amounts of work. It is a plain value: measurements in,
+// estimates out.
+type timing struct {
+	buckets [12]estimate
+}
+
+// estimate is a running quantile: it rises by a tenth when a measurement lies
+// above it and falls by a 99th of that when one lies below, so that it rests where
+// one of a hundred lies above.
+type estimate struct {
+	p99   time.Duration
+	count int
+}
+
+// minSamples is the number of measurements below which an estimate is not trusted.
+const minSamples = 16
+
+// bucket numbers frames by the power of two of their work: a matrix is streamed
+// once for each expert and costs as much as about 8 rows' arithmetic.
+func bucket(experts, rows int) int {
+	return min(bits.Len(uint(experts+rows/8)), len(timing{}.buckets)-1)
+}
+
+// add records a frame's round trip.
+func (t *timing) add(bucket int, d time.Duration) {
+	e := &t.buckets[bucket]
+	switch {
+	case e.count == 0:
+		e.p99 = d
+	case d > e.p99:
+		e.p99 += max(e.p99/10, 1)
+	default:
+		e.p99 -= e.p99 / 990
+	}
+	e.count = min(e.count+1, minSamples)
+}
+
+// hedgeAfter returns how long to wait for an answer before asking another replica too.
+func (t *timing) hedgeAfter(bucket int, unknown time.Duration) time.Duration {
+	e := &t.buckets[bucket]
+	if e.count < minSamples {
+		return unknown
+	}
+	return max(minHedge, 4*e.p99)
+}
+
+// minHedge is the least time before a hedge.
+const minHedge = 2 * time.Millisecond
