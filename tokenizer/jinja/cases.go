@@ -29,14 +29,12 @@ func capitalize(s string) string {
 	return titleChar(s[:i]) + lower(s[i:])
 }
 
-// titleChar is the title case of a string of one character.
+// titleChar is the title case of a string of one character: "ß" becomes "Ss".
 func titleChar(s string) string {
-	for _, r := range s {
-		if t := unicode.ToTitle(r); t != r {
-			return string(t)
-		}
+	if isASCII(s) {
+		return strings.ToUpper(s)
 	}
-	return upper(s)
+	return cases.Title(language.Und).String(s)
 }
 
 func isCased(r rune) bool {

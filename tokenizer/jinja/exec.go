@@ -160,21 +160,11 @@ func (m *machine) callMacro(mac *macro, a args) (Value, error) {
 	}
 	line, outer := m.line, m.frame
 	m.frame = f
-	required := len(mac.params) - len(mac.defaults)
-	for i, name := range mac.params {
-		if _, given := f.own(name); given {
-			continue
-		}
-		var v Value = undefined{hint: "parameter '" + name + "' was not provided"}
-		if i >= required {
-			var err error
-			if v, err = m.eval(mac.defaults[i-required]); err != nil {
-				return nil, err
-			}
-		}
-		f.set(name, v)
-	}
+	err := m.evalDefaults(mac, f)
 	m.frame = outer
+	if err != nil {
+		return nil, err
+	}
 	t, err := m.capture(f, mac.body)
 	if err != nil {
 		return nil, err
@@ -183,14 +173,33 @@ func (m *machine) callMacro(mac *macro, a args) (Value, error) {
 	return t, nil
 }
 
-// own returns a binding of this very frame.
-func (f *frame) own(name string) (Value, bool) {
-	for i := range f.bindings {
-		if f.bindings[i].name == name {
-			return f.bindings[i].value, true
+// evalDefaults gives the parameters that bind left open their defaults. A default sees the
+// parameters before it, and itself as undefined.
+func (m *machine) evalDefaults(mac *macro, f *frame) error {
+	var open []int
+	for i, name := range mac.params {
+		if !f.holds(name) {
+			open = append(open, i)
+			f.set(name, undefined{hint: "parameter '" + name + "' was not provided"})
 		}
 	}
-	return nil, false
+	required := len(mac.params) - len(mac.defaults)
+	for _, i := range open {
+		if i < required {
+			continue
+		}
+		v, err := m.eval(mac.defaults[i-required])
+		if err != nil {
+			return err
+		}
+		f.set(mac.params[i], v)
+	}
+	return nil
+}
+
+// holds reports whether the name is bound in this very frame.
+func (f *frame) holds(name string) bool {
+	return slices.ContainsFunc(f.bindings, func(b binding) bool { return b.name == name })
 }
 
 // bind puts the given arguments into the frame.

@@ -149,7 +149,7 @@ func filterIndent(m *machine, v Value, a args) (Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := m.str(v)
+	t, err := textArg("indent", v)
 	if err != nil {
 		return nil, err
 	}
@@ -406,6 +406,7 @@ func filterRound(_ *machine, v Value, a args) (Value, error) {
 	}
 	const maxPrecision = 300
 	precision = max(-maxPrecision, min(precision, maxPrecision))
+	scale := math.Pow(10, float64(precision))
 	switch how {
 	case "common":
 		if i, ok := asInt(v); ok {
@@ -413,9 +414,9 @@ func filterRound(_ *machine, v Value, a args) (Value, error) {
 		}
 		return float(roundFloat(f, precision)), nil
 	case "ceil":
-		return float(math.Ceil(f*math.Pow(10, float64(precision))) / math.Pow(10, float64(precision))), nil
+		return float(math.Ceil(f*scale) / scale), nil
 	case "floor":
-		return float(math.Floor(f*math.Pow(10, float64(precision))) / math.Pow(10, float64(precision))), nil
+		return float(math.Floor(f*scale) / scale), nil
 	}
 	return nil, errors.New("round: method must be common, ceil or floor")
 }

@@ -67,8 +67,12 @@ func (m *machine) percentFormat(format text, v Value) (Value, error) {
 		}
 		i += n
 	}
-	_, isDict := v.(*Dict)
-	if p.next < len(p.items) && !isDict && !p.named {
+	spare := false // Python takes what has keys or positions for a mapping
+	switch v.(type) {
+	case *Dict, *list, interval:
+		spare = true
+	}
+	if p.next < len(p.items) && !spare {
 		return nil, typeError("not all arguments converted during string formatting")
 	}
 	return b.text(), nil
@@ -80,7 +84,6 @@ type percentFormatter struct {
 	value  Value
 	items  []Value
 	next   int
-	named  bool
 }
 
 // directive formats the directive at the start of s and returns its length.
@@ -99,7 +102,7 @@ func (p *percentFormatter) directive(s string) (text, int, error) {
 		if !found {
 			return text{}, 0, fmt.Errorf("format: no key '%s'", s[n+1:end])
 		}
-		arg, n, p.named = v, end+1, true
+		arg, n = v, end+1
 	}
 	n = p.flags(&sp, s, n)
 	width, length, err := leadingInt(s[n:])
@@ -190,8 +193,28 @@ func (p *percentFormatter) write(sp spec, v Value) (text, error) {
 		return p.m.formatNumber(sp, v, digits, p.format)
 	case 'f', 'F', 'e', 'E', 'g', 'G':
 		return p.m.formatNumber(sp, v, 0, p.format)
+	case 'c':
+		t, err := charOf(v)
+		if err != nil {
+			return text{}, err
+		}
+		sp.precision = -1
+		return p.m.formatText(sp, t, p.format)
 	}
 	return text{}, fmt.Errorf("unsupported format character %q", sp.verb)
+}
+
+// charOf is what %c writes. A number that becomes a character counts as the request's (R1): text
+// could be spelled with numbers.
+func charOf(v Value) (text, error) {
+	if t, ok := v.(text); ok && t.runeCount() == 1 {
+		return t, nil
+	}
+	i, ok := v.(integer)
+	if !ok || i < 0 || i > utf8.MaxRune || !utf8.ValidRune(rune(i)) {
+		return text{}, typeError("%%c requires a character, got %s", v.kind())
+	}
+	return foreign(string(rune(i))), nil
 }
 
 // formatText pads and cuts t; format is where the spec was written.

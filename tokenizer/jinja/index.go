@@ -135,13 +135,12 @@ func (m *machine) slice(of Value, bounds [3]Value) (Value, error) {
 	if u, ok := of.(undefined); ok {
 		return nil, u.err()
 	}
-	if _, ok := of.(*Dict); ok {
-		return undefined{hint: "a dict cannot be sliced"}, nil
+	switch of.(type) {
+	case text, *list, *tuple, interval:
+	default:
+		return nil, typeError("'%s' object cannot be sliced", of.kind())
 	}
-	n, ok := length(of)
-	if _, isView := of.(*view); !ok || isView {
-		return undefined{hint: fmt.Sprintf("a %s cannot be sliced", of.kind())}, nil
-	}
+	n, _ := length(of)
 	start, stop, step, err := sliceBounds(bounds, n)
 	if err != nil {
 		return nil, err

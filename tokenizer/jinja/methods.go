@@ -107,6 +107,9 @@ func dictMethod(d *Dict, name string) (Value, bool) {
 		return &function{name, func(*machine, args) (Value, error) { return d, nil }}, true
 	case "get":
 		return &function{name, func(m *machine, a args) (Value, error) {
+			if len(a.kw) > 0 {
+				return nil, typeError("dict.get() takes no keyword arguments")
+			}
 			b, err := a.bind("get", 1, "key", "default")
 			if err != nil {
 				return nil, err

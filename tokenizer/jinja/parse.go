@@ -32,8 +32,13 @@ func (p *parser) next() token {
 	return t
 }
 
-func (p *parser) isOp(op string) bool     { t := p.peek(); return t.kind == tokOperator && t.text == op }
-func (p *parser) isName(name string) bool { t := p.peek(); return t.kind == tokName && t.text == name }
+func (p *parser) is(kind tokenKind, s string) bool {
+	t := p.peek()
+	return t.kind == kind && t.text == s
+}
+
+func (p *parser) isOp(op string) bool     { return p.is(tokOperator, op) }
+func (p *parser) isName(name string) bool { return p.is(tokName, name) }
 
 func (p *parser) skipOp(op string) bool {
 	if p.isOp(op) {
@@ -138,8 +143,8 @@ func (p *parser) parseBlock(end string) ([]stmt, error) {
 	return body, p.expectKind(tokBlockEnd)
 }
 
-// parseStatement reads a tag from its name on, with its body. Most give one statement;
-// generation gives its body.
+// parseStatement reads a tag from its name on, with its body. Only print gives several
+// statements.
 func (p *parser) parseStatement() ([]stmt, error) {
 	line := p.peek().line
 	name, err := p.expectName()
@@ -163,10 +168,7 @@ func (p *parser) parseStatement() ([]stmt, error) {
 	case "with":
 		s, err = p.parseWith(line)
 	case "print":
-		var e expr
-		if e, err = p.parseTuple(tupleRule{}); err == nil {
-			s, err = &outputStmt{e, line}, p.expectKind(tokBlockEnd)
-		}
+		return p.parsePrint(line)
 	case "generation":
 		var body []stmt
 		body, err = p.parseBlock("endgeneration")
@@ -182,6 +184,20 @@ func (p *parser) parseStatement() ([]stmt, error) {
 		return nil, err
 	}
 	return []stmt{s}, nil
+}
+
+func (p *parser) parsePrint(line int) ([]stmt, error) {
+	var outputs []stmt
+	for {
+		e, err := p.parseExpression()
+		if err != nil {
+			return nil, err
+		}
+		outputs = append(outputs, &outputStmt{e, line})
+		if !p.skipOp(",") {
+			return outputs, p.expectKind(tokBlockEnd)
+		}
+	}
 }
 
 func (p *parser) parseLoopControl(name string) (stmt, error) {
@@ -266,7 +282,8 @@ func (p *parser) parseFor(line int) (stmt, error) {
 
 // writes reports whether assigning to t sets the name.
 func (t target) writes(name string) bool {
-	return t.name == name || slices.ContainsFunc(t.parts, func(p target) bool { return p.writes(name) })
+	inPart := func(part target) bool { return part.writes(name) }
+	return t.name == name || slices.ContainsFunc(t.parts, inPart)
 }
 
 // parseTarget reads what an assignment writes to.
@@ -277,7 +294,7 @@ func (p *parser) parseTarget(attrs bool) (target, error) {
 	}
 	parts := []target{t}
 	for p.skipOp(",") {
-		if p.peek().kind != tokName && !p.isOp("(") || p.isName("in") {
+		if p.peek().kind != tokName && !p.isOp("(") {
 			break
 		}
 		if t, err = p.parseTargetPart(attrs); err != nil {

@@ -43,7 +43,7 @@ func (t text) fields(limit int, fromRight bool) []text {
 			break
 		}
 		if limit == 0 {
-			parts = append(parts, t.trim(isSpace, fromRight, !fromRight))
+			parts = append(parts, t)
 			break
 		}
 		limit--
