@@ -1,0 +1,98 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"drover/moe"
+	"drover/scheduler"
+)
+
+// ErrClosed says that the coordinator is closing.
+var ErrClosed = errors.New("coordinator: closing")
+
+// fieldError is a request's field that cannot be accepted.
+type fieldError struct {
+	field, problem string
+}
+
+func (e *fieldError) Error() string { return e.field + ": " + e.problem }
+
+func badField(field, format string, args ...any) error {
+	return &fieldError{field, fmt.Sprintf(format, args...)}
+}
+
+// preconditionError is a request that this model or its options rule out.
+type preconditionError struct{ problem string }
+
+func (e *preconditionError) Error() string { return e.problem }
+
+// errScoreForbidden refuses Score.
+var errScoreForbidden = errors.New("score is not allowed here; start the coordinator with it enabled")
+
+// logitsError is a row of logits that no token can be chosen from.
+type logitsError struct {
+	position, token int
+	value           float32
+}
+
+func (e *logitsError) Error() string {
+	return fmt.Sprintf("non-finite logits at position %d: token %d has %v",
+		e.position, e.token, e.value)
+}
+
+// panicError is a panic of the engine's step.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("panic: %v\n%s", e.value, e.stack) }
+
+// toStatus maps an error to what the client gets. A code decides whether to retry:
+// UNAVAILABLE may go better next time, the others not.
+func toStatus(err error) error {
+	var field *fieldError
+	var pre *preconditionError
+	var crash *panicError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &field):
+		return status.Error(codes.InvalidArgument, err.Error())
+	case errors.As(err, &pre):
+		return status.Error(codes.FailedPrecondition, err.Error())
+	case errors.As(err, &crash):
+		return status.Error(codes.Internal, "internal error in the engine; see the coordinator's log")
+	case errors.Is(err, errScoreForbidden):
+		return status.Error(codes.PermissionDenied, err.Error())
+	case errors.Is(err, scheduler.ErrFull):
+		return status.Error(codes.ResourceExhausted, "too many requests are running and waiting; retry later")
+	case errors.Is(err, moe.ErrUnavailable), errors.Is(err, ErrClosed):
+		return status.Error(codes.Unavailable, err.Error())
+	case errors.Is(err, context.Canceled):
+		return status.Error(codes.Canceled, err.Error())
+	case errors.Is(err, context.DeadlineExceeded):
+		return status.Error(codes.DeadlineExceeded, err.Error())
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	return status.Error(codes.Internal, err.Error())
+}
+
+// stepError is the error of a step as the step's requests see it. Their own contexts had
+// no part in it, so a context's error inside is the engine's: closing, or out of time.
+func stepError(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return ErrClosed
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: %v", moe.ErrUnavailable, err)
+	}
+	return err
+}

@@ -1,0 +1,209 @@
+package coordinator
+
+import (
+	"context"
+	"math"
+	"math/rand/v2"
+	"time"
+	"unicode/utf8"
+
+	"google.golang.org/grpc"
+
+	droverv1 "drover/proto/drover/v1"
+)
+
+// Generate streams an answer. The token that ended it by being an end or stop token is
+// neither sent nor counted; the tokens that spell a stop string are, though their text
+// is not sent from the stop string on.
+func (c *Coordinator) Generate(
+	req *droverv1.GenerateRequest, out grpc.ServerStreamingServer[droverv1.GenerateResponse],
+) error {
+	arrival := time.Now()
+	r, err := c.newGeneration(out.Context(), req)
+	if err != nil {
+		return toStatus(err)
+	}
+	r.arrival = arrival
+	if err := c.submit(r); err != nil {
+		return toStatus(err)
+	}
+	err = out.Send(&droverv1.GenerateResponse{Event: &droverv1.GenerateResponse_Started{
+		Started: &droverv1.Started{
+			RequestId:        r.name,
+			Model:            c.opts.Name,
+			PromptTokenCount: uint32(len(r.prompt)),
+			Seed:             r.generation.params.seed,
+		},
+	}})
+	logprobs := r.generation.logprobs
+	if err == nil {
+		err = c.follow(out.Context(), r, func(o *results) error {
+			if delta := c.delta(o, logprobs); delta != nil {
+				return out.Send(delta)
+			}
+			return nil
+		}, func(e ending) error { return out.Send(finished(r, e)) })
+	}
+	if err != nil {
+		c.post(verbCancel, r)
+	}
+	return toStatus(err)
+}
+
+// follow takes a request's results until it is done, and hands each to send; end is for
+// the last thing of a request that went well.
+func (c *Coordinator) follow(
+	ctx context.Context, r *request, send func(*results) error, end func(ending) error,
+) error {
+	var o results
+	for {
+		select {
+		case <-r.box.ready:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if r.box.take(&o) {
+			c.post(verbRelease, r)
+		}
+		if err := send(&o); err != nil {
+			return err
+		}
+		if o.done && o.err != nil {
+			return o.err
+		}
+		if o.done {
+			return end(o.ending)
+		}
+	}
+}
+
+// newGeneration checks a request and makes the engine's form of it.
+func (c *Coordinator) newGeneration(
+	ctx context.Context, req *droverv1.GenerateRequest,
+) (*request, error) {
+	if err := c.checkModel(req.GetModel()); err != nil {
+		return nil, err
+	}
+	p, err := newParams(req.GetSampling(), c.opts.Defaults, c.spec.Vocabulary, rand.Uint64)
+	if err != nil {
+		return nil, err
+	}
+	g := &generation{params: p, logprobs: -1, maxUnread: c.opts.MaxUnreadTokens}
+	if req.TopLogprobs != nil {
+		if *req.TopLogprobs > maxTopLogprobs {
+			return nil, badField("top_logprobs", "is %d, want 0 to %d", *req.TopLogprobs, maxTopLogprobs)
+		}
+		g.logprobs = min(int(*req.TopLogprobs), c.spec.Vocabulary)
+	}
+	if err := c.setStops(g, req); err != nil {
+		return nil, err
+	}
+	prompt, err := c.prompts.tokens(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	room := c.context - len(prompt)
+	if room < 1 {
+		return nil, badField("prompt", "has %d tokens; with an answer it must fit into a context "+
+			"of %d tokens", len(prompt), c.context)
+	}
+	if g.maxTokens = room; req.GetMaxTokens() > 0 {
+		g.maxTokens = min(room, int(min(req.GetMaxTokens(), math.MaxInt32)))
+	}
+	if c.prompts.tok != nil {
+		g.stream = c.prompts.tok.NewStream(true)
+	}
+	if p.penalises() {
+		g.seen = map[int32]int{}
+		for _, id := range prompt {
+			g.seen[id] = 0
+		}
+	}
+	return c.newRequest(request{prompt: prompt, limit: len(prompt) + g.maxTokens - 1, generation: g}), nil
+}
+
+func (c *Coordinator) newRequest(r request) *request {
+	r.id = c.lastID.Add(1)
+	r.name = requestName()
+	r.arrival = time.Now()
+	r.box = newOutbox()
+	return &r
+}
+
+func (c *Coordinator) checkModel(name string) error {
+	if name != "" && name != c.opts.Name {
+		return badField("model", "%q is not served here; %q is", name, c.opts.Name)
+	}
+	return nil
+}
+
+// setStops checks and sets what ends an answer.
+func (c *Coordinator) setStops(g *generation, req *droverv1.GenerateRequest) error {
+	switch {
+	case len(req.GetStop()) > maxStops:
+		return badField("stop", "has %d strings, at most %d are allowed", len(req.GetStop()), maxStops)
+	case len(req.GetStop()) > 0 && c.prompts.tok == nil:
+		return &preconditionError{"stop: this model has no tokenizer; give stop_token_ids"}
+	case len(req.GetStopTokenIds()) > maxStopTokens:
+		return badField("stop_token_ids", "has %d entries, at most %d are allowed",
+			len(req.GetStopTokenIds()), maxStopTokens)
+	}
+	for i, s := range req.GetStop() {
+		if s == "" || len(s) > maxStopBytes || !utf8.ValidString(s) {
+			return badField("stop", "entry %d has %d bytes; want 1 to %d of valid UTF-8",
+				i, len(s), maxStopBytes)
+		}
+	}
+	if err := checkTokens("stop_token_ids", req.GetStopTokenIds(), c.spec.Vocabulary); err != nil {
+		return err
+	}
+	g.stopper.stops = req.GetStop()
+	g.stops = map[int32]bool{}
+	for _, id := range req.GetStopTokenIds() {
+		g.stops[id] = true
+	}
+	if !req.GetIgnoreEos() {
+		for id := range c.eos {
+			g.stops[id] = true
+		}
+	}
+	return nil
+}
+
+// delta is the message for new tokens and text, or nil when there are none. The message
+// owns its slices: gRPC may still read them after Send.
+func (c *Coordinator) delta(o *results, logprobs int) *droverv1.GenerateResponse {
+	if len(o.ids) == 0 && len(o.text) == 0 {
+		return nil
+	}
+	d := &droverv1.Delta{TokenIds: append([]int32(nil), o.ids...), Text: string(o.text)}
+	for i, lp := range o.logprobs {
+		t := &droverv1.TokenLogprobs{TokenId: o.ids[i], Logprob: lp, Token: c.tokenBytes(o.ids[i])}
+		for _, a := range o.alternatives[i*logprobs : (i+1)*logprobs] {
+			t.Alternatives = append(t.Alternatives, &droverv1.Alternative{
+				TokenId: a.token, Logprob: float32(a.logit), Token: c.tokenBytes(a.token)})
+		}
+		d.Logprobs = append(d.Logprobs, t)
+	}
+	return &droverv1.GenerateResponse{Event: &droverv1.GenerateResponse_Delta{Delta: d}}
+}
+
+func (c *Coordinator) tokenBytes(id int32) []byte {
+	if c.prompts.tok == nil {
+		return nil
+	}
+	return c.prompts.tok.Bytes(id)
+}
+
+func finished(r *request, e ending) *droverv1.GenerateResponse {
+	return &droverv1.GenerateResponse{Event: &droverv1.GenerateResponse_Finished{
+		Finished: &droverv1.Finished{
+			Reason:           e.reason,
+			PromptTokenCount: uint32(len(r.prompt)),
+			TokenCount:       uint32(e.tokens),
+			FirstTokenMicros: uint64(e.firstToken.Microseconds()),
+			TotalMicros:      uint64(e.total.Microseconds()),
+			Stop:             e.stop,
+		},
+	}}
+}
