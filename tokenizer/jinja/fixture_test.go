@@ -239,3 +239,47 @@ func TestVisionModelChat(t *testing.T) {
 		}
 	}
 }
+
+// readSource returns the source of a fixture template.
+func readSource(t testing.TB, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(fixtures, "chat_templates", name+".jinja"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// BenchmarkRender renders a chat of 20 messages, and one of 2000 with a million characters:
+// go test -bench Render ./tokenizer/jinja
+func BenchmarkRender(b *testing.B) {
+	f := readFixtures(b)
+	for _, size := range []struct {
+		name           string
+		messages, text int
+	}{{"20x100", 20, 100}, {"2000x500", 2000, 500}} {
+		var messages []Value
+		for i := range size.messages {
+			m := NewDict()
+			m.Set("role", String([]string{"user", "assistant"}[i%2]))
+			m.Set("content", String(strings.Repeat("word ", size.text/5)))
+			messages = append(messages, m)
+		}
+		vars := NewDict()
+		vars.Set("messages", List(messages...))
+		vars.Set("tools", None())
+		vars.Set("add_generation_prompt", Bool(true))
+		trusted := map[string]string{"bos_token": "<s>", "eos_token": "</s>"}
+		for _, name := range []string{"llama4", "qwen", "mistral"} {
+			b.Run(size.name+"/"+name, func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					_, err := f.templates[name].Render(b.Context(), vars, trusted, Options{Now: f.now})
+					if err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
