@@ -1,0 +1,161 @@
+package router_test
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"drover/expertnode"
+	"drover/kernel"
+	"drover/moe"
+	"drover/router"
+	"drover/tensor"
+)
+
+// idleExperts is a fake that costs nothing: it leaves the outputs as they are.
+type idleExperts struct{ spec moe.Spec }
+
+func (e idleExperts) Spec() moe.Spec                           { return e.spec }
+func (e idleExperts) Count() int                               { return 0 }
+func (e idleExperts) Bytes() int64                             { return 0 }
+func (e idleExperts) Holds(int, int) bool                      { return true }
+func (e idleExperts) Compute(_, _ int, _, _ tensor.Rows) error { return nil }
+
+// benchSpec has Llama 4's width.
+var benchSpec = moe.Spec{Layers: []int{1}, Experts: 128, TopK: 1, Hidden: 5120}
+
+// benchRouter returns a Router connected to nodes that cost nothing.
+func benchRouter(b *testing.B, count int) *router.Router {
+	var nodes []*testNode
+	for i := range count {
+		nodes = append(nodes, startNode(b, nodeConfig{id: fmt.Sprintf("n%d", i),
+			fake:   &fake{spec: benchSpec, mode: kernel.BF16},
+			change: func(o *expertnode.Options) { o.Replicas = idleExperts{benchSpec} }}))
+	}
+	r := startRouter(b, kernel.BF16, func(o *router.Options) { o.Spec = benchSpec })
+	r.Update(viewOf(benchSpec, 1, 1, nodes...))
+	waitReady(b, r)
+	return r
+}
+
+// benchBatch spreads rows over experts evenly.
+func benchBatch(rows, experts int) *moe.Batch {
+	batch := &moe.Batch{Layer: 1, X: tensor.MakeRows(rows, benchSpec.Hidden),
+		Y: tensor.MakeRows(rows, benchSpec.Hidden)}
+	for i := range batch.X.Data {
+		batch.X.Data[i] = float32(i % 100)
+	}
+	for i := range experts {
+		batch.Experts = append(batch.Experts, int32(i*(benchSpec.Experts/experts)))
+		batch.Counts = append(batch.Counts, int32(rows/experts))
+	}
+	return batch
+}
+
+// BenchmarkRoundTrip measures Forward to one node beside an echo of the same bytes
+// over plain TCP, in turn, and reports the ratio of their medians.
+func BenchmarkRoundTrip(b *testing.B) {
+	for _, rows := range []int{1, 16, 256} {
+		b.Run(fmt.Sprintf("%drows", rows), func(b *testing.B) {
+			r := benchRouter(b, 1)
+			batch := benchBatch(rows, 1)
+			echo := startEcho(b, rows*benchSpec.Hidden*2)
+			var plain, routed []time.Duration
+			b.SetBytes(int64(rows * benchSpec.Hidden * 2))
+			b.ReportAllocs()
+			for b.Loop() {
+				began := time.Now()
+				if err := r.Forward(context.Background(), batch, nil); err != nil {
+					b.Fatal(err)
+				}
+				routed = append(routed, time.Since(began))
+				b.StopTimer()
+				began = time.Now()
+				echo()
+				plain = append(plain, time.Since(began))
+				b.StartTimer()
+			}
+			a, c := median(routed), median(plain)
+			b.ReportMetric(float64(a.Nanoseconds())/1e3, "µs-routed")
+			b.ReportMetric(float64(c.Nanoseconds())/1e3, "µs-tcp")
+			b.ReportMetric(float64(a)/float64(c), "×tcp")
+		})
+	}
+}
+
+// BenchmarkLayer measures one MoE layer of a decode step: 8 rows of 8 experts.
+func BenchmarkLayer(b *testing.B) {
+	for _, count := range []int{1, 4, 8} {
+		b.Run(fmt.Sprintf("%dnodes", count), func(b *testing.B) {
+			r := benchRouter(b, count)
+			batch := benchBatch(8, 8)
+			for i := range batch.Experts { // one for each node in turn
+				batch.Experts[i] = int32(i)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := r.Forward(context.Background(), batch, nil); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func median(d []time.Duration) time.Duration {
+	return slices.Sorted(slices.Values(d))[len(d)/2]
+}
+
+// startEcho returns a function that sends size bytes, length first, over plain TCP
+// and reads them back.
+func startEcho(b *testing.B, size int) func() {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		buf := make([]byte, 4+size)
+		for {
+			if _, err := io.ReadFull(conn, buf[:4]); err != nil {
+				return
+			}
+			n := binary.LittleEndian.Uint32(buf)
+			if _, err := io.ReadFull(conn, buf[4:4+n]); err != nil {
+				return
+			}
+			if _, err := conn.Write(buf[:4+n]); err != nil {
+				return
+			}
+		}
+	})
+	conn, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		_, _ = conn.Close(), listener.Close()
+		serving.Wait()
+	})
+	out, in := make([]byte, 4+size), make([]byte, 4+size)
+	binary.LittleEndian.PutUint32(out, uint32(size))
+	return func() {
+		if _, err := conn.Write(out); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, in); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
