@@ -1,0 +1,71 @@
+package inspect
+
+import (
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Text is the report for people, with a newline at its end.
+func (r Report) Text() string {
+	var b strings.Builder
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "%-16s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	row("directory", "%s", filepath.Clean(r.Directory))
+	row("architecture", "%s", r.Architecture)
+	if r.Unsupported != "" {
+		row("not supported", "%s", r.Unsupported)
+	}
+	row("digest", "%s", r.Digest)
+	p := r.Parameters
+	row("parameters", "%s, of which %s in routed experts and %s in vision; %s active for a token",
+		millions(p.Total), millions(p.RoutedExperts), millions(p.Vision), millions(p.Active))
+	var types []string
+	for _, name := range slices.Sorted(maps.Keys(r.DTypes)) {
+		d := r.DTypes[name]
+		types = append(types, fmt.Sprintf("%s %s in %d tensors", name, Bytes(d.Bytes), d.Tensors))
+	}
+	row("weights", "%s: %s", Bytes(r.WeightBytes), strings.Join(types, ", "))
+	row("tokenizer", "%s", r.Tokenizer)
+	row("chat template", "%s", map[bool]string{true: "yes", false: "no"}[r.ChatTemplate])
+	if m := r.Model; m != nil {
+		row("layers", "%d of width %d, MoE in %d: %v", m.Layers, m.Hidden, len(m.MoELayers),
+			m.MoELayers)
+		row("experts", "%d in each MoE layer, %d for a token, width %d",
+			m.ExpertsPerLayer, m.ExpertsPerToken, m.ExpertWidth)
+		row("vocabulary", "%d", m.Vocabulary)
+		row("context", "%d tokens", m.ContextTokens)
+	}
+	if m := r.Memory; m != nil {
+		row("coordinator", "%s, and %s for each token of context",
+			Bytes(m.CoordinatorBytes), Bytes(m.KVBytesPerToken))
+		row("one expert", "%s", Bytes(m.ReplicaBytes))
+		for _, n := range m.Nodes {
+			row(fmt.Sprintf("node of %d", n.Nodes), "%s in %d replicas", Bytes(n.Bytes), n.Replicas)
+		}
+	}
+	return b.String()
+}
+
+// Bytes is a size for people.
+func Bytes(n int64) string {
+	switch {
+	case n >= 10_000_000_000:
+		return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+	case n >= 10_000_000:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	case n >= 10_000:
+		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
+	}
+	return fmt.Sprintf("%d B", n)
+}
+
+func millions(n int64) string {
+	if n >= 10_000_000_000 {
+		return fmt.Sprintf("%.2f G", float64(n)/1e9)
+	}
+	return fmt.Sprintf("%.2f M", float64(n)/1e6)
+}
