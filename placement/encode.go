@@ -15,7 +15,7 @@ import (
 // of 58 layers of 256 experts are 44 KB.
 const (
 	recordMagic    = "\xd7\x01"
-	maxRecordBytes = 1 << 20
+	maxRecordBytes = 512 << 10
 )
 
 var errRecord = errors.New("placement: plan record is cut short or malformed")
