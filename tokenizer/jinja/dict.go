@@ -116,7 +116,7 @@ func (d *Dict) pairs() []Value {
 func (m *machine) get(d *Dict, key Value) (Value, bool, error) {
 	if t, ok := key.(text); ok {
 		v, ok := d.Get(t.s)
-		return v, ok, nil
+		return v, ok, m.step(len(t.s) / 64)
 	}
 	h, err := m.hash(key, 0)
 	if err != nil {

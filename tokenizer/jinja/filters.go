@@ -105,7 +105,7 @@ func filterTrim(m *machine, v Value, a args) (Value, error) {
 	if err := m.step(len(t.s) / 256); err != nil {
 		return nil, err
 	}
-	return strip("trim", t, b[0], true, true)
+	return m.strip("trim", t, b[0], true, true)
 }
 
 func filterCenter(m *machine, v Value, a args) (Value, error) {
@@ -163,7 +163,7 @@ func filterIndent(m *machine, v Value, a args) (Value, error) {
 			return nil, err
 		}
 	}
-	if err := m.charge(8 * len(t.s)); err != nil {
+	if err := m.charge(textBytes * len(t.s)); err != nil {
 		return nil, err
 	}
 	// A newline is added first, as Jinja2 does: the empty text has one line then.
@@ -198,6 +198,9 @@ func filterTruncate(m *machine, v Value, a args) (Value, error) {
 	}
 	t, err := textArg("truncate", v)
 	if err != nil {
+		return nil, err
+	}
+	if err := m.step(len(t.s) / 64); err != nil {
 		return nil, err
 	}
 	limit, err := intArg(b[0], 255)
@@ -316,7 +319,7 @@ func parseFloat(s string) (float64, bool) {
 	return f, err == nil || errors.Is(err, strconv.ErrRange)
 }
 
-func filterInt(_ *machine, v Value, a args) (Value, error) {
+func filterInt(m *machine, v Value, a args) (Value, error) {
 	b, err := a.bind("int", 0, "default", "base")
 	if err != nil {
 		return nil, err
@@ -339,6 +342,9 @@ func filterInt(_ *machine, v Value, a args) (Value, error) {
 	case float:
 		f = float64(v)
 	case text:
+		if err := m.step(len(v.s) / 64); err != nil {
+			return nil, err
+		}
 		if i, ok := parseInt(v.s, base); ok {
 			return i, nil
 		}
@@ -357,7 +363,7 @@ func filterInt(_ *machine, v Value, a args) (Value, error) {
 	return normalInt(i), nil
 }
 
-func filterFloat(_ *machine, v Value, a args) (Value, error) {
+func filterFloat(m *machine, v Value, a args) (Value, error) {
 	b, err := a.bind("float", 0, "default")
 	if err != nil {
 		return nil, err
@@ -366,6 +372,9 @@ func filterFloat(_ *machine, v Value, a args) (Value, error) {
 	case undefined:
 		return nil, v.err()
 	case text:
+		if err := m.step(len(v.s) / 64); err != nil {
+			return nil, err
+		}
 		if f, ok := parseFloat(v.s); ok {
 			return float(f), nil
 		}

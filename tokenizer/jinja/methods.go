@@ -184,13 +184,16 @@ func checkText(f func(string) bool) textMethod {
 }
 
 // strip cuts whitespace, or the given characters, off t.
-func strip(fn string, t text, chars Value, left, right bool) (Value, error) {
+func (m *machine) strip(fn string, t text, chars Value, left, right bool) (Value, error) {
 	drop := isSpace
 	switch chars.(type) {
 	case nil, none:
 	default:
 		set, err := textArg(fn, chars)
 		if err != nil {
+			return nil, err
+		}
+		if err := m.step(len(set.s)); err != nil {
 			return nil, err
 		}
 		drop = runeSet(set.s)
@@ -211,12 +214,12 @@ func runeSet(s string) func(rune) bool {
 }
 
 func stripText(fn string, left, right bool) textMethod {
-	return func(_ *machine, t text, a args) (Value, error) {
+	return func(m *machine, t text, a args) (Value, error) {
 		b, err := a.bind(fn, 0, "chars")
 		if err != nil {
 			return nil, err
 		}
-		return strip(fn, t, b[0], left, right)
+		return m.strip(fn, t, b[0], left, right)
 	}
 }
 
@@ -230,11 +233,11 @@ func splitText(fn string, fromRight bool) textMethod {
 		if err != nil {
 			return nil, err
 		}
-		if err := m.charge(8 * len(t.s)); err != nil {
-			return nil, err
-		}
 		switch b[0].(type) {
 		case nil, none:
+			if err := m.charge(len(t.s) / 2 * textBytes); err != nil {
+				return nil, err
+			}
 			return m.texts(t.fields(limit, fromRight))
 		}
 		sep, err := textArg(fn, b[0])
@@ -243,6 +246,9 @@ func splitText(fn string, fromRight bool) textMethod {
 		}
 		if sep.s == "" {
 			return nil, errors.New("empty separator")
+		}
+		if err := m.chargeSplit(t, sep); err != nil {
+			return nil, err
 		}
 		return m.texts(t.split(sep.s, limit, fromRight))
 	}
@@ -253,7 +259,7 @@ func textSplitlines(m *machine, t text, a args) (Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := m.charge(8 * len(t.s)); err != nil {
+	if err := m.charge(textBytes * len(t.s)); err != nil {
 		return nil, err
 	}
 	return m.texts(t.lines(boolArg(b[0], false)))
@@ -431,7 +437,7 @@ func textJoin(m *machine, sep text, a args) (Value, error) {
 func (m *machine) pad(t, fill text, width, left, right int) (text, error) {
 	missing := width - t.runeCount()
 	if missing <= 0 {
-		return t, nil
+		return t, m.step(len(t.s) / 64)
 	}
 	before := missing
 	switch {
@@ -468,7 +474,7 @@ func padText(fn string, left, right int) textMethod {
 				return nil, err
 			}
 		}
-		if fill.runeCount() != 1 {
+		if byteIndex(fill.s, 1) != len(fill.s) || fill.s == "" {
 			return nil, typeError("%s(): the fill character must be one character", fn)
 		}
 		return m.pad(t, fill, width, left, right)

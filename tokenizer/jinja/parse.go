@@ -9,6 +9,9 @@ import (
 // maxSourceDepth bounds the nesting of expressions and blocks in a template's source.
 const maxSourceDepth = 200
 
+// maxParams bounds a macro's parameters.
+const maxParams = 200
+
 // parser turns tokens into statements by recursive descent.
 type parser struct {
 	tokens []token // ends with tokEOF
@@ -448,7 +451,9 @@ func (p *parser) parseParams(s *macroStmt) error {
 		if reserved(name) || slices.Contains(s.params, name) {
 			return fmt.Errorf("cannot use '%s' as a parameter here", name)
 		}
-		s.params = append(s.params, name)
+		if s.params = append(s.params, name); len(s.params) > maxParams {
+			return fmt.Errorf("more than %d parameters", maxParams)
+		}
 		if p.skipOp("=") {
 			e, err := p.parseExpression()
 			if err != nil {

@@ -202,8 +202,9 @@ func TestCallersValues(t *testing.T) {
 			t.Error(s)
 		}
 	}
-	if got, err := runSource(t, "{{ l }}{{ d }}", Options{}); err != nil || got != "[1, 'b', None]{'k': 'v'}" {
-		t.Errorf("got %q, %v", got, err)
+	after, err := runSource(t, "{{ l }}{{ d }}", Options{})
+	if err != nil || after != "[1, 'b', None]{'k': 'v'}" {
+		t.Errorf("got %q, %v", after, err)
 	}
 }
 

@@ -363,7 +363,7 @@ func filterJoin(m *machine, v Value, a args) (Value, error) {
 	return m.joinTexts(sep, pieces)
 }
 
-func filterLength(_ *machine, v Value, a args) (Value, error) {
+func filterLength(m *machine, v Value, a args) (Value, error) {
 	if _, err := a.bind("length", 0); err != nil {
 		return nil, err
 	}
@@ -371,7 +371,7 @@ func filterLength(_ *machine, v Value, a args) (Value, error) {
 	if !ok {
 		return nil, typeError("object of type '%s' has no len()", v.kind())
 	}
-	return integer(n), nil
+	return integer(n), m.step(n / 64)
 }
 
 func filterFirst(m *machine, v Value, a args) (Value, error) {

@@ -34,6 +34,17 @@ func (t text) split(sep string, limit int, fromRight bool) []text {
 	return parts
 }
 
+// textBytes is about what one piece of a split text takes.
+const textBytes = 48
+
+// chargeSplit pays for the pieces of t cut at sep.
+func (m *machine) chargeSplit(t, sep text) error {
+	if err := m.step(len(t.s) / 64); err != nil {
+		return err
+	}
+	return m.charge(textBytes * (strings.Count(t.s, sep.s) + 1))
+}
+
 // fields cuts t at stretches of whitespace.
 func (t text) fields(limit int, fromRight bool) []text {
 	var parts []text
@@ -117,6 +128,9 @@ func (m *machine) replace(t, old, new text, limit int) (text, error) {
 	b := builder{m: m}
 	if old.s == "" {
 		return b.spread(t, new, limit)
+	}
+	if err := m.chargeSplit(t, old); err != nil {
+		return text{}, err
 	}
 	for i, part := range t.split(old.s, limit, false) {
 		if i > 0 {

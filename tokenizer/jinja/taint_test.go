@@ -143,8 +143,73 @@ func TestSpecialTokensStayText(t *testing.T) {
 	}
 }
 
-// TestMarks looks at how operations carry marks; the request's text is in upper case, so that
-// case tells where every byte comes from. Spans are written [untrusted].
+// markCases maps templates to their output with untrusted spans in brackets. The request's text
+// is in upper case.
+var markCases = map[string]string{
+	"{{ 'a' ~ u ~ 'b' }}":                                     "a[UV WX]b",
+	"{{ 'a' + u }}":                                           "a[UV WX]",
+	"{{ bos_token }}{{ u }}":                                  "<s>[UV WX]",
+	"{{ n }}{{ n + 1 }}{{ true }}{{ none }}":                  "56TrueNone",
+	"{{ u }}{{ u }}":                                          "[UV WXUV WX]",
+	"{{ ('a' ~ u ~ 'b')[:2] }}":                               "a[U]",
+	"{{ ('ab' ~ u)[::2] }}":                                   "a[U X]",
+	"{{ ('a' ~ u)[0] }}{{ ('a' ~ u)[1] }}":                    "a[U]",
+	"{{ ('a' ~ u ~ 'b').split(' ')|join('-') }}":              "a[UV]-[WX]b",
+	"{{ (' a' ~ u ~ 'b ')|trim }}":                            "a[UV WX]b",
+	"{{ ('a' ~ u).replace('V', 'cc') }}":                      "a[U]cc[ WX]",
+	"{{ 'abc'|replace('b', u) }}":                             "a[UV WX]c",
+	"{{ l|join(', ') }}":                                      "[A], [B]",
+	"{{ 'a'.join(l) }}":                                       "[A]a[B]",
+	"{{ ('a' ~ u) * 2 }}":                                     "a[UV WX]a[UV WX]",
+	"{{ 'a %s %d' % (u, n) }}":                                "a [UV WX] 5",
+	"{{ 'a {} {}'.format(u, n) }}":                            "a [UV WX] 5",
+	"{{ 'a %6s' % u }}":                                       "a [ UV WX]",
+	"{{ u % () }}":                                            "[UV WX]",
+	"{{ (u ~ '%%') % () }}":                                   "[UV WX%]",
+	"{{ ('a' ~ u)|upper }}":                                   "[AUV WX]",
+	"{{ 'a'|upper }}{{ u|lower }}":                            "A[uv wx]",
+	"{{ ('a' ~ u)|title }}":                                   "[Auv Wx]",
+	"{{ ('a' ~ u)|reverse }}":                                 "[XW VU]a",
+	"{{ l }}":                                                 "[['A', 'B']]",
+	"{{ ['a', n] }}":                                          "['a', 5]",
+	"{{ ['a', u]|tojson }}":                                   `[["a", "UV WX"]]`,
+	"{{ ['a', n]|tojson }}":                                   `["a", 5]`,
+	"{{ [1]|tojson(indent=u) }}":                              "[[\nUV WX1\n]]",
+	"{{ [1, 2]|tojson(separators=[u, '']) }}":                 "[[1UV WX2]]",
+	"{{ key|tojson }}":                                        `[{"K": "V"}]`,
+	"{{ {u: 1}|tojson }}":                                     `[{"UV WX": 1}]`,
+	"{% for k, v in key.items() %}{{ k }}{{ v }}{% endfor %}": "[KV]",
+	"{% for c in 'a' ~ l[0] %}{{ c }}{% endfor %}":            "a[A]",
+	"{% set x %}a{{ u }}{% endset %}{{ x }}b":                 "a[UV WX]b",
+	"{% macro m(x) %}<{{ x }}>{% endmacro %}{{ m(u) }}":       "<[UV WX]>",
+	"{% filter trim %} a{{ u }} {% endfilter %}":              "a[UV WX]",
+	"{% macro m() %}{{ kwargs }}{% endmacro %}{{ m(**key) }}": "[{'K': 'V'}]",
+	"{% for k in dict(**key) %}{{ k }}{% endfor %}":           "[K]",
+	"{{ namespace(**key)['K'] }}":                             "[V]",
+	"{{ strftime_now(u) }}":                                   "[UV WX]",
+	"{{ ('a' ~ u)|indent(2, true) }}":                         "  a[UV WX]",
+	"{{ 'a'|center(4) }}{{ u.center(7, '.') }}":               " a  .[UV WX].",
+	"{{ u.zfill(6) }}":                                        "0[UV WX]",
+	"{{ 'a'.ljust(3, l[0]) }}":                                "a[AA]",
+	"{{ (u ~ 'abc')|truncate(6, true, 'z', 0) }}":             "[UV WX]z",
+	"{{ u|default('a') }}{{ nope|default(u) }}":               "[UV WXUV WX]",
+	"{{ u|first }}{{ ('a' ~ u)|last }}":                       "[UX]",
+	"{{ u|list|join('.') }}":                                  "[U].[V].[ ].[W].[X]",
+	"{{ ['a', u]|sort|join }}":                                "a[UV WX]",
+	"{{ ['a', u]|map('lower')|join }}":                        "a[uv wx]",
+	"{{ ('a' ~ u).partition(' ')|join('.') }}":                "a[UV].[ ].[WX]",
+	"{{ ('a' ~ u).removeprefix('a') }}":                       "[UV WX]",
+	"{{ {'UV WX': 'a'}[u] }}":                                 "a",
+	"{{ u == 'UV WX' }}{{ 'V' in u }}{{ u|length }}":          "TrueTrue5",
+	"{{ '%c%c' % (codes[0], codes[1]) }}":                     "[<|]",
+	"{{ ['a', u]|string }}":                                   "[['a', 'UV WX']]",
+	"{{ '%r' % 'a' }}{{ '%r' % u }}":                          "'a'['UV WX']",
+	"{{ u.splitlines()|first }}{{ u.swapcase() }}":            "[UV WXuv wx]",
+	"{% if u %}a{% endif %}{{ 'a' if u else 'b' }}":           "aa",
+	"{{ cycler(u, 'a').next() }}{{ joiner(u)() }}":            "[UV WX]",
+}
+
+// TestMarks looks at how operations carry marks.
 func TestMarks(t *testing.T) {
 	vars := NewDict()
 	vars.Set("u", String("UV WX"))
@@ -153,69 +218,7 @@ func TestMarks(t *testing.T) {
 	vars.Set("key", mustJSON(t, []byte(`{"K": "V"}`)))
 	vars.Set("codes", List(Int(60), Int(124)))
 	trusted := map[string]string{"bos_token": "<s>"}
-	for source, want := range map[string]string{
-		"{{ 'a' ~ u ~ 'b' }}":                                     "a[UV WX]b",
-		"{{ 'a' + u }}":                                           "a[UV WX]",
-		"{{ bos_token }}{{ u }}":                                  "<s>[UV WX]",
-		"{{ n }}{{ n + 1 }}{{ true }}{{ none }}":                  "56TrueNone",
-		"{{ u }}{{ u }}":                                          "[UV WXUV WX]",
-		"{{ ('a' ~ u ~ 'b')[:2] }}":                               "a[U]",
-		"{{ ('ab' ~ u)[::2] }}":                                   "a[U X]",
-		"{{ ('a' ~ u)[0] }}{{ ('a' ~ u)[1] }}":                    "a[U]",
-		"{{ ('a' ~ u ~ 'b').split(' ')|join('-') }}":              "a[UV]-[WX]b",
-		"{{ (' a' ~ u ~ 'b ')|trim }}":                            "a[UV WX]b",
-		"{{ ('a' ~ u).replace('V', 'cc') }}":                      "a[U]cc[ WX]",
-		"{{ 'abc'|replace('b', u) }}":                             "a[UV WX]c",
-		"{{ l|join(', ') }}":                                      "[A], [B]",
-		"{{ 'a'.join(l) }}":                                       "[A]a[B]",
-		"{{ ('a' ~ u) * 2 }}":                                     "a[UV WX]a[UV WX]",
-		"{{ 'a %s %d' % (u, n) }}":                                "a [UV WX] 5",
-		"{{ 'a {} {}'.format(u, n) }}":                            "a [UV WX] 5",
-		"{{ 'a %6s' % u }}":                                       "a [ UV WX]",
-		"{{ u % () }}":                                            "[UV WX]",
-		"{{ (u ~ '%%') % () }}":                                   "[UV WX%]",
-		"{{ ('a' ~ u)|upper }}":                                   "[AUV WX]",
-		"{{ 'a'|upper }}{{ u|lower }}":                            "A[uv wx]",
-		"{{ ('a' ~ u)|title }}":                                   "[Auv Wx]",
-		"{{ ('a' ~ u)|reverse }}":                                 "[XW VU]a",
-		"{{ l }}":                                                 "[['A', 'B']]",
-		"{{ ['a', n] }}":                                          "['a', 5]",
-		"{{ ['a', u]|tojson }}":                                   `[["a", "UV WX"]]`,
-		"{{ ['a', n]|tojson }}":                                   `["a", 5]`,
-		"{{ [1]|tojson(indent=u) }}":                              "[[\nUV WX1\n]]",
-		"{{ [1, 2]|tojson(separators=[u, '']) }}":                 "[[1UV WX2]]",
-		"{{ key|tojson }}":                                        `[{"K": "V"}]`,
-		"{{ {u: 1}|tojson }}":                                     `[{"UV WX": 1}]`,
-		"{% for k, v in key.items() %}{{ k }}{{ v }}{% endfor %}": "[KV]",
-		"{% for c in 'a' ~ l[0] %}{{ c }}{% endfor %}":            "a[A]",
-		"{% set x %}a{{ u }}{% endset %}{{ x }}b":                 "a[UV WX]b",
-		"{% macro m(x) %}<{{ x }}>{% endmacro %}{{ m(u) }}":       "<[UV WX]>",
-		"{% filter trim %} a{{ u }} {% endfilter %}":              "a[UV WX]",
-		"{% macro m() %}{{ kwargs }}{% endmacro %}{{ m(**key) }}": "[{'K': 'V'}]",
-		"{% for k in dict(**key) %}{{ k }}{% endfor %}":           "[K]",
-		"{{ namespace(**key)['K'] }}":                             "[V]",
-		"{{ strftime_now(u) }}":                                   "[UV WX]",
-		"{{ ('a' ~ u)|indent(2, true) }}":                         "  a[UV WX]",
-		"{{ 'a'|center(4) }}{{ u.center(7, '.') }}":               " a  .[UV WX].",
-		"{{ u.zfill(6) }}":                                        "0[UV WX]",
-		"{{ 'a'.ljust(3, l[0]) }}":                                "a[AA]",
-		"{{ (u ~ 'abc')|truncate(6, true, 'z', 0) }}":             "[UV WX]z",
-		"{{ u|default('a') }}{{ nope|default(u) }}":               "[UV WXUV WX]",
-		"{{ u|first }}{{ ('a' ~ u)|last }}":                       "[UX]",
-		"{{ u|list|join('.') }}":                                  "[U].[V].[ ].[W].[X]",
-		"{{ ['a', u]|sort|join }}":                                "a[UV WX]",
-		"{{ ['a', u]|map('lower')|join }}":                        "a[uv wx]",
-		"{{ ('a' ~ u).partition(' ')|join('.') }}":                "a[UV].[ ].[WX]",
-		"{{ ('a' ~ u).removeprefix('a') }}":                       "[UV WX]",
-		"{{ {'UV WX': 'a'}[u] }}":                                 "a",
-		"{{ u == 'UV WX' }}{{ 'V' in u }}{{ u|length }}":          "TrueTrue5",
-		"{{ '%c%c' % (codes[0], codes[1]) }}":                     "[<|]",
-		"{{ ['a', u]|string }}":                                   "[['a', 'UV WX']]",
-		"{{ '%r' % 'a' }}{{ '%r' % u }}":                          "'a'['UV WX']",
-		"{{ u.splitlines()|first }}{{ u.swapcase() }}":            "[UV WXuv wx]",
-		"{% if u %}a{% endif %}{{ 'a' if u else 'b' }}":           "aa",
-		"{{ cycler(u, 'a').next() }}{{ joiner(u)() }}":            "[UV WX]",
-	} {
+	for source, want := range markCases {
 		tmpl, err := Parse("marks", source)
 		if err != nil {
 			t.Fatal(err)
@@ -286,8 +289,7 @@ func FuzzRender(f *testing.F) {
 				t.Errorf("spans %d and %d have the same trust", i-1, i)
 			}
 		}
-		plain := body.(interface{ kind() string }).kind()
-		if want := spell(content).(text).s; plain == "str" && !strings.Contains(join(spans), want) {
+		if want := spell(content).(text).s; !strings.Contains(join(spans), want) {
 			t.Errorf("the content %q did not come out", want)
 		}
 	})

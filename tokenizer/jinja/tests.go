@@ -78,7 +78,10 @@ func textTest(f func(string) bool) testFunc {
 			return false, err
 		}
 		t, err := m.str(v)
-		return f(t.s), err
+		if err != nil {
+			return false, err
+		}
+		return f(t.s), m.step(len(t.s) / 64)
 	}
 }
 
