@@ -144,7 +144,7 @@ func (l *lane) send(f *flight, s *session, now time.Duration) {
 	request := r.requests.Get().(*wire.Request)
 	l.encode(f, request)
 	s.unanswered.Add(1)
-	if !s.enqueue(request) {
+	if !s.enqueueFrame(request, f.bytes) {
 		s.unanswered.Add(-1)
 		l.blocked(f, s, now)
 		l.idle = append(l.idle, f)

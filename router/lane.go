@@ -221,12 +221,33 @@ func (l *lane) finish() {
 
 // enqueue hands a request to the sending goroutine, if there is room.
 func (s *session) enqueue(r *wire.Request) bool {
+	s.queued.Add(1)
 	select {
 	case s.out <- r:
 		return true
 	default:
-		r.Release()
-		s.link.router.requests.Put(r)
+		s.queued.Add(-1)
+		s.release(r)
 		return false
 	}
+}
+
+// inlineBytes bounds the frames that Forward writes itself: they fit gRPC's write
+// quota of a stream, so that writing cannot block on the network.
+const inlineBytes = 32 << 10
+
+// enqueueFrame is enqueue for a frame of so many bytes. A small one on an idle
+// link is written at once, which saves waking the sending goroutine.
+func (s *session) enqueueFrame(r *wire.Request, bytes int64) bool {
+	if bytes > inlineBytes || s.flights > 0 || s.queued.Load() > 0 {
+		return s.enqueue(r)
+	}
+	_ = s.stream.SendMsg(r) // if it fails, receive learns why and the session ends
+	s.release(r)
+	return true
+}
+
+func (s *session) release(r *wire.Request) {
+	r.Release()
+	s.link.router.requests.Put(r)
 }

@@ -66,6 +66,7 @@ type session struct {
 	creditLimit int64
 	out         chan *wire.Request // to the sending goroutine
 
+	queued     atomic.Int64          // requests in out or being written by send
 	unanswered atomic.Int64          // frames
 	heard      atomic.Int64          // time of the last message, as the lane's now
 	failed     atomic.Pointer[error] // why it ended, nil before
@@ -252,8 +253,8 @@ func (s *session) send() {
 		select {
 		case r := <-s.out:
 			err := s.stream.SendMsg(r)
-			r.Release()
-			s.link.router.requests.Put(r)
+			s.release(r)
+			s.queued.Add(-1)
 			if err != nil {
 				return
 			}

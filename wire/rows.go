@@ -46,10 +46,18 @@ func TakeRows(dst []float32, src []byte, t DType) {
 	}
 }
 
+// putBF16 takes four elements at a time. Rows were usually rounded before: then
+// their lower halves are zero and the upper ones need no arithmetic.
 func putBF16(dst []byte, src []float32) {
 	for len(src) >= 4 && len(dst) >= 8 {
-		v := uint64(roundBF16(src[0])) | uint64(roundBF16(src[1]))<<16 |
-			uint64(roundBF16(src[2]))<<32 | uint64(roundBF16(src[3]))<<48
+		s := (*[4]float32)(src)
+		b0, b1 := math.Float32bits(s[0]), math.Float32bits(s[1])
+		b2, b3 := math.Float32bits(s[2]), math.Float32bits(s[3])
+		if (b0|b1|b2|b3)&0xffff != 0 {
+			b0, b1 = roundBF16(s[0])<<16, roundBF16(s[1])<<16
+			b2, b3 = roundBF16(s[2])<<16, roundBF16(s[3])<<16
+		}
+		v := uint64(b0>>16|b1) | uint64(b2>>16|b3)<<32
 		binary.LittleEndian.PutUint64(dst, v)
 		src, dst = src[4:], dst[8:]
 	}
@@ -61,10 +69,11 @@ func putBF16(dst []byte, src []float32) {
 func takeBF16(dst []float32, src []byte) {
 	for len(dst) >= 4 && len(src) >= 8 {
 		v := binary.LittleEndian.Uint64(src)
-		dst[0] = math.Float32frombits(uint32(v) << 16)
-		dst[1] = math.Float32frombits(uint32(v) & 0xffff0000)
-		dst[2] = math.Float32frombits(uint32(v>>32) << 16)
-		dst[3] = math.Float32frombits(uint32(v>>32) & 0xffff0000)
+		d := (*[4]float32)(dst)
+		d[0] = math.Float32frombits(uint32(v) << 16)
+		d[1] = math.Float32frombits(uint32(v) & 0xffff0000)
+		d[2] = math.Float32frombits(uint32(v>>32) << 16)
+		d[3] = math.Float32frombits(uint32(v>>32) & 0xffff0000)
 		dst, src = dst[4:], src[8:]
 	}
 	for i := range dst {
