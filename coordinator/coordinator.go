@@ -83,6 +83,18 @@ const (
 // New starts a coordinator for a model. The tokenizer may be nil, for a checkpoint that
 // has none: then only prompts of token ids can be served. Close ends it.
 func New(m model.Model, tok *tokenizer.Tokenizer, opts Options) (*Coordinator, error) {
+	c, err := build(m, tok, opts)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	c.cancel = cancel
+	go c.run(ctx)
+	return c, nil
+}
+
+// build makes a coordinator whose engine does not run yet.
+func build(m model.Model, tok *tokenizer.Tokenizer, opts Options) (*Coordinator, error) {
 	opts.setDefaults()
 	if err := opts.validate(); err != nil {
 		return nil, err
@@ -107,7 +119,6 @@ func New(m model.Model, tok *tokenizer.Tokenizer, opts Options) (*Coordinator, e
 	if err != nil {
 		return nil, fmt.Errorf("make KV cache: %w", err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
 	c := &Coordinator{
 		opts:      opts,
 		spec:      spec,
@@ -115,7 +126,6 @@ func New(m model.Model, tok *tokenizer.Tokenizer, opts Options) (*Coordinator, e
 		context:   min(spec.MaxTokens, sched.LongestTokens()),
 		prompts:   newPrompter(tok, spec.BOS, spec.Vocabulary),
 		eos:       map[int32]bool{},
-		cancel:    cancel,
 		done:      make(chan struct{}),
 		wake:      make(chan struct{}, 1),
 		stats:     Stats{Stats: sched.Stats()},
@@ -124,7 +134,6 @@ func New(m model.Model, tok *tokenizer.Tokenizer, opts Options) (*Coordinator, e
 		c.eos[id] = true
 	}
 	c.engine = newEngine(m, cache, sched, c)
-	go c.run(ctx)
 	return c, nil
 }
 

@@ -15,6 +15,9 @@ import (
 // ErrClosed says that the coordinator is closing.
 var ErrClosed = errors.New("coordinator: closing")
 
+// errStepStopped is a step that ended before its time.
+var errStepStopped = errors.New("the step was stopped")
+
 // fieldError is a request's field that cannot be accepted.
 type fieldError struct {
 	field, problem string
@@ -72,7 +75,7 @@ func toStatus(err error) error {
 		return status.Error(codes.PermissionDenied, err.Error())
 	case errors.Is(err, scheduler.ErrFull):
 		return status.Error(codes.ResourceExhausted, "too many requests are running and waiting; retry later")
-	case errors.Is(err, moe.ErrUnavailable), errors.Is(err, ErrClosed):
+	case errors.Is(err, moe.ErrUnavailable), errors.Is(err, errStepStopped), errors.Is(err, ErrClosed):
 		return status.Error(codes.Unavailable, err.Error())
 	case errors.Is(err, context.Canceled):
 		return status.Error(codes.Canceled, err.Error())
@@ -92,7 +95,7 @@ func stepError(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return ErrClosed
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%w: %v", moe.ErrUnavailable, err)
+		return fmt.Errorf("%w: %v", errStepStopped, err)
 	}
 	return err
 }

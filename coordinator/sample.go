@@ -123,18 +123,21 @@ func weight(logit, best, temperature float64) float64 {
 	return math.Exp((logit - best) / temperature)
 }
 
-// drawAll draws from the whole vocabulary, in the order of tokens; min-p is obeyed.
+// drawAll draws from the whole vocabulary, in the order of tokens; min-p is obeyed. It
+// replaces the logits by weights.
 func drawAll(logits []float64, best float64, p *params, u float64) int32 {
 	total := 0.0
-	for _, l := range logits {
-		if w := weight(l, best, p.temperature); w >= p.minP {
-			total += w
-		}
-	}
-	sum, last := 0.0, 0
 	for i, l := range logits {
 		w := weight(l, best, p.temperature)
-		if w < p.minP || w == 0 {
+		if w < p.minP {
+			w = 0
+		}
+		logits[i] = w
+		total += w
+	}
+	sum, last := 0.0, 0
+	for i, w := range logits {
+		if w == 0 {
 			continue
 		}
 		sum += w
