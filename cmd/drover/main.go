@@ -1,0 +1,89 @@
+// Command drover serves mixture-of-experts models from a pool of machines: one
+// binary for every role, for the client commands, and for a whole cluster on a laptop.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Exit codes; docs/cli.md promises them.
+const (
+	exitDone        = 0
+	exitFailed      = 1 // a check failed, or the input was refused
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := execute(ctx, os.Args[1:], &globals{in: os.Stdin, out: os.Stdout, err: os.Stderr})
+	stop()
+	os.Exit(code)
+}
+
+// execute runs one command line and returns its exit code.
+func execute(ctx context.Context, args []string, g *globals) int {
+	root := newRoot(g)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitDone
+	}
+	var use usageError
+	switch {
+	case errors.Is(err, errSilent):
+		return exitFailed
+	case errors.As(err, &use) || strings.HasPrefix(err.Error(), "unknown command"):
+		report(g.err, err, "see `drover --help`")
+		return exitUsage
+	case ctx.Err() != nil:
+		report(g.err, errors.New("interrupted"), "")
+		return exitInterrupted
+	}
+	report(g.err, err, hint(err))
+	return exitFailed
+}
+
+// errSilent ends a command with exit code 1 when it has said why itself.
+var errSilent = errors.New("failed")
+
+// usageError is a command line that cannot be understood.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error {
+	return usageError{fmt.Errorf(format, args...)}
+}
+
+// report writes an error in one line, and what to do about it in another.
+func report(w io.Writer, err error, hint string) {
+	text := err.Error()
+	if s, ok := status.FromError(err); ok && s.Code() != codes.OK {
+		text = s.Message()
+	}
+	fmt.Fprintf(w, "drover: %s\n", strings.ReplaceAll(text, "\n", "; "))
+	if hint != "" {
+		fmt.Fprintf(w, "hint: %s\n", hint)
+	}
+}
+
+// hint says what to do about an error that users meet often.
+func hint(err error) string {
+	switch status.Code(err) {
+	case codes.Unavailable:
+		return "is a coordinator running? `drover up` starts one; --endpoint names another"
+	case codes.DeadlineExceeded:
+		return "the coordinator did not answer in time; `drover nodes` shows the cluster"
+	default:
+		return ""
+	}
+}

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+// globals is what all commands share.
+type globals struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// defaultEndpoint is where `drover up` listens, unless the port is taken.
+const defaultEndpoint = "127.0.0.1:7070"
+
+func newRoot(g *globals) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "drover",
+		Short: "Serve mixture-of-experts models from a pool of machines",
+		Long: `Drover serves mixture-of-experts models from a pool of machines. A coordinator runs
+attention, the KV cache and the gate; expert nodes hold slices of the experts.
+
+Exit codes: 0 done, 1 a check failed or the input was refused, 2 wrong usage,
+130 interrupted.`,
+		Example: `  drover up                                  a whole cluster on this machine
+  drover run "Tell me a story about a fox."  ask it
+  drover nodes                               look at it`,
+		SilenceErrors: true, SilenceUsage: true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Args:              cobra.NoArgs,
+		RunE:              func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	root.SetIn(g.in)
+	root.SetOut(g.out)
+	root.SetErr(g.err)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(newUpCommand(g), newCoordinatorCommand(g), newExpertNodeCommand(g),
+		newRunCommand(g), newChatCommand(g), newVerifyCommand(g), newEvalCommand(g),
+		newBenchCommand(g), newNodesCommand(g), newPlacementCommand(g), newInspectCommand(g),
+		newVersionCommand(g))
+	return root
+}
+
+// noArgs refuses arguments as wrong usage.
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("unexpected argument %q", args[0])
+	}
+	return nil
+}
+
+// endpointFlag adds --endpoint, whose default comes from DROVER_ENDPOINT.
+func endpointFlag(c *cobra.Command, endpoint *string) {
+	c.Flags().StringVar(endpoint, "endpoint", "",
+		"coordinator's gRPC address (default $DROVER_ENDPOINT, then "+defaultEndpoint+")")
+}
+
+// orDefaultEndpoint fills in an endpoint that was not given.
+func orDefaultEndpoint(endpoint string) string {
+	if endpoint != "" {
+		return endpoint
+	}
+	if e := os.Getenv("DROVER_ENDPOINT"); e != "" {
+		return e
+	}
+	return defaultEndpoint
+}
