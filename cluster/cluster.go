@@ -1,0 +1,93 @@
+// Package cluster keeps the processes of one cluster agreed on who is there and which
+// node holds which replica.
+//
+// Etcd is the authority: nodes register in it under leases, one elected planner writes
+// the placement. Memberlist spreads hints, which never decide anything. What a
+// coordinator knows is one immutable placement.View.
+//
+// The keys lie under /drover/<cluster>/:
+//
+//	nodes/<id>                  under the node's lease: how to reach it, what it computes
+//	ready/<id>                  under the node's lease: the revision it has loaded
+//	placement/<model>/plan      the committed plan
+//	placement/<model>/intent    the plan to come, or the committed one
+//	placement/<model>/planner   under its lease: the elected planner
+//	history/<model>/<revision>  the last committed plans
+//
+// The rules that several files rely on:
+//
+//	C1  Add, verify, switch, drop. A plan is an intent first. Nodes load what it adds and
+//	    say so in ready; only when all nodes of the intent have, it is committed; only
+//	    then nodes drop what they no longer hold.
+//	C2  One writer. Each write of the planner is conditional on its own election key and
+//	    on the record it replaces, so that a planner that was paused and deposed changes
+//	    nothing.
+//	C3  A revision is used once. Each intent takes a number above all that are known.
+//	C4  Absence of the store changes nothing. The last View stays valid, nodes go on
+//	    serving, and for one lease time after the store's return nobody is taken for lost.
+package cluster
+
+import (
+	"fmt"
+	"time"
+)
+
+const (
+	// DefaultTTL is how long a lease outlives its process.
+	DefaultTTL = 5 * time.Second
+	// LocalTTL is a lease for a cluster on one machine.
+	LocalTTL = 2 * time.Second
+	// minTTL keeps renewals from crowding the store.
+	minTTL = time.Second
+
+	root = "/drover/"
+	// maxNameBytes bounds what becomes part of a key.
+	maxNameBytes = 128
+)
+
+// Scope names what a process takes part in.
+type Scope struct {
+	// Cluster names the cluster; several may share one etcd. Empty means "default".
+	Cluster string
+	// Model is the digest of the model's checkpoint. Nodes of other models are ignored.
+	Model string
+}
+
+func (s *Scope) setDefaults() {
+	if s.Cluster == "" {
+		s.Cluster = "default"
+	}
+}
+
+func (s Scope) validate() error {
+	if err := checkName("cluster", s.Cluster); err != nil {
+		return err
+	}
+	return checkName("model digest", s.Model)
+}
+
+// checkName refuses what cannot be one part of a key.
+func checkName(what, name string) error {
+	if name == "" || len(name) > maxNameBytes {
+		return fmt.Errorf("cluster: %s %q, want 1 to %d bytes", what, name, maxNameBytes)
+	}
+	for _, c := range []byte(name) {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case c == '-', c == '_', c == '.', c == ':', c == '@':
+		default:
+			return fmt.Errorf("cluster: %s %q has %q; use letters, digits and - _ . : @",
+				what, name, c)
+		}
+	}
+	return nil
+}
+
+func (s Scope) prefix() string            { return root + s.Cluster + "/" }
+func (s Scope) nodes() string             { return s.prefix() + "nodes/" }
+func (s Scope) ready() string             { return s.prefix() + "ready/" }
+func (s Scope) plan() string              { return s.prefix() + "placement/" + s.Model + "/plan" }
+func (s Scope) intent() string            { return s.prefix() + "placement/" + s.Model + "/intent" }
+func (s Scope) planner() string           { return s.prefix() + "placement/" + s.Model + "/planner" }
+func (s Scope) history() string           { return s.prefix() + "history/" + s.Model + "/" }
+func (s Scope) historyOf(r uint64) string { return fmt.Sprintf("%s%020d", s.history(), r) }
