@@ -33,7 +33,8 @@ func TestTextIsDecodedTokens(t *testing.T) {
 			t.Errorf("%q: %v; want text %q", text, a, tok.Decode(a.ids, true))
 		}
 		want := append([]int32{c.spec.BOS}, tok.Encode(text)...)
-		if answer, _ := newFake(2048).greedy(want, 40); !slices.Equal(answer[:min(9, len(answer))], a.ids[:min(9, len(answer))]) {
+		answer, _ := newFake(2048).greedy(want, 40)
+		if n := min(9, len(answer)); !slices.Equal(answer[:n], a.ids[:n]) {
 			t.Errorf("%q: the prompt was not %v", text, want)
 		}
 		if int(a.started.PromptTokenCount) != len(want) || int(a.finished.PromptTokenCount) != len(want) {
@@ -80,11 +81,13 @@ func TestEnds(t *testing.T) {
 		count  int
 		reason droverv1.FinishReason
 	}{
-		"max_tokens":        {func(r *genReq) { r.MaxTokens = 1 }, 1, reasonLength},
-		"stop token":        {func(r *genReq) { r.StopTokenIds = []int32{free[3]} }, first(free[3]), reasonStop},
-		"stop token at 0":   {func(r *genReq) { r.StopTokenIds = []int32{free[0]} }, 0, reasonStop},
-		"context":           {func(r *genReq) { r.MaxTokens = 0 }, 64 - len(promptOf(2)), reasonLength},
-		"more than context": {func(r *genReq) { r.MaxTokens = 1000 }, 64 - len(promptOf(2)), reasonLength},
+		"max_tokens": {func(r *genReq) { r.MaxTokens = 1 }, 1, reasonLength},
+		"stop token": {func(r *genReq) { r.StopTokenIds = []int32{free[3]} },
+			first(free[3]), reasonStop},
+		"stop token at 0": {func(r *genReq) { r.StopTokenIds = []int32{free[0]} }, 0, reasonStop},
+		"context":         {func(r *genReq) { r.MaxTokens = 0 }, 64 - len(promptOf(2)), reasonLength},
+		"more than context": {func(r *genReq) { r.MaxTokens = 1000 },
+			64 - len(promptOf(2)), reasonLength},
 		"end token forced by bias": {func(r *genReq) {
 			r.IgnoreEos = false
 			r.Sampling = &droverv1.Sampling{LogitBias: map[int32]float32{2: 100}}
@@ -179,7 +182,9 @@ func TestChatPrompt(t *testing.T) {
 			t.Fatal(err)
 		}
 		decoded := tok.Decode(got, false)
-		for _, want := range []string{`"name": "add", "z": 1, "a": 2`, `"y": 1, "x": 2`, head("ipython") + "3"} {
+		for _, want := range []string{
+			`"name": "add", "z": 1, "a": 2`, `"y": 1, "x": 2`, head("ipython") + "3",
+		} {
 			if !strings.Contains(decoded, want) {
 				t.Errorf("%q is not in %q", want, decoded)
 			}
@@ -206,7 +211,8 @@ func TestTemplateProblems(t *testing.T) {
 		code     codes.Code
 		text     string
 	}{
-		"raised": {`{{ raise_exception('roles must alternate') }}`, codes.InvalidArgument, "roles must alternate"},
+		"raised": {`{{ raise_exception('roles must alternate') }}`,
+			codes.InvalidArgument, "roles must alternate"},
 		"broken": {`{% if %}`, codes.FailedPrecondition, "chat template is not usable"},
 		"none":   {``, codes.FailedPrecondition, "no chat template"},
 		"error":  {`{{ messages.x.y.z }}`, codes.InvalidArgument, "chat: render the chat template"},
@@ -238,7 +244,8 @@ func TestOverGRPC(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	conn, err := grpc.NewClient("passthrough:///buffer", grpc.WithTransportCredentials(insecure.NewCredentials()),
+	conn, err := grpc.NewClient("passthrough:///buffer",
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			return listener.DialContext(ctx)
 		}))

@@ -22,12 +22,13 @@ func TestCacheBlocks(t *testing.T) {
 	}{
 		"all that can be used": {[]model.KVGroup{full}, 160, 1 << 40, []int{40}},
 		"bounded":              {[]model.KVGroup{full}, 1 << 20, 16 * 100 * 9, []int{9}},
-		"window only":          {[]model.KVGroup{full, window}, 1 << 20, 16 * (100*1000 + 300*28), []int{1000, 28}},
-		"less than windows":    {[]model.KVGroup{full, window}, 1 << 20, 16*400*5 + 1, []int{5, 5}},
-		"not one block":        {[]model.KVGroup{full}, 160, 1599, nil},
-		"no groups":            {nil, 160, 1 << 20, nil},
-		"bad rows":             {[]model.KVGroup{{}}, 160, 1 << 20, nil},
-		"no context":           {[]model.KVGroup{full}, 0, 1 << 20, nil},
+		"window only": {[]model.KVGroup{full, window}, 1 << 20,
+			16 * (100*1000 + 300*28), []int{1000, 28}},
+		"less than windows": {[]model.KVGroup{full, window}, 1 << 20, 16*400*5 + 1, []int{5, 5}},
+		"not one block":     {[]model.KVGroup{full}, 160, 1599, nil},
+		"no groups":         {nil, 160, 1 << 20, nil},
+		"bad rows":          {[]model.KVGroup{{}}, 160, 1 << 20, nil},
+		"no context":        {[]model.KVGroup{full}, 0, 1 << 20, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := cacheBlocks(model.Spec{KV: tc.groups, MaxTokens: tc.tokens}, o, tc.bytes)
@@ -44,8 +45,9 @@ func TestReadDefaults(t *testing.T) {
 		want Defaults
 		ok   bool
 	}{
-		"greedy":     {`{"do_sample": false, "temperature": 0.6}`, Defaults{TopP: 1}, true},
-		"sampled":    {`{"do_sample": true, "temperature": 0.6, "top_p": 0.9, "top_k": 40}`, Defaults{Temperature: 0.6, TopP: 0.9, TopK: 40}, true},
+		"greedy": {`{"do_sample": false, "temperature": 0.6}`, Defaults{TopP: 1}, true},
+		"sampled": {`{"do_sample": true, "temperature": 0.6, "top_p": 0.9, "top_k": 40}`,
+			Defaults{Temperature: 0.6, TopP: 0.9, TopK: 40}, true},
 		"bare":       {`{"do_sample": true}`, Defaults{Temperature: 1, TopP: 1}, true},
 		"bad range":  {`{"do_sample": true, "top_p": 7}`, Defaults{}, false},
 		"bad type":   {`{"do_sample": true, "top_k": "x"}`, Defaults{}, false},
@@ -74,7 +76,7 @@ func TestOptionsAreChecked(t *testing.T) {
 		"negative cache":    {Name: "x", KVBytes: -1},
 		"tiny cache":        {Name: "x", KVBytes: 1},
 		"negative queue":    {Name: "x", MaxWaiting: -1},
-		"negative blocks":   {Name: "x", BlockTokens: -1},
+		"negative prefill":  {Name: "x", MaxPrefillTokens: -1},
 		"batch too small":   {Name: "x", MaxSequences: 8, MaxBatchTokens: 4},
 		"unread too large":  {Name: "x", MaxUnreadTokens: 1 << 20},
 		"bad default top-p": {Name: "x", Defaults: Defaults{TopP: 2}},
@@ -92,10 +94,10 @@ func TestOptionsAreChecked(t *testing.T) {
 // TestSmallCacheShortensTheContext checks that the context told is the one that fits.
 func TestSmallCacheShortensTheContext(t *testing.T) {
 	o := small
-	o.KVBytes = 12 * 4 * 3 // three blocks of four positions in each group
+	o.KVBytes = 12 * blockTokens * 3 // three blocks in each group
 	c := start(t, newFake(32), nil, o)
 	a := generate(t.Context(), c, tokensRequest([]int32{3}, 0))
-	if c.context != 12 || a.err != nil || len(a.ids) > 11 {
+	if c.context != 48 || a.err != nil || len(a.ids) > 47 {
 		t.Errorf("context %d, %v", c.context, a)
 	}
 }

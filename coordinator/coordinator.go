@@ -138,6 +138,9 @@ func build(m model.Model, tok *tokenizer.Tokenizer, opts Options) (*Coordinator,
 }
 
 const (
+	// blockTokens is the number of positions in a KV block. Attention sums block by block,
+	// so another number means other bytes: it is no option (P2).
+	blockTokens = 16
 	// maxScoreBytes bounds the logits of a step of one scored sequence.
 	maxScoreBytes = 16 << 20
 	// maxScores bounds the scored sequences that run and wait.
@@ -146,7 +149,7 @@ const (
 
 func schedulerOptions(spec model.Spec, o Options) scheduler.Options {
 	return scheduler.Options{
-		BlockTokens:      o.BlockTokens,
+		BlockTokens:      blockTokens,
 		MaxSequences:     o.MaxSequences,
 		MaxWaiting:       o.MaxWaiting,
 		MaxBatchTokens:   o.MaxBatchTokens,

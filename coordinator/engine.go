@@ -134,7 +134,9 @@ func (e *engine) step(ctx context.Context, b *scheduler.Batch) {
 
 // compute runs the model and puts the results into the outboxes. A panic comes back as
 // an error.
-func (e *engine) compute(ctx context.Context, b *scheduler.Batch) (forward time.Duration, err error) {
+func (e *engine) compute(
+	ctx context.Context, b *scheduler.Batch,
+) (forward time.Duration, err error) {
 	start := time.Now()
 	defer func() {
 		if v := recover(); v != nil {

@@ -25,7 +25,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // small makes steps and cache so small that 64 requests get in each other's way.
-var small = Options{KVBytes: 40 * 12 * 4, BlockTokens: 4, MaxSequences: 16, MaxBatchTokens: 24,
+var small = Options{KVBytes: 10 * 12 * blockTokens, MaxSequences: 16, MaxBatchTokens: 24,
 	MaxPrefillTokens: 5}
 
 func TestManyClientsGetTheSameAnswersAsAlone(t *testing.T) {
@@ -150,10 +150,11 @@ func TestEngineSurvives(t *testing.T) {
 		code codes.Code
 		text string
 	}{
-		"error":       {func() error { return errors.New("odd") }, codes.Internal, "odd"},
-		"unavailable": {func() error { return fmt.Errorf("layer 3: %w", moe.ErrUnavailable) }, codes.Unavailable, "layer 3"},
-		"deadline":    {func() error { return context.DeadlineExceeded }, codes.Unavailable, "deadline"},
-		"panic":       {func() error { panic("secret") }, codes.Internal, "internal error"},
+		"error": {func() error { return errors.New("odd") }, codes.Internal, "odd"},
+		"unavailable": {func() error { return fmt.Errorf("layer 3: %w", moe.ErrUnavailable) },
+			codes.Unavailable, "layer 3"},
+		"deadline": {func() error { return context.DeadlineExceeded }, codes.Unavailable, "deadline"},
+		"panic":    {func() error { panic("secret") }, codes.Internal, "internal error"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -195,10 +196,10 @@ func TestEngineSurvives(t *testing.T) {
 }
 
 func TestNonFiniteLogits(t *testing.T) {
-	for name, bad := range map[string]float32{"NaN": float32(math.NaN()), "infinite": float32(math.Inf(-1))} {
+	for name, bad := range map[string]float64{"NaN": math.NaN(), "infinite": math.Inf(-1)} {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(32)
-			f.after = func(b *model.Batch) { b.Logits.Data[5] = bad }
+			f.after = func(b *model.Batch) { b.Logits.Data[5] = float32(bad) }
 			a := generate(t.Context(), start(t, f, nil, small), tokensRequest([]int32{3, 4, 5}, 4))
 			want := "non-finite logits at position 2: token 5"
 			if status.Code(a.err) != codes.Internal || !strings.Contains(a.err.Error(), want) {
@@ -271,7 +272,8 @@ func TestFullQueueIsRefused(t *testing.T) {
 			})
 		}
 		synctest.Wait()
-		if a := generate(t.Context(), c, tokensRequest(promptOf(1), 1)); status.Code(a.err) != codes.ResourceExhausted {
+		a := generate(t.Context(), c, tokensRequest(promptOf(1), 1))
+		if status.Code(a.err) != codes.ResourceExhausted {
 			t.Errorf("sixth request: %v", a)
 		}
 		wg.Wait()

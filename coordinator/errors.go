@@ -35,7 +35,7 @@ type preconditionError struct{ problem string }
 func (e *preconditionError) Error() string { return e.problem }
 
 // errScoreForbidden refuses Score.
-var errScoreForbidden = errors.New("score is not allowed here; start the coordinator with it enabled")
+var errScoreForbidden = errors.New("score is not allowed here; enable it on the coordinator")
 
 // logitsError is a row of logits that no token can be chosen from.
 type logitsError struct {
@@ -74,7 +74,8 @@ func toStatus(err error) error {
 	case errors.Is(err, errScoreForbidden):
 		return status.Error(codes.PermissionDenied, err.Error())
 	case errors.Is(err, scheduler.ErrFull):
-		return status.Error(codes.ResourceExhausted, "too many requests are running and waiting; retry later")
+		return status.Error(codes.ResourceExhausted,
+			"too many requests are running and waiting; retry later")
 	case errors.Is(err, moe.ErrUnavailable), errors.Is(err, errStepStopped), errors.Is(err, ErrClosed):
 		return status.Error(codes.Unavailable, err.Error())
 	case errors.Is(err, context.Canceled):

@@ -28,12 +28,15 @@ type fakeModel struct {
 	logits      []float32
 }
 
+// fakeChunk makes chunks begin inside of blocks.
+const fakeChunk = 24
+
 func newFake(vocabulary int) *fakeModel {
 	return &fakeModel{spec: model.Spec{
 		Architecture: "fake", Vocabulary: vocabulary, Layers: 2, MaxTokens: 64, BOS: 1,
 		EOS: []int32{2},
 		MoE: moe.Spec{Layers: []int{0, 1}, Experts: 8, TopK: 2},
-		KV:  []model.KVGroup{{Layers: []int{0}, RowBytes: 4}, {Layers: []int{1}, Chunk: 8, RowBytes: 8}},
+		KV:  []model.KVGroup{{Layers: []int{0}, RowBytes: 4}, {Layers: []int{1}, Chunk: fakeChunk, RowBytes: 8}},
 	}}
 }
 
@@ -74,7 +77,8 @@ func (f *fakeModel) Forward(ctx context.Context, _ *model.Cache, b *model.Batch)
 			if i < s.Count-s.Logits {
 				continue
 			}
-			f.logits = append(f.logits, f.row(f.history(s.Tables[0], 0, 0, p), f.history(s.Tables[1], 1, p-p%8, p))...)
+			all, chunk := f.history(s.Tables[0], 0, 0, p), f.history(s.Tables[1], 1, p-p%fakeChunk, p)
+			f.logits = append(f.logits, f.row(all, chunk)...)
 			rows++
 		}
 		at += s.Count
@@ -98,7 +102,8 @@ func fakeExperts(tokens []int32, layer int) (experts []int32, weights []float32)
 func (f *fakeModel) history(table []int32, group, first, last int) uint64 {
 	h := uint64(14695981039346656037)
 	for p := first; p <= last; p++ {
-		h = (h ^ uint64(f.kv[group][int(table[p/f.blockTokens])*f.blockTokens+p%f.blockTokens])) * 1099511628211
+		at := int(table[p/f.blockTokens])*f.blockTokens + p%f.blockTokens
+		h = (h ^ uint64(f.kv[group][at])) * 1099511628211
 	}
 	return h
 }
@@ -121,7 +126,7 @@ func (f *fakeModel) want(tokens []int32) []float32 {
 		return h
 	}
 	last := len(tokens) - 1
-	return f.row(hash(tokens), hash(tokens[last-last%8:]))
+	return f.row(hash(tokens), hash(tokens[last-last%fakeChunk:]))
 }
 
 // greedy is the answer of up to n tokens without the engine, and whether it ended by EOS.
@@ -139,7 +144,7 @@ func (f *fakeModel) greedy(prompt []int32, n int) (answer []int32, eos bool) {
 }
 
 // start makes a coordinator that closes with the test.
-func start(t testing.TB, f *fakeModel, tok *tokenizer.Tokenizer, o Options) *Coordinator {
+func start(t testing.TB, f model.Model, tok *tokenizer.Tokenizer, o Options) *Coordinator {
 	t.Helper()
 	if o.Name == "" {
 		o.Name = "fake"

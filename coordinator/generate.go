@@ -119,7 +119,8 @@ func (c *Coordinator) newGeneration(
 			g.seen[id] = 0
 		}
 	}
-	return c.newRequest(request{prompt: prompt, limit: len(prompt) + g.maxTokens - 1, generation: g}), nil
+	limit := len(prompt) + g.maxTokens - 1 // the last token is not fed any more
+	return c.newRequest(request{prompt: prompt, limit: limit, generation: g}), nil
 }
 
 func (c *Coordinator) newRequest(r request) *request {

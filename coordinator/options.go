@@ -18,8 +18,6 @@ type Options struct {
 	// KVBytes bounds the KV cache. A small cache preempts often and shortens the
 	// context. Zero means 1 GiB; no more is taken than MaxSequences can use.
 	KVBytes int64
-	// BlockTokens is the number of positions in a KV block. Zero means 16.
-	BlockTokens int
 	// MaxSequences bounds the sequences that run at once. Zero means 64.
 	MaxSequences int
 	// MaxWaiting bounds the sequences that wait; one more is refused with
@@ -75,9 +73,6 @@ func (o *Options) setDefaults() {
 	if o.KVBytes == 0 {
 		o.KVBytes = 1 << 30
 	}
-	if o.BlockTokens == 0 {
-		o.BlockTokens = 16
-	}
 	if o.MaxSequences == 0 {
 		o.MaxSequences = 64
 	}
@@ -105,12 +100,11 @@ func (o *Options) validate() error {
 		return fmt.Errorf("coordinator: KVBytes is %d", o.KVBytes)
 	case o.MaxUnreadTokens < 1 || o.MaxUnreadTokens > 4096: // more may burst a gRPC message
 		return fmt.Errorf("coordinator: MaxUnreadTokens is %d, want 1 to 4096", o.MaxUnreadTokens)
-	case o.BlockTokens < 1 || o.MaxSequences < 1 || o.MaxPrefillTokens < 1:
-		return fmt.Errorf("coordinator: BlockTokens %d, MaxSequences %d, MaxPrefillTokens %d: "+
-			"want at least 1", o.BlockTokens, o.MaxSequences, o.MaxPrefillTokens)
-	case o.BlockTokens > 1<<20 || o.MaxSequences > 1<<20 || o.MaxPrefillTokens > 1<<30:
-		return fmt.Errorf("coordinator: BlockTokens %d, MaxSequences %d, MaxPrefillTokens %d: "+
-			"too large", o.BlockTokens, o.MaxSequences, o.MaxPrefillTokens)
+	case o.MaxSequences < 1 || o.MaxSequences > 1<<20:
+		return fmt.Errorf("coordinator: MaxSequences is %d, want 1 to %d", o.MaxSequences, 1<<20)
+	case o.MaxPrefillTokens < 1 || o.MaxPrefillTokens > 1<<30:
+		return fmt.Errorf("coordinator: MaxPrefillTokens is %d, want 1 to %d",
+			o.MaxPrefillTokens, 1<<30)
 	}
 	return o.Defaults.validate()
 }

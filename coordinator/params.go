@@ -18,7 +18,9 @@ const (
 
 // newParams joins a request's sampling parameters with the defaults and checks them.
 // pick returns the seed of a request without one.
-func newParams(s *droverv1.Sampling, d Defaults, vocabulary int, pick func() uint64) (params, error) {
+func newParams(
+	s *droverv1.Sampling, d Defaults, vocabulary int, pick func() uint64,
+) (params, error) {
 	p := params{
 		temperature: d.Temperature,
 		topK:        d.TopK,

@@ -126,17 +126,18 @@ func TestScoreIsBounded(t *testing.T) {
 func TestScoreRefuses(t *testing.T) {
 	allowed, forbidden := small, small
 	allowed.AllowScore = true
+	const invalid = codes.InvalidArgument
 	for name, tc := range map[string]struct {
 		opts Options
 		req  *droverv1.ScoreRequest
 		code codes.Code
 	}{
 		"not allowed": {forbidden, &droverv1.ScoreRequest{TokenIds: []int32{1}}, codes.PermissionDenied},
-		"empty":       {allowed, &droverv1.ScoreRequest{}, codes.InvalidArgument},
-		"too long":    {allowed, &droverv1.ScoreRequest{TokenIds: make([]int32, 65)}, codes.InvalidArgument},
-		"vocabulary":  {allowed, &droverv1.ScoreRequest{TokenIds: []int32{32}}, codes.InvalidArgument},
-		"negative":    {allowed, &droverv1.ScoreRequest{TokenIds: []int32{-1}}, codes.InvalidArgument},
-		"model":       {allowed, &droverv1.ScoreRequest{Model: "x", TokenIds: []int32{1}}, codes.InvalidArgument},
+		"empty":       {allowed, &droverv1.ScoreRequest{}, invalid},
+		"too long":    {allowed, &droverv1.ScoreRequest{TokenIds: make([]int32, 65)}, invalid},
+		"vocabulary":  {allowed, &droverv1.ScoreRequest{TokenIds: []int32{32}}, invalid},
+		"negative":    {allowed, &droverv1.ScoreRequest{TokenIds: []int32{-1}}, invalid},
+		"model":       {allowed, &droverv1.ScoreRequest{Model: "x", TokenIds: []int32{1}}, invalid},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := start(t, newFake(32), nil, tc.opts)

@@ -62,6 +62,9 @@ func TestRequestsAreChecked(t *testing.T) {
 	}
 	user := &message{Role: "user", Content: "hi"}
 	image := &droverv1.ContentPart{Kind: &droverv1.ContentPart_Image{Image: []byte{1}}}
+	parts := func(p *droverv1.ContentPart) *genReq {
+		return sayRequest(&message{Role: "user", Parts: []*droverv1.ContentPart{p}})
+	}
 	call := func(name, arguments string) *message {
 		return &message{Role: "assistant", ToolCalls: []*droverv1.ToolCall{
 			{Name: "ok"}, {Name: name, ArgumentsJson: arguments}}}
@@ -103,13 +106,15 @@ func TestRequestsAreChecked(t *testing.T) {
 			with(func(r *genReq) { r.StopTokenIds = make([]int32, maxStopTokens+1) })},
 		"top_logprobs": {with(func(r *genReq) { r.TopLogprobs = proto.Uint32(21) })},
 
-		"chat.messages":                  {chatRequest(nil), sayRequest()},
-		"chat.messages[1].role":          {sayRequest(user, &message{Content: "x"}), sayRequest(user, &message{Role: "\xff"})},
-		"chat.messages[0].content":       {sayRequest(&message{Role: "user", Content: "\xff"})},
-		"chat.messages[0].name":          {sayRequest(&message{Role: "user", Name: "\xff"})},
-		"chat.messages[0].tool_call_id":  {sayRequest(&message{Role: "tool", ToolCallId: "\xff"})},
-		"chat.messages[0].parts[0]":      {sayRequest(&message{Role: "user", Parts: []*droverv1.ContentPart{{}}})},
-		"chat.messages[0].parts[0].text": {sayRequest(&message{Role: "user", Parts: []*droverv1.ContentPart{{Kind: &droverv1.ContentPart_Text{Text: "\xff"}}}})},
+		"chat.messages": {chatRequest(nil), sayRequest()},
+		"chat.messages[1].role": {sayRequest(user, &message{Content: "x"}),
+			sayRequest(user, &message{Role: "\xff"})},
+		"chat.messages[0].content":      {sayRequest(&message{Role: "user", Content: "\xff"})},
+		"chat.messages[0].name":         {sayRequest(&message{Role: "user", Name: "\xff"})},
+		"chat.messages[0].tool_call_id": {sayRequest(&message{Role: "tool", ToolCallId: "\xff"})},
+		"chat.messages[0].parts[0]":     {parts(&droverv1.ContentPart{})},
+		"chat.messages[0].parts[0].text": {parts(
+			&droverv1.ContentPart{Kind: &droverv1.ContentPart_Text{Text: "\xff"}})},
 		"chat.messages[1].parts[0].image": {sayRequest(user, &message{Role: "user",
 			Parts: []*droverv1.ContentPart{image}})},
 		"chat.messages[0].tool_calls[1].name": {sayRequest(call("", ""))},
@@ -169,7 +174,8 @@ func TestWithoutTokenizer(t *testing.T) {
 		"stop": with(func(r *genReq) { r.Stop = []string{"x"} }),
 	} {
 		a := generate(t.Context(), c, r)
-		if status.Code(a.err) != codes.FailedPrecondition || !strings.Contains(a.err.Error(), "no tokenizer") {
+		if status.Code(a.err) != codes.FailedPrecondition ||
+			!strings.Contains(a.err.Error(), "no tokenizer") {
 			t.Errorf("%s: got %v", name, a.err)
 		}
 	}

@@ -27,8 +27,8 @@ func (p *pool) peak(tokens int) int {
 		return all
 	}
 	window := (min(p.chunk, tokens)-1)/p.blockTokens + 1
-	if p.chunk%p.blockTokens != 0 {
-		window++ // a chunk may begin inside a block
+	if p.chunk%p.blockTokens != 0 && p.blockTokens%p.chunk != 0 {
+		window++ // a chunk may begin inside a block and end in another
 	}
 	return min(all, window)
 }
