@@ -201,6 +201,7 @@ func (st *stream) receive() error {
 		switch {
 		case f.request.Kind == wire.KindDispatch:
 			if err := st.accept(f, corrupt); err != nil {
+				f.request.Release()
 				return err
 			}
 			f = st.server.newFrame()
