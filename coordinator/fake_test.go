@@ -36,7 +36,8 @@ func newFake(vocabulary int) *fakeModel {
 		Architecture: "fake", Vocabulary: vocabulary, Layers: 2, MaxTokens: 64, BOS: 1,
 		EOS: []int32{2},
 		MoE: moe.Spec{Layers: []int{0, 1}, Experts: 8, TopK: 2},
-		KV:  []model.KVGroup{{Layers: []int{0}, RowBytes: 4}, {Layers: []int{1}, Chunk: fakeChunk, RowBytes: 8}},
+		KV: []model.KVGroup{{Layers: []int{0}, RowBytes: 4},
+			{Layers: []int{1}, Chunk: fakeChunk, RowBytes: 8}},
 	}}
 }
 

@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"maps"
 	"math"
 	"strings"
 	"testing"
@@ -54,23 +55,31 @@ func loadTokenizer(t testing.TB) *tokenizer.Tokenizer {
 
 // TestRequestsAreChecked says for every field what is refused, and that the error names it.
 func TestRequestsAreChecked(t *testing.T) {
+	c := start(t, newFake(2048), loadTokenizer(t), Options{Name: "tiny"})
+	refused := badRequests()
+	maps.Copy(refused, badChats())
+	for field, requests := range refused {
+		t.Run(field, func(t *testing.T) {
+			for i, r := range requests {
+				a := generate(t.Context(), c, r)
+				text := status.Convert(a.err).Message()
+				if status.Code(a.err) != codes.InvalidArgument || !strings.HasPrefix(text, field+": ") {
+					t.Errorf("request %d: got %v, want INVALID_ARGUMENT for %s", i, a, field)
+				}
+			}
+		})
+	}
+}
+
+// badRequests are requests to refuse, by the field that is wrong.
+func badRequests() map[string][]*genReq {
 	nan := float32(math.NaN())
 	long := strings.Repeat("x", maxStopBytes+1)
 	manyBiases := map[int32]float32{}
 	for i := range int32(maxBiases + 1) {
 		manyBiases[i] = 1
 	}
-	user := &message{Role: "user", Content: "hi"}
-	image := &droverv1.ContentPart{Kind: &droverv1.ContentPart_Image{Image: []byte{1}}}
-	parts := func(p *droverv1.ContentPart) *genReq {
-		return sayRequest(&message{Role: "user", Parts: []*droverv1.ContentPart{p}})
-	}
-	call := func(name, arguments string) *message {
-		return &message{Role: "assistant", ToolCalls: []*droverv1.ToolCall{
-			{Name: "ok"}, {Name: name, ArgumentsJson: arguments}}}
-	}
-	c := start(t, newFake(2048), loadTokenizer(t), Options{Name: "tiny"})
-	for field, requests := range map[string][]*genReq{
+	return map[string][]*genReq{
 		"model":  {with(func(r *genReq) { r.Model = "other" })},
 		"prompt": {{}, tokensRequest(make([]int32, 64), 1), textRequest(strings.Repeat("a b ", 100))},
 		"text":   {textRequest(""), textRequest("a\xff")},
@@ -105,7 +114,21 @@ func TestRequestsAreChecked(t *testing.T) {
 			with(func(r *genReq) { r.StopTokenIds = []int32{-1} }),
 			with(func(r *genReq) { r.StopTokenIds = make([]int32, maxStopTokens+1) })},
 		"top_logprobs": {with(func(r *genReq) { r.TopLogprobs = proto.Uint32(21) })},
+	}
+}
 
+// badChats are conversations to refuse, by the field that is wrong.
+func badChats() map[string][]*genReq {
+	user := &message{Role: "user", Content: "hi"}
+	image := &droverv1.ContentPart{Kind: &droverv1.ContentPart_Image{Image: []byte{1}}}
+	parts := func(p *droverv1.ContentPart) *genReq {
+		return sayRequest(&message{Role: "user", Parts: []*droverv1.ContentPart{p}})
+	}
+	call := func(name, arguments string) *message {
+		return &message{Role: "assistant", ToolCalls: []*droverv1.ToolCall{
+			{Name: "ok"}, {Name: name, ArgumentsJson: arguments}}}
+	}
+	return map[string][]*genReq{
 		"chat.messages": {chatRequest(nil), sayRequest()},
 		"chat.messages[1].role": {sayRequest(user, &message{Content: "x"}),
 			sayRequest(user, &message{Role: "\xff"})},
@@ -127,16 +150,6 @@ func TestRequestsAreChecked(t *testing.T) {
 			chatRequest(&droverv1.Chat{Messages: []*message{user}, TemplateVariablesJson: "x"}),
 			chatRequest(&droverv1.Chat{Messages: []*message{user}, TemplateVariablesJson: `"x"`}),
 			chatRequest(&droverv1.Chat{Messages: []*message{user}, TemplateVariablesJson: `{"tools":1}`})},
-	} {
-		t.Run(field, func(t *testing.T) {
-			for i, r := range requests {
-				a := generate(t.Context(), c, r)
-				text := status.Convert(a.err).Message()
-				if status.Code(a.err) != codes.InvalidArgument || !strings.HasPrefix(text, field+": ") {
-					t.Errorf("request %d: got %v, want INVALID_ARGUMENT for %s", i, a, field)
-				}
-			}
-		})
 	}
 }
 

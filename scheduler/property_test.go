@@ -21,7 +21,7 @@ type life struct {
 // budget holds, and in the end that every sequence finishes (S1).
 func TestProperties(t *testing.T) { rapid.Check(t, checkProperties) }
 
-func checkProperties(t *rapid.T) {
+func drawOptions(t *rapid.T) Options {
 	o := Options{
 		BlockTokens:      rapid.IntRange(1, 4).Draw(t, "block"),
 		MaxSequences:     rapid.IntRange(1, 5).Draw(t, "sequences"),
@@ -36,6 +36,11 @@ func checkProperties(t *rapid.T) {
 			Chunk:  rapid.IntRange(0, 6).Draw(t, "chunk"),
 		})
 	}
+	return o
+}
+
+func checkProperties(t *rapid.T) {
+	o := drawOptions(t)
 	s, err := New(o)
 	if err != nil {
 		t.Fatal(err)
