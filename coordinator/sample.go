@@ -164,13 +164,15 @@ func keep(logits []float64, best float64, p *params, top []candidate) []candidat
 	for _, l := range logits {
 		total += weight(l, best, p.temperature)
 	}
-	for n := 64; ; n *= 8 { // few candidates nearly always suffice
-		n = min(n, len(logits))
+	for _, n := range [...]int{64, 1024} { // few candidates nearly always suffice
 		top = bestOf(logits, n, top)
-		if m, enough := nucleus(top, best, p, p.topP*total); enough || n == len(logits) {
+		if m, enough := nucleus(top, best, p, p.topP*total); enough {
 			return top[:m]
 		}
 	}
+	top = bestOf(logits, len(logits), top)
+	n, _ := nucleus(top, best, p, p.topP*total)
+	return top[:n]
 }
 
 // nucleus is the number of leading candidates that pass min-p and of which top-p needs no
@@ -217,8 +219,9 @@ func bestOf[F float32 | float64](logits []F, n int, top []candidate) []candidate
 		c := candidate{token: int32(i), logit: float64(l)}
 		switch {
 		case len(top) < n:
-			top = append(top, c)
-			siftUp(top)
+			if top = append(top, c); n < len(logits) { // else all are only sorted
+				siftUp(top)
+			}
 		case n > 0 && better(c, top[0]) < 0:
 			top[0] = c
 			siftDown(top)
