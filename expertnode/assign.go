@@ -137,7 +137,8 @@ func (h *Host) load(ctx context.Context, missing []Replica) error {
 	count := 0
 	for l := range done {
 		if l.err != nil {
-			cancel(fmt.Errorf("load layer %d expert %d: %w", l.replica.Layer, l.replica.Expert, l.err))
+			r := l.replica
+			cancel(fmt.Errorf("load layer %d expert %d: %w", r.Layer, r.Expert, l.err))
 			continue
 		}
 		fresh[l.replica] = l.expert

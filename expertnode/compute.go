@@ -21,7 +21,8 @@ func (s *Server) checkShape(d *wire.Dispatch, rowBytes int) error {
 	case rowBytes > s.opts.MaxFrameBytes:
 		return fmt.Errorf("%d bytes of rows, the limit is %d", rowBytes, s.opts.MaxFrameBytes)
 	case d.RowCount == 0 || uint64(d.RowCount)*uint64(size) != uint64(rowBytes):
-		return fmt.Errorf("%d rows of %d bytes are claimed, %d bytes came", d.RowCount, size, rowBytes)
+		return fmt.Errorf("%d rows of %d bytes are claimed, %d bytes came",
+			d.RowCount, size, rowBytes)
 	case len(d.ExpertIDs) != len(d.ExpertRowCounts):
 		return fmt.Errorf("%d experts with %d row counts", len(d.ExpertIDs), len(d.ExpertRowCounts))
 	}

@@ -82,7 +82,8 @@ func TestHostComputesWhatItHolds(t *testing.T) {
 	ctx := context.Background()
 	b := batch(2, 5)
 	err := h.Forward(ctx, b, nil)
-	if !errors.Is(err, expertnode.ErrNotHeld) || !strings.Contains(err.Error(), "layer 1 expert 2") {
+	if !errors.Is(err, expertnode.ErrNotHeld) ||
+		!strings.Contains(err.Error(), "layer 1 expert 2") {
 		t.Errorf("Forward on an empty host = %v, want ErrNotHeld for layer 1 expert 2", err)
 	}
 	if err := h.Assign(ctx, []expertnode.Replica{{1, 5}, {1, 2}, {1, 5}}); err != nil {
@@ -120,7 +121,8 @@ func TestHostAssignAndDrop(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := src.loads.Load(); got != 16 || h.Count() != 16 {
-		t.Errorf("%d loads, %d held, want 16 of each: what is held is not loaded again", got, h.Count())
+		t.Errorf("%d loads, %d held, want 16 of each: what is held is not loaded again",
+			got, h.Count())
 	}
 	if got, want := h.Bytes(), 16*testSpec.ReplicaBytes; got != want {
 		t.Errorf("Bytes() = %d, want %d", got, want)
@@ -144,8 +146,8 @@ func TestHostRefuses(t *testing.T) {
 		"layer without experts": {expertnode.Replica{Layer: 2}, 0, "no MoE layer 2"},
 		"expert out of range":   {expertnode.Replica{Layer: 1, Expert: 8}, 0, "has 8 experts"},
 		"negative expert":       {expertnode.Replica{Layer: 1, Expert: -1}, 0, "has 8 experts"},
-		"no room":               {expertnode.Replica{Layer: 1, Expert: 1}, 10, "the capacity is 10"},
-		"broken weights":        {expertnode.Replica{Layer: 3, Expert: 4}, 0, "layer 3 expert 4: weights"},
+		"no room":               {expertnode.Replica{Layer: 1, Expert: 1}, 10, "capacity is 10"},
+		"broken weights":        {expertnode.Replica{Layer: 3, Expert: 4}, 0, "expert 4: weights"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			src := &source{spec: testSpec, fail: func(layer, expert int) error {

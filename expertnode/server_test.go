@@ -250,7 +250,8 @@ func TestHelloMismatch(t *testing.T) {
 		"class":  {func(h *wire.Hello) { h.KernelClass = "odd" }, []string{"odd", "fma32-bf16"}},
 		"hidden": {func(h *wire.Hello) { h.HiddenSize = 31 }, []string{"31", "32"}},
 		"dtype":  {func(h *wire.Hello) { h.DTypes = []wire.DType{2} }, []string{"float32", "bf16"}},
-		"frame":  {func(h *wire.Hello) { h.MaxFrameBytes = 2 << 20 }, []string{"2097152", "1048576"}},
+		"frame": {func(h *wire.Hello) { h.MaxFrameBytes = 2 << 20 },
+			[]string{"2097152", "1048576"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			hello := goodHello()
@@ -278,8 +279,12 @@ func TestBadShapes(t *testing.T) {
 		"descending experts":    func(r *wire.Request) { r.Dispatch.ExpertIDs = []uint32{3, 1} },
 		"expert twice":          func(r *wire.Request) { r.Dispatch.ExpertIDs = []uint32{3, 3} },
 		"expert out of range":   func(r *wire.Request) { r.Dispatch.ExpertIDs = []uint32{3, 8} },
-		"count of zero":         func(r *wire.Request) { r.Dispatch.ExpertRowCounts = []uint32{2, 0} },
-		"counts overflow":       func(r *wire.Request) { r.Dispatch.ExpertRowCounts = []uint32{1<<32 - 1, 3} },
+		"count of zero": func(r *wire.Request) {
+			r.Dispatch.ExpertRowCounts = []uint32{2, 0}
+		},
+		"counts overflow": func(r *wire.Request) {
+			r.Dispatch.ExpertRowCounts = []uint32{1<<32 - 1, 3}
+		},
 		"frame too large": func(r *wire.Request) {
 			r.Rows, r.Dispatch.RowCount = ones(65), 65
 			r.Dispatch.ExpertRowCounts = []uint32{1, 64}
@@ -440,32 +445,33 @@ func TestCorruptFrame(t *testing.T) {
 
 func TestBreachesEndTheStream(t *testing.T) {
 	s := serve(t, func(o *expertnode.Options) {
-		o.MaxFrameBytes, o.CreditBytes = 64*rowBytes, 64*rowBytes
+		o.MaxFrameBytes, o.CreditBytes = 64*rowBytes, 300*rowBytes
 	})
 	computing, release := s.block()
 	defer release()
 	over := s.greeted(t)
 	over.send(frame(1, 0))
 	<-computing
-	r := frame(2, 0)
-	r.Rows = ones(64)
-	over.send(r)
-	over.wantEnd(codes.ResourceExhausted, "credit is 4096")
+	for id := range uint64(5) {
+		r := frame(id+2, 0)
+		r.Rows, r.Dispatch.RowCount, r.Dispatch.ExpertRowCounts[0] = ones(64), 64, 64
+		over.send(r)
+	}
+	over.wantEnd(codes.ResourceExhausted, "credit is 19200")
 
 	many := s.greeted(t)
 	for id := range uint64(wire.MaxStreamFrames + 1) {
-		r := frame(id, 0)
-		r.Rows = nil // refused at once, so it waits only to be sent
-		r.Dispatch.RowCount = 0
-		many.send(r)
+		many.send(frame(id, 0))
 	}
-	for id := range uint64(wire.MaxStreamFrames + 1) {
-		many.wantCombine(id, 0, wire.StatusBadShape)
-	}
-	if err := many.stream.CloseSend(); err != nil {
+	many.wantEnd(codes.ResourceExhausted, "limit is 256")
+
+	orderly := s.greeted(t)
+	if err := orderly.stream.CloseSend(); err != nil {
 		t.Fatal(err)
 	}
-	many.wantEnd(codes.Unknown) // io.EOF: an orderly end
+	if err := orderly.stream.RecvMsg(new(wire.Response)); !errors.Is(err, io.EOF) {
+		t.Errorf("the stream ended with %v, want EOF", err)
+	}
 }
 
 // TestManyStreams opens 64 streams beside a blocked computation: all of their
@@ -536,7 +542,8 @@ func TestStatus(t *testing.T) {
 	l := s.greeted(t)
 	l.send(frame(1, 1, 2))
 	l.wantCombine(1, 2)
-	got, err := droverv1.NewExpertServiceClient(s.conn).Status(t.Context(), &droverv1.StatusRequest{})
+	client := droverv1.NewExpertServiceClient(s.conn)
+	got, err := client.Status(t.Context(), &droverv1.StatusRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -131,7 +131,8 @@ func (s *Server) checkHello(h *wire.Hello) error {
 		return fmt.Errorf("model digest: the router has %x, the expert node %x",
 			h.ModelDigest, s.opts.ModelDigest)
 	case h.NumericMode != mode:
-		return fmt.Errorf("numeric mode: the router has %q, the expert node %q", h.NumericMode, mode)
+		return fmt.Errorf("numeric mode: the router has %q, the expert node %q",
+			h.NumericMode, mode)
 	case h.KernelClass != "" && h.KernelClass != class:
 		return fmt.Errorf("kernel class: the router wants %q, the expert node has %q",
 			h.KernelClass, class)
@@ -214,7 +215,7 @@ func (st *stream) receive() error {
 			default:
 			}
 		default:
-			return status.Error(codes.FailedPrecondition, "a message of a kind that has no place here")
+			return status.Error(codes.FailedPrecondition, "a message that has no place here")
 		}
 	}
 }
@@ -225,8 +226,8 @@ func (st *stream) accept(f *frame, corrupt bool) error {
 	s, d := st.server, &f.request.Dispatch
 	rowBytes := int64(len(f.request.RowBytes()))
 	if n := st.creditBytes.Add(rowBytes); n > s.opts.CreditBytes {
-		return status.Errorf(codes.ResourceExhausted, "%d bytes of rows unanswered, the credit is %d",
-			n, s.opts.CreditBytes)
+		return status.Errorf(codes.ResourceExhausted,
+			"%d bytes of rows unanswered, the credit is %d", n, s.opts.CreditBytes)
 	}
 	if n := st.unanswered.Add(1); n > wire.MaxStreamFrames {
 		return status.Errorf(codes.ResourceExhausted, "%d frames unanswered, the limit is %d",
@@ -259,7 +260,8 @@ func (st *stream) accept(f *frame, corrupt bool) error {
 	case s.queue <- f:
 	default:
 		st.forget(d.FrameID)
-		f.refuse(wire.StatusOverloaded, fmt.Sprintf("%d frames wait, the limit", s.opts.QueueFrames))
+		f.refuse(wire.StatusOverloaded,
+			fmt.Sprintf("%d frames wait, the limit", s.opts.QueueFrames))
 	}
 	return nil
 }

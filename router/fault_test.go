@@ -98,7 +98,9 @@ func TestNodeDiesMidFrame(t *testing.T) {
 // TestOnlyReplicaDies kills the only node: the error names layer, expert and node.
 func TestOnlyReplicaDies(t *testing.T) {
 	node := startNodes(t, 1, kernel.BF16, nil)[0]
-	r := startRouter(t, kernel.BF16, func(o *router.Options) { o.FailAfter = 300 * time.Millisecond })
+	r := startRouter(t, kernel.BF16, func(o *router.Options) {
+		o.FailAfter = 300 * time.Millisecond
+	})
 	r.Update(viewOf(testSpec, 1, 1, node))
 	waitReady(t, r)
 	node.stop()
@@ -264,7 +266,7 @@ func TestBusyNodeIsNotHung(t *testing.T) {
 	r := startRouter(t, kernel.BF16, func(o *router.Options) {
 		o.FrameTimeout = 50 * time.Millisecond
 		o.Events.LinkDown = func(_ string, _ int, err error) { t.Errorf("link down: %v", err) }
-		o.Events.Retried = func(_ string, _, _ int, reason error) { t.Errorf("retried: %v", reason) }
+		o.Events.Retried = func(_ string, _, _ int, err error) { t.Errorf("retried: %v", err) }
 	})
 	r.Update(viewOf(testSpec, 1, 1, node))
 	waitReady(t, r)
@@ -352,13 +354,18 @@ func TestRefusedLinks(t *testing.T) {
 		router func(*router.Options)
 		want   []string
 	}{
-		"protocol": {hello: func(h *wire.Hello) { h.ProtocolVersion = 9 }, want: []string{"1", "9"}},
-		"node id":  {hello: func(h *wire.Hello) { h.NodeID = "other" }, want: []string{"n0", "other"}},
-		"epoch":    {hello: func(h *wire.Hello) { h.Epoch = 0 }, want: []string{"life 1", "0 answers"}},
+		"protocol": {hello: func(h *wire.Hello) { h.ProtocolVersion = 9 },
+			want: []string{"1", "9"}},
+		"node id": {hello: func(h *wire.Hello) { h.NodeID = "other" },
+			want: []string{"n0", "other"}},
+		"epoch": {hello: func(h *wire.Hello) { h.Epoch = 0 },
+			want: []string{"life 1", "0 answers"}},
 		"digest": {hello: func(h *wire.Hello) { h.ModelDigest = []byte("x") },
 			want: []string{"78", fmt.Sprintf("%x", digest)}},
-		"mode":   {hello: func(h *wire.Hello) { h.NumericMode = "exact" }, want: []string{"bf16", "exact"}},
-		"hidden": {hello: func(h *wire.Hello) { h.HiddenSize = 25 }, want: []string{"24", "25"}},
+		"mode": {hello: func(h *wire.Hello) { h.NumericMode = "exact" },
+			want: []string{"bf16", "exact"}},
+		"hidden": {hello: func(h *wire.Hello) { h.HiddenSize = 25 },
+			want: []string{"24", "25"}},
 		"kernel class": {router: func(o *router.Options) { o.KernelClass = "other" },
 			want: []string{"other", kernel.Class(kernel.BF16)}},
 		"frame": {hello: func(h *wire.Hello) { h.MaxFrameBytes = 100 },
@@ -440,7 +447,7 @@ func TestNodeLeaves(t *testing.T) {
 		return nil
 	})
 	r := startRouter(t, kernel.BF16, func(o *router.Options) {
-		o.Events.Retried = func(_ string, _, _ int, reason error) { t.Errorf("retried: %v", reason) }
+		o.Events.Retried = func(_ string, _, _ int, err error) { t.Errorf("retried: %v", err) }
 		o.FrameTimeout = 5 * time.Second
 	})
 	r.Update(viewOf(testSpec, 1, 1, nodes[0]))
@@ -495,7 +502,8 @@ func TestCloseEndsForward(t *testing.T) {
 	if !errors.Is(err, router.ErrClosed) {
 		t.Errorf("Forward = %v, want ErrClosed", err)
 	}
-	if err := r.Forward(context.Background(), oneRow(1, 3), nil); !errors.Is(err, router.ErrClosed) {
+	err = r.Forward(context.Background(), oneRow(1, 3), nil)
+	if !errors.Is(err, router.ErrClosed) {
 		t.Errorf("Forward after Close = %v, want ErrClosed", err)
 	}
 	r.Update(&placement.View{})

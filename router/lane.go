@@ -45,7 +45,7 @@ type part struct {
 	inFlight   int
 	attempts   int           // that failed
 	failedAt   time.Duration // first failure, 0 if none
-	notBefore  time.Duration // of the next attempt with avoid, or with any after several
+	notBefore  time.Duration // of the next attempt with avoid; after several, with any
 	avoid      *node         // that failed last under the present table
 	lastNode   *node
 	lastReason error
@@ -159,7 +159,8 @@ func (l *lane) begin(b *moe.Batch) error {
 	for i, expert := range b.Experts {
 		count := int(b.Counts[i])
 		if count < 1 || i > 0 && expert <= b.Experts[i-1] || expert < 0 {
-			return fmt.Errorf("layer %d expert %d: experts must ascend and have rows", b.Layer, expert)
+			return fmt.Errorf("layer %d expert %d: experts must ascend and have rows",
+				b.Layer, expert)
 		}
 		for first := 0; first < count; first += l.router.maxRows {
 			l.parts = append(l.parts, part{expert: expert, first: at + first,

@@ -189,39 +189,45 @@ func (k *link) greet(stream grpc.ClientStream) (*wire.Hello, error) {
 		return nil, err // also why the stream ended, if it did
 	}
 	defer r.Release()
-	h := &r.Hello
-	switch {
-	case r.Verify() != nil || r.Kind != wire.KindHello:
+	if r.Verify() != nil || r.Kind != wire.KindHello {
 		return nil, errors.New("the node's first message is no valid hello")
+	}
+	return &r.Hello, k.checkHello(&r.Hello)
+}
+
+// checkHello compares what a node is with what this Router and its View expect.
+func (k *link) checkHello(h *wire.Hello) error {
+	o := &k.router.opts
+	switch {
 	case h.ProtocolVersion != wire.ProtocolVersion:
-		return nil, fmt.Errorf("protocol version: the router speaks %d, the node %d",
+		return fmt.Errorf("protocol version: the router speaks %d, the node %d",
 			wire.ProtocolVersion, h.ProtocolVersion)
 	case h.NodeID != k.node.id:
-		return nil, fmt.Errorf("node id: %s was expected at %s, %q answers",
+		return fmt.Errorf("node id: %s was expected at %s, %q answers",
 			k.node.id, k.node.address, h.NodeID)
 	case h.Epoch < k.node.epoch:
-		return nil, fmt.Errorf("epoch: the node's life %d was expected, %d answers",
+		return fmt.Errorf("epoch: the node's life %d was expected, %d answers",
 			k.node.epoch, h.Epoch)
 	case !bytes.Equal(h.ModelDigest, o.ModelDigest):
-		return nil, fmt.Errorf("model digest: the router has %x, the node %x",
+		return fmt.Errorf("model digest: the router has %x, the node %x",
 			o.ModelDigest, h.ModelDigest)
 	case h.NumericMode != o.Mode.String():
-		return nil, fmt.Errorf("numeric mode: the router has %q, the node %q",
+		return fmt.Errorf("numeric mode: the router has %q, the node %q",
 			o.Mode.String(), h.NumericMode)
 	case o.KernelClass != "" && h.KernelClass != o.KernelClass:
-		return nil, fmt.Errorf("kernel class: the router wants %q, the node has %q",
+		return fmt.Errorf("kernel class: the router wants %q, the node has %q",
 			o.KernelClass, h.KernelClass)
 	case int(h.HiddenSize) != o.Spec.Hidden || !slices.Contains(h.DTypes, k.router.dtype):
-		return nil, fmt.Errorf("rows: the router sends %d elements of %v, the node takes %d of %v",
+		return fmt.Errorf("rows: the router sends %d elements of %v, the node takes %d of %v",
 			o.Spec.Hidden, k.router.dtype, h.HiddenSize, h.DTypes)
 	case int64(h.MaxFrameBytes) < int64(o.MaxFrameBytes):
-		return nil, fmt.Errorf("frame size: the router sends up to %d bytes, the node takes %d",
+		return fmt.Errorf("frame size: the router sends up to %d bytes, the node takes %d",
 			o.MaxFrameBytes, h.MaxFrameBytes)
 	case h.CreditBytes < uint64(o.MaxFrameBytes):
-		return nil, fmt.Errorf("credit: the node gives %d bytes, one frame may have %d",
+		return fmt.Errorf("credit: the node gives %d bytes, one frame may have %d",
 			h.CreditBytes, o.MaxFrameBytes)
 	}
-	return h, nil
+	return nil
 }
 
 // serve publishes the session and receives until it ends; the error says why.

@@ -142,7 +142,8 @@ func (r *Router) dialOptions() []grpc.DialOption {
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
 			Time: 10 * time.Second, Timeout: time.Second, PermitWithoutStream: true}),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: minBackoff, Multiplier: 2, MaxDelay: maxBackoff},
+			Backoff: backoff.Config{
+				BaseDelay: minBackoff, Multiplier: 2, MaxDelay: maxBackoff},
 			MinConnectTimeout: helloTimeout}),
 		grpc.WithDefaultCallOptions(
 			grpc.ForceCodecV2(r.codec),

@@ -55,7 +55,8 @@ func parseFrame(p *pieces, c *Codec, ch *check, maxField int, out *mem.Buffer) (
 				return parts, err
 			}
 			if n > c.maxRowBytes() {
-				return parts, malformed(fmt.Sprintf("%d bytes of rows, limit %d", n, c.maxRowBytes()))
+				return parts, malformed(
+					fmt.Sprintf("%d bytes of rows, limit %d", n, c.maxRowBytes()))
 			}
 			if rows != nil {
 				return parts, malformed("rows given twice")

@@ -222,7 +222,8 @@ func TestWhatProtobufWritesWeRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		var gotResponse wire.Response
-		if err := codec.Unmarshal(split(append(encoded, unknown...), seed), &gotResponse); err != nil {
+		err = codec.Unmarshal(split(append(encoded, unknown...), seed), &gotResponse)
+		if err != nil {
 			t.Fatalf("response: %v", err)
 		}
 		defer gotResponse.Release()
@@ -327,9 +328,11 @@ func TestMalformedFrames(t *testing.T) {
 		return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), body)
 	}
 	header := field(2, protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), 5))
+	huge := append(bytes.Repeat([]byte{0xff}, 8), 0x7f)
+	negative := append(bytes.Repeat([]byte{0xff}, 9), 1)
 	for name, encoded := range map[string][]byte{
 		"rows longer than the frame":  {15<<3 | 2, 0xff, 0xff, 0xff, 0x7f, 1, 2},
-		"huge length":                 {15<<3 | 2, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f},
+		"huge length":                 append([]byte{15<<3 | 2}, huge...),
 		"endless number":              bytes.Repeat([]byte{0xff}, 12),
 		"field number zero":           {0<<3 | 0, 1},
 		"group":                       {9<<3 | 3},
@@ -341,7 +344,7 @@ func TestMalformedFrames(t *testing.T) {
 		"rows over the bound":         field(15, make([]byte, wire.MaxRowBytes+1)),
 		"checksum cut":                {14<<3 | 5, 1, 2},
 		"packed number cut":           field(2, []byte{6<<3 | 2, 1, 0x80}),
-		"negative type of an element": field(2, append([]byte{4 << 3}, bytes.Repeat([]byte{0xff}, 9)...)),
+		"negative type of an element": field(2, append([]byte{4 << 3}, negative...)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			var r wire.Request
