@@ -88,7 +88,7 @@ func (l *lane) settle(f *flight, a *answer) {
 	}
 	k.node.rows.Add(uint64(c.RowCount))
 	if failures == 0 {
-		k.timing.add(bucket(f.experts, f.rows), a.at-f.sent)
+		k.timing.add(work(f.experts, f.rows), a.at-f.sent)
 		return
 	}
 	l.retried(k.node, failures, reason)

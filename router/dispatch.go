@@ -159,7 +159,7 @@ func (l *lane) send(f *flight, s *session, now time.Duration) {
 		l.parts[i].inFlight++
 	}
 	f.sent, f.pingAt = now, 0
-	f.hedgeAt = now + s.link.timing.hedgeAfter(bucket(f.experts, f.rows), r.opts.FrameTimeout)
+	f.hedgeAt = now + s.link.timing.hedgeAfter(work(f.experts, f.rows), r.opts.FrameTimeout)
 	f.checkAt = now + r.opts.FrameTimeout/2
 	l.due(min(f.checkAt, f.hedgeAt))
 	l.flights = append(l.flights, f)

@@ -23,15 +23,18 @@ type estimate struct {
 // minSamples is the number of measurements below which an estimate is not trusted.
 const minSamples = 16
 
-// bucket numbers frames by the power of two of their work: a matrix is streamed
-// once for each expert and costs as much as about 8 rows' arithmetic.
-func bucket(experts, rows int) int {
-	return min(bits.Len(uint(experts+rows/8)), len(timing{}.buckets)-1)
+// work is the size of a frame's computation: a matrix is streamed once for each
+// expert and costs as much as about 8 rows' arithmetic.
+func work(experts, rows int) int { return experts + rows/8 }
+
+// bucket numbers frames by the power of two of their work.
+func bucket(work int) int {
+	return min(bits.Len(uint(work)), len(timing{}.buckets)-1)
 }
 
-// add records a frame's round trip.
-func (t *timing) add(bucket int, d time.Duration) {
-	e := &t.buckets[bucket]
+// add records the round trip of a frame with so much work.
+func (t *timing) add(work int, d time.Duration) {
+	e := &t.buckets[bucket(work)]
 	switch {
 	case e.count == 0:
 		e.p99 = d
@@ -43,11 +46,12 @@ func (t *timing) add(bucket int, d time.Duration) {
 	e.count = min(e.count+1, minSamples)
 }
 
-// hedgeAfter returns how long to wait for an answer before asking another replica too.
-func (t *timing) hedgeAfter(bucket int, unknown time.Duration) time.Duration {
-	e := &t.buckets[bucket]
+// hedgeAfter returns how long to wait for an answer before asking another replica
+// too. Where little is known it is the timeout, longer the more work there is.
+func (t *timing) hedgeAfter(work int, timeout time.Duration) time.Duration {
+	e := &t.buckets[bucket(work)]
 	if e.count < minSamples {
-		return unknown
+		return timeout + time.Duration(work)*timeout/8
 	}
 	return max(minHedge, 4*e.p99)
 }

@@ -14,7 +14,7 @@ func TestTimingFindsThe99thPercentile(t *testing.T) {
 	var all []time.Duration
 	for range 20000 {
 		d := time.Duration((1 + rng.ExpFloat64()) * float64(time.Millisecond))
-		tm.add(3, d)
+		tm.add(4, d)
 		all = append(all, d)
 	}
 	slices.Sort(all)
@@ -26,18 +26,18 @@ func TestTimingFindsThe99thPercentile(t *testing.T) {
 
 func TestHedgeAfter(t *testing.T) {
 	var tm timing
-	const unknown = time.Second
+	const timeout = 80 * time.Millisecond
 	for i := range minSamples {
-		if got := tm.hedgeAfter(1, unknown); got != unknown {
-			t.Errorf("after %d measurements: %v, want %v", i, got, unknown)
+		if got, want := tm.hedgeAfter(1, timeout), 90*time.Millisecond; got != want {
+			t.Errorf("after %d measurements: %v, want %v", i, got, want)
 		}
 		tm.add(1, 10*time.Microsecond)
 	}
-	if got := tm.hedgeAfter(1, unknown); got != minHedge {
+	if got := tm.hedgeAfter(1, timeout); got != minHedge {
 		t.Errorf("a fast link is hedged after %v, want %v", got, minHedge)
 	}
-	if got := tm.hedgeAfter(2, unknown); got != unknown {
-		t.Errorf("other frames are hedged after %v, want %v", got, unknown)
+	if got, want := tm.hedgeAfter(80, timeout), 880*time.Millisecond; got != want {
+		t.Errorf("other frames are hedged after %v, want %v", got, want)
 	}
 	tm.add(1, time.Hour) // one stall moves the estimate by a tenth
 	if got := tm.buckets[1].p99; got > 12*time.Microsecond {
@@ -49,8 +49,8 @@ func TestBucket(t *testing.T) {
 	for _, tc := range []struct{ experts, rows, want int }{
 		{1, 1, 1}, {1, 8, 2}, {64, 64, 7}, {1, 256, 6}, {1000, 1 << 20, 11},
 	} {
-		if got := bucket(tc.experts, tc.rows); got != tc.want {
-			t.Errorf("bucket(%d, %d) = %d, want %d", tc.experts, tc.rows, got, tc.want)
+		if got := bucket(work(tc.experts, tc.rows)); got != tc.want {
+			t.Errorf("bucket of %d experts, %d rows = %d, want %d", tc.experts, tc.rows, got, tc.want)
 		}
 	}
 }
