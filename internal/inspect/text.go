@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"drover/internal/show"
 )
 
 // Text is the report for people, with a newline at its end.
@@ -26,9 +28,9 @@ func (r Report) Text() string {
 	var types []string
 	for _, name := range slices.Sorted(maps.Keys(r.DTypes)) {
 		d := r.DTypes[name]
-		types = append(types, fmt.Sprintf("%s %s in %d tensors", name, Bytes(d.Bytes), d.Tensors))
+		types = append(types, fmt.Sprintf("%s %s in %d tensors", name, size(d.Bytes), d.Tensors))
 	}
-	row("weights", "%s: %s", Bytes(r.WeightBytes), strings.Join(types, ", "))
+	row("weights", "%s: %s", size(r.WeightBytes), strings.Join(types, ", "))
 	row("tokenizer", "%s", r.Tokenizer)
 	row("chat template", "%s", map[bool]string{true: "yes", false: "no"}[r.ChatTemplate])
 	if m := r.Model; m != nil {
@@ -41,27 +43,16 @@ func (r Report) Text() string {
 	}
 	if m := r.Memory; m != nil {
 		row("coordinator", "%s, and %s for each token of context",
-			Bytes(m.CoordinatorBytes), Bytes(m.KVBytesPerToken))
-		row("one expert", "%s", Bytes(m.ReplicaBytes))
+			size(m.CoordinatorBytes), size(m.KVBytesPerToken))
+		row("one expert", "%s", size(m.ReplicaBytes))
 		for _, n := range m.Nodes {
-			row(fmt.Sprintf("node of %d", n.Nodes), "%s in %d replicas", Bytes(n.Bytes), n.Replicas)
+			row(fmt.Sprintf("node of %d", n.Nodes), "%s in %d replicas", size(n.Bytes), n.Replicas)
 		}
 	}
 	return b.String()
 }
 
-// Bytes is a size for people.
-func Bytes(n int64) string {
-	switch {
-	case n >= 10_000_000_000:
-		return fmt.Sprintf("%.1f GB", float64(n)/1e9)
-	case n >= 10_000_000:
-		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
-	case n >= 10_000:
-		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
-	}
-	return fmt.Sprintf("%d B", n)
-}
+func size(n int64) string { return show.Bytes(uint64(n)) }
 
 func millions(n int64) string {
 	if n >= 10_000_000_000 {

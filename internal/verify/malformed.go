@@ -145,12 +145,13 @@ func (noExperts) Forward(context.Context, *moe.Batch, func()) error {
 
 // runOnce runs the model over a few tokens.
 func (v *verifier) runOnce(ctx context.Context, dir string) error {
-	client, closeModel, err := v.opts.Open(ctx, dir, v.mode.String())
+	client, stop, err := v.opts.Open(ctx, dir, v.mode)
 	if err != nil {
 		return err
 	}
+	defer stop()
 	_, err = score(ctx, client, []int32{1, 2, 3}, false)
-	return errors.Join(err, closeModel())
+	return err
 }
 
 func namesFile(err error, dir string) bool {

@@ -15,14 +15,15 @@ import (
 
 // checkModel compares a model with its recorded numbers, a case for each prompt.
 func checkModel(ctx context.Context, v *verifier, f fixture) error {
-	client, closeModel, err := v.openModel(ctx, f)
+	client, stop, err := v.openModel(ctx, f)
 	if client == nil {
 		return err
 	}
+	defer stop()
 	e, err := openExpected(f.dir)
 	if err != nil {
 		v.report(Result{Name: f.name, Status: Failed, Detail: err.Error()})
-		return closeModel()
+		return nil
 	}
 	m := &modelCheck{v: v, client: client, want: e}
 	for _, p := range e.prompts() {
@@ -38,14 +39,14 @@ func checkModel(ctx context.Context, v *verifier, f fixture) error {
 		v.done(name, c)
 	}
 	err = checkChats(ctx, v, f, client)
-	return errors.Join(err, e.close(), closeModel())
+	return errors.Join(err, e.close())
 }
 
 // openModel serves a checkpoint or finds it served. Without a client the reason has been
 // reported.
 func (v *verifier) openModel(
 	ctx context.Context, f fixture,
-) (droverv1.CoordinatorServiceClient, func() error, error) {
+) (client droverv1.CoordinatorServiceClient, stop func(), err error) {
 	v.models++
 	digest, err := v.digest(f.dir)
 	switch {
@@ -56,12 +57,12 @@ func (v *verifier) openModel(
 		v.report(Result{Name: f.name, Status: Failed, Detail: err.Error()})
 		return nil, nil, nil
 	case v.served == nil:
-		client, closeModel, err := v.opts.Open(ctx, f.dir, v.mode.String())
+		client, stop, err := v.opts.Open(ctx, f.dir, v.mode)
 		if err != nil {
 			v.report(Result{Name: f.name, Status: Failed, Detail: err.Error()})
 			return nil, nil, ctx.Err()
 		}
-		return client, closeModel, nil
+		return client, stop, nil
 	case !bytes.Equal(v.served.ModelDigest, digest[:]):
 		v.otherModels++
 		v.report(Result{Name: f.name, Status: Skipped, Detail: fmt.Sprintf(
@@ -69,7 +70,7 @@ func (v *verifier) openModel(
 			v.served.Model, v.served.ModelDigest, digest)})
 		return nil, nil, nil
 	}
-	return v.opts.Client, func() error { return nil }, nil
+	return v.opts.Client, func() {}, nil
 }
 
 // digest identifies the checkpoint in dir, if this build can run it.

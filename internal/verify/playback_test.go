@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"drover/internal/batch/batchtest"
+	"drover/kernel"
 	droverv1 "drover/proto/drover/v1"
 )
 
@@ -26,7 +27,6 @@ type playback struct {
 	droverv1.UnimplementedCoordinatorServiceServer
 	want   *expected
 	digest []byte
-	mode   string
 	score  func(prompt string, r *droverv1.ScoreResponse)
 	tokens func(prompt string, ids []int32) []int32
 }
@@ -42,7 +42,7 @@ func newPlayback(t *testing.T, dir string) *playback {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &playback{want: e, digest: digest[:], mode: "exact",
+	return &playback{want: e, digest: digest[:],
 		score:  func(string, *droverv1.ScoreResponse) {},
 		tokens: func(_ string, ids []int32) []int32 { return ids },
 	}
@@ -54,10 +54,10 @@ func (p *playback) client(t *testing.T) droverv1.CoordinatorServiceClient {
 
 // open is an Opener of the playback.
 func (p *playback) open(t *testing.T) Opener {
-	return func(context.Context, string, string) (
-		droverv1.CoordinatorServiceClient, func() error, error,
+	return func(context.Context, string, kernel.Mode) (
+		droverv1.CoordinatorServiceClient, func(), error,
 	) {
-		return p.client(t), func() error { return nil }, nil
+		return p.client(t), func() {}, nil
 	}
 }
 
@@ -65,7 +65,7 @@ func (p *playback) Describe(
 	context.Context, *droverv1.DescribeRequest,
 ) (*droverv1.DescribeResponse, error) {
 	return &droverv1.DescribeResponse{
-		Model: "playback", ModelDigest: p.digest, NumericMode: p.mode,
+		Model: "playback", ModelDigest: p.digest, NumericMode: "exact",
 	}, nil
 }
 
@@ -160,7 +160,7 @@ func (p *playback) Generate(
 	return batchtest.SendAnswer(stream, "", p.tokens(prompt, ids))
 }
 
-// setLogit changes one logit of a response by a difference.
+// addToLogit changes one logit of a response by a difference.
 func addToLogit(r *droverv1.ScoreResponse, token int, d float32) {
 	b := r.Logits[4*token:]
 	v := math.Float32frombits(binary.LittleEndian.Uint32(b))

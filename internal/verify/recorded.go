@@ -65,18 +65,20 @@ func Recorded(ctx context.Context, file, dir string, opts Options) (Summary, err
 			return Summary{}, err
 		}
 	}
-	client, closeModel := opts.Client, func() error { return nil }
+	client := opts.Client
 	if client == nil {
-		if client, closeModel, err = opts.Open(ctx, dir, v.mode.String()); err != nil {
+		var stop func()
+		if client, stop, err = opts.Open(ctx, dir, v.mode); err != nil {
 			return Summary{}, err
 		}
+		defer stop()
 	} else if err := v.mustServe(dir); err != nil {
 		return Summary{}, err
 	}
 	err = v.recordings(ctx, batch.NewLines(f), file, func(c *check, r recording) error {
 		return v.replay(ctx, c, client, p, r)
 	})
-	return v.summary, errors.Join(err, closeModel())
+	return v.summary, err
 }
 
 // mustServe checks that the coordinator serves the model in dir, if that is given.

@@ -67,8 +67,8 @@ func (s *Summary) add(st Status) {
 
 // Opener serves the model in dir in this process, in the named numeric mode, until the returned
 // function is called.
-type Opener func(ctx context.Context, dir, mode string) (
-	droverv1.CoordinatorServiceClient, func() error, error)
+type Opener func(ctx context.Context, dir string, mode kernel.Mode) (
+	client droverv1.CoordinatorServiceClient, stop func(), err error)
 
 // Options says how models are reached. Either Client or Open is required.
 type Options struct {

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,12 +13,25 @@ import (
 	"testing"
 
 	"drover/coordinator"
+	"drover/internal/role"
 	"drover/internal/testcluster"
 	"drover/kernel"
 	"drover/model"
+	droverv1 "drover/proto/drover/v1"
 )
 
 const demo = "../../models/tiny-maverick"
+
+// serve is an Opener of the real thing, without a network.
+func serve(ctx context.Context, dir string, mode kernel.Mode) (
+	droverv1.CoordinatorServiceClient, func(), error,
+) {
+	conn, stop, err := role.InProcess(ctx, dir, mode, coordinator.Options{KVBytes: 64 << 20})
+	if err != nil {
+		return nil, nil, err
+	}
+	return droverv1.NewCoordinatorServiceClient(conn), stop, nil
+}
 
 // runs lists the model fixtures that this build runs: a new architecture adds its own.
 var runs = []string{
@@ -32,7 +46,7 @@ func TestModels(t *testing.T) {
 			ran := map[string]bool{}
 			_, err := Run(t.Context(), []string{
 				filepath.Join(fixtures, "models"), filepath.Join(fixtures, "quant"),
-			}, Options{Open: serve(t), Mode: mode, Report: func(r Result) {
+			}, Options{Open: serve, Mode: mode, Report: func(r Result) {
 				name := strings.Split(r.Name, "/")[1]
 				can := slices.Contains(runs, name)
 				images := r.Status == Skipped && r.Detail == "has images"
@@ -59,7 +73,7 @@ func TestOthers(t *testing.T) {
 	for _, p := range []string{"tokenizers", "chat_templates", "malformed"} {
 		paths = append(paths, filepath.Join(fixtures, p))
 	}
-	sum, err := Run(t.Context(), paths, Options{Open: serve(t), Report: func(r Result) {
+	sum, err := Run(t.Context(), paths, Options{Open: serve, Report: func(r Result) {
 		if r.Status != Passed {
 			t.Errorf("%+v", r)
 		}
@@ -83,7 +97,7 @@ func TestRecorded(t *testing.T) {
 	want := Summary{Passed: 36, Skipped: 4}
 	for _, mode := range []string{"exact", "bf16"} {
 		sum, err := Recorded(t.Context(), file, demo,
-			Options{Open: serve(t), Mode: mode, Report: report})
+			Options{Open: serve, Mode: mode, Report: report})
 		if err != nil || sum != want {
 			t.Errorf("mode %s in process: %+v, %v, want %+v", mode, sum, err, want)
 		}
@@ -117,7 +131,6 @@ func TestRecordedFails(t *testing.T) {
 	}
 	first, _, _ := strings.Cut(string(text), "\n")
 	dir := t.TempDir()
-	open := serve(t)
 	for name, tc := range map[string]struct {
 		change func(map[string]any)
 		want   string
@@ -150,7 +163,7 @@ func TestRecordedFails(t *testing.T) {
 		if err := os.WriteFile(file, changed, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err = Recorded(t.Context(), file, demo, Options{Open: open, Report: func(r Result) {
+		_, err = Recorded(t.Context(), file, demo, Options{Open: serve, Report: func(r Result) {
 			if (r.Status == Failed) != (tc.want != "") || !strings.Contains(r.Detail, tc.want) {
 				t.Errorf("%s: %+v, want %q", name, r, tc.want)
 			}
@@ -166,7 +179,7 @@ func one(t *testing.T, dir string) []Result {
 	t.Helper()
 	var all []Result
 	if _, err := Run(t.Context(), []string{dir}, Options{
-		Open: serve(t), Report: func(r Result) { all = append(all, r) },
+		Open: serve, Report: func(r Result) { all = append(all, r) },
 	}); err != nil {
 		t.Fatal(err)
 	}

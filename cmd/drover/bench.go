@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"drover/internal/bench"
+	"drover/kernel"
+	droverv1 "drover/proto/drover/v1"
+)
+
+func newBenchCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "bench",
+		Short:   "Measure speed",
+		Example: "  drover bench model --model models/tiny-maverick",
+		Args:    noArgs,
+		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.AddCommand(newBenchModelCommand(g))
+	return c
+}
+
+func newBenchModelCommand(g *globals) *cobra.Command {
+	var to target
+	var opts bench.Options
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "model [--model DIR | --endpoint ADDR]",
+		Short: "Measure prefill and decode of a model",
+		Long: `Bench model measures prefill of prompts of 16, 128 and 512 tokens, and decode of 1, 8 and
+32 sequences at once, each several times after one that does not count, and prints the
+smallest, median and largest rate in tokens per second.
+
+With --model the forward pass runs in this process, and the share of its time is shown: in
+attention, experts, shared experts, the gate, the head, all else, on the wire (nothing, in
+one process) and idle. With --endpoint a coordinator is measured as a client sees it.
+
+With --json one document: {"model","mode","where","cpus","runs":[{"kind","batch",
+"prompt_tokens","tokens_per_second":{"min","median","max"},"share":{…}}]}.
+
+Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
+		Example: `  drover bench model --model models/tiny-maverick
+  drover bench model --endpoint 127.0.0.1:7070 --quick --json`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var clear func()
+			opts.Progress, clear = progress(g, "measurements")
+			rep, err := to.bench(c.Context(), opts)
+			clear()
+			switch {
+			case err != nil:
+				return err
+			case asJSON:
+				return json.NewEncoder(g.out).Encode(rep)
+			}
+			_, err = io.WriteString(g.out, rep.Text())
+			return err
+		},
+	}
+	to.flags(c)
+	c.Flags().BoolVar(&opts.Quick, "quick", false, "measure less, for a look")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+// bench measures the target.
+func (t *target) bench(ctx context.Context, opts bench.Options) (bench.Report, error) {
+	if t.model != "" && t.endpoint == "" {
+		mode, err := kernel.ParseMode(t.mode)
+		if err != nil {
+			return bench.Report{}, usageError{err}
+		}
+		return bench.Local(ctx, t.model, mode, opts)
+	}
+	conn, stop, err := t.connect(ctx)
+	if err != nil {
+		return bench.Report{}, err
+	}
+	defer stop()
+	return bench.Remote(ctx, droverv1.NewCoordinatorServiceClient(conn),
+		"through "+orDefaultEndpoint(t.endpoint), opts)
+}

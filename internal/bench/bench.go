@@ -1,0 +1,222 @@
+// Package bench measures how fast a model runs: prefill and decode in tokens per second, and
+// where the time goes.
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Options says what to measure. The zero value measures everything.
+type Options struct {
+	// Quick measures less of everything, for a look.
+	Quick bool
+	// Progress, if not nil, is called after each measurement with how many are done.
+	Progress func(done, total int)
+}
+
+// Report is what was measured.
+type Report struct {
+	// Model and Mode are what ran, and Where says how it was reached.
+	Model string `json:"model"`
+	Mode  string `json:"mode"`
+	Where string `json:"where"`
+	// CPUs is the number of processors that this process may use.
+	CPUs int   `json:"cpus"`
+	Runs []Run `json:"runs"`
+}
+
+// Run is one measurement, repeated.
+type Run struct {
+	// Kind is "prefill" or "decode".
+	Kind string `json:"kind"`
+	// Batch is the number of sequences, PromptTokens the length of each one's prompt.
+	Batch        int `json:"batch"`
+	PromptTokens int `json:"prompt_tokens"`
+	// TokensPerSecond counts the tokens of all sequences.
+	TokensPerSecond Spread `json:"tokens_per_second"`
+	// Share is the part of the time spent in each place, summing to 1; absent where it cannot
+	// be seen from outside.
+	Share *Share `json:"share,omitempty"`
+}
+
+// Spread is the range of repeated measurements.
+type Spread struct {
+	Min    float64 `json:"min"`
+	Median float64 `json:"median"`
+	Max    float64 `json:"max"`
+}
+
+// Share is where time went. In one process nothing crosses a wire.
+type Share struct {
+	Attention float64 `json:"attention"`
+	Gate      float64 `json:"gate"`
+	Shared    float64 `json:"shared_experts"`
+	Experts   float64 `json:"experts"`
+	Wire      float64 `json:"wire"`
+	Head      float64 `json:"head"`
+	Other     float64 `json:"other"`
+	Idle      float64 `json:"idle"`
+}
+
+// subject is a model to measure.
+type subject interface {
+	// limits tells the longest sequence and the size of the vocabulary.
+	limits() (contextTokens, vocabulary int)
+	// prefill runs one prompt and returns the time to its first token.
+	prefill(ctx context.Context, prompt []int32) (time.Duration, error)
+	// decode runs the prompts and then generates steps tokens for each; it returns how many
+	// tokens were generated in which time, all sequences running.
+	decode(ctx context.Context, prompts [][]int32, steps int) (int, time.Duration, error)
+	// share tells where the time of the calls since the last one went, nil if unknown.
+	share() *Share
+}
+
+// cell is one measurement to make.
+type cell struct {
+	kind          string
+	batch, prompt int
+}
+
+// The largest cells.
+const (
+	decodePrompt = 128 // tokens of each prompt before decode
+	maxPrompt    = 512
+	maxBatch     = 32
+	maxSteps     = 32
+)
+
+// measure fills rep.Runs.
+func measure(ctx context.Context, s subject, rep *Report, opts Options) error {
+	if opts.Progress == nil {
+		opts.Progress = func(int, int) {}
+	}
+	repetitions, steps := 5, maxSteps
+	if opts.Quick {
+		repetitions, steps = 2, 8
+	}
+	contextTokens, vocabulary := s.limits()
+	if vocabulary < 2 {
+		return fmt.Errorf("the model has a vocabulary of %d", vocabulary)
+	}
+	cells := plan(contextTokens, steps)
+	if len(cells) == 0 {
+		return fmt.Errorf("a context of %d tokens is too short to measure", contextTokens)
+	}
+	words := &vocabularyWalk{size: int32(vocabulary)}
+	for i, c := range cells {
+		opts.Progress(i, len(cells))
+		run, err := c.run(ctx, s, words, repetitions, steps)
+		if err != nil {
+			return fmt.Errorf("%s of %d × %d tokens: %w", c.kind, c.batch, c.prompt, err)
+		}
+		rep.Runs = append(rep.Runs, run)
+	}
+	opts.Progress(len(cells), len(cells))
+	return nil
+}
+
+// plan lists the cells that fit the context.
+func plan(contextTokens, steps int) []cell {
+	var cells []cell
+	for _, n := range []int{16, 128, maxPrompt} {
+		if n+1 <= contextTokens {
+			cells = append(cells, cell{"prefill", 1, n})
+		}
+	}
+	prompt := min(decodePrompt, contextTokens-steps-1)
+	if prompt < 1 {
+		return cells
+	}
+	for _, b := range []int{1, 8, maxBatch} {
+		cells = append(cells, cell{"decode", b, prompt})
+	}
+	return cells
+}
+
+// run measures one cell, after one repetition that does not count.
+func (c cell) run(
+	ctx context.Context, s subject, words *vocabularyWalk, repetitions, steps int,
+) (Run, error) {
+	var rates []float64
+	for i := range repetitions + 1 {
+		n, took, err := c.once(ctx, s, words, steps)
+		if err != nil {
+			return Run{}, err
+		}
+		if took <= 0 {
+			return Run{}, errors.New("took no time that could be measured")
+		}
+		if i == 0 {
+			s.share() // forget the warm-up
+			continue
+		}
+		rates = append(rates, float64(n)/took.Seconds())
+	}
+	return Run{c.kind, c.batch, c.prompt, spread(rates), s.share()}, nil
+}
+
+func (c cell) once(
+	ctx context.Context, s subject, words *vocabularyWalk, steps int,
+) (tokens int, took time.Duration, err error) {
+	if c.kind == "prefill" {
+		took, err = s.prefill(ctx, words.next(c.prompt))
+		return c.prompt, took, err
+	}
+	prompts := make([][]int32, c.batch)
+	for i := range prompts {
+		prompts[i] = words.next(c.prompt)
+	}
+	return s.decode(ctx, prompts, steps)
+}
+
+func spread(rates []float64) Spread {
+	slices.Sort(rates)
+	n := len(rates)
+	median := (rates[(n-1)/2] + rates[n/2]) / 2
+	return Spread{rates[0], median, rates[n-1]}
+}
+
+// vocabularyWalk makes prompts that differ from each other and visit many experts; the same ones
+// in every process.
+type vocabularyWalk struct {
+	size  int32
+	state uint64
+}
+
+func (w *vocabularyWalk) next(n int) []int32 {
+	ids := make([]int32, n)
+	for i := range ids {
+		w.state = w.state*6364136223846793005 + 1442695040888963407
+		ids[i] = int32((w.state >> 33) % uint64(w.size))
+	}
+	return ids
+}
+
+// Text is the report as a table for people.
+func (r Report) Text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s, mode %s, %s, %d CPUs\n", r.Model, r.Mode, r.Where, r.CPUs)
+	fmt.Fprintf(&b, "%-8s %5s %6s  %10s %10s %10s", "", "batch", "prompt",
+		"min tok/s", "median", "max")
+	if len(r.Runs) > 0 && r.Runs[0].Share != nil {
+		fmt.Fprintf(&b, "  attention experts shared  gate  head other  wire  idle")
+	}
+	b.WriteByte('\n')
+	for _, run := range r.Runs {
+		t := run.TokensPerSecond
+		fmt.Fprintf(&b, "%-8s %5d %6d  %10.0f %10.0f %10.0f", run.Kind, run.Batch,
+			run.PromptTokens, t.Min, t.Median, t.Max)
+		if s := run.Share; s != nil {
+			fmt.Fprintf(&b, "  %8.0f%% %6.0f%% %5.0f%% %4.0f%% %4.0f%% %4.0f%% %4.0f%% %4.0f%%",
+				100*s.Attention, 100*s.Experts, 100*s.Shared, 100*s.Gate, 100*s.Head,
+				100*s.Other, 100*s.Wire, 100*s.Idle)
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}

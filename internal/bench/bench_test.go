@@ -1,0 +1,119 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"drover/internal/testcluster"
+	"drover/kernel"
+)
+
+// clockwork is a subject whose times are made up.
+type clockwork struct {
+	context int
+	calls   []string
+	fail    error
+}
+
+func (c *clockwork) limits() (int, int) { return c.context, 100 }
+
+func (c *clockwork) prefill(_ context.Context, prompt []int32) (time.Duration, error) {
+	c.calls = append(c.calls, "prefill")
+	return time.Duration(len(c.calls)) * time.Millisecond * time.Duration(len(prompt)), c.fail
+}
+
+func (c *clockwork) decode(_ context.Context, prompts [][]int32, steps int) (
+	int, time.Duration, error,
+) {
+	return len(prompts) * steps, time.Duration(steps) * time.Millisecond, c.fail
+}
+
+func (c *clockwork) share() *Share { return &Share{Attention: 0.75, Idle: 0.25} }
+
+func TestMeasure(t *testing.T) {
+	var rep Report
+	last := 0
+	err := measure(t.Context(), &clockwork{context: 300}, &rep, Options{
+		Quick: true, Progress: func(done, total int) { last = total - done },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last != 0 {
+		t.Errorf("progress ended with %d left", last)
+	}
+	var got []string
+	for _, r := range rep.Runs {
+		got = append(got, r.Kind)
+	}
+	// 512 tokens do not fit a context of 300.
+	want := []string{"prefill", "prefill", "decode", "decode", "decode"}
+	if !slices.Equal(got, want) {
+		t.Fatalf("runs %v, want %v", got, want)
+	}
+	// The first prefill's calls take 1, 2 and 3 ms a token, and the first does not count.
+	r := rep.Runs[0].TokensPerSecond
+	if math.Abs(r.Max-500) > 1e-6 || math.Abs(r.Min-1000./3) > 1e-6 ||
+		math.Abs(r.Median-(r.Min+r.Max)/2) > 1e-6 {
+		t.Errorf("spread %+v", r)
+	}
+	if r := rep.Runs[4]; r.Batch != 32 || math.Abs(r.TokensPerSecond.Min-32_000) > 1e-6 {
+		t.Errorf("decode of 32: %+v", r)
+	}
+	if text := rep.Text(); !strings.Contains(text, "75%") || strings.Count(text, "\n") != 7 {
+		t.Errorf("text:\n%s", text)
+	}
+}
+
+func TestMeasureErrors(t *testing.T) {
+	broken := errors.New("broken")
+	var rep Report
+	if err := measure(t.Context(), &clockwork{context: 300, fail: broken}, &rep, Options{}); !errors.Is(err, broken) {
+		t.Errorf("error %v, want broken", err)
+	}
+	if err := measure(t.Context(), &clockwork{context: 9}, &rep, Options{}); err == nil {
+		t.Error("a context of 9 tokens: no error")
+	}
+}
+
+// TestModels measures the demo model both ways.
+func TestModels(t *testing.T) {
+	dir := testcluster.Path("models/tiny-maverick")
+	rep, err := Local(t.Context(), dir, kernel.BF16, Options{Quick: true})
+	check(t, rep, err)
+	for _, r := range rep.Runs {
+		s := r.Share
+		if s == nil {
+			t.Fatalf("%+v: no share of time", r)
+		}
+		sum := s.Attention + s.Gate + s.Shared + s.Experts + s.Wire + s.Head + s.Other + s.Idle
+		if math.Abs(sum-1) > 0.02 || s.Experts <= 0 || s.Attention <= 0 {
+			t.Errorf("shares %+v sum to %v", *s, sum)
+		}
+	}
+	c := testcluster.Start(t, testcluster.Options{Mode: kernel.BF16})
+	rep, err = Remote(t.Context(), c, "in a test", Options{Quick: true})
+	check(t, rep, err)
+}
+
+func check(t *testing.T, rep Report, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rep.Runs) != 6 {
+		t.Errorf("%d runs, want 6", len(rep.Runs))
+	}
+	for _, r := range rep.Runs {
+		s := r.TokensPerSecond
+		if !(0 < s.Min && s.Min <= s.Median && s.Median <= s.Max) {
+			t.Errorf("%+v", r)
+		}
+	}
+	t.Log("\n" + rep.Text())
+}
