@@ -1,0 +1,151 @@
+// Package api serves OpenAI's HTTP API as one more gRPC client of a coordinator:
+// chat completions, completions and models, with server-sent events.
+//
+// It decides nothing about the model. A request's JSON becomes GenerateRequests, one for
+// each choice; what comes back becomes JSON. Three rules hold:
+//
+//   - A1, a field that would change the answer's meaning and is not supported is refused;
+//     any other unknown field is ignored.
+//   - A2, every error has OpenAI's shape, and toError alone chooses its HTTP status.
+//   - A3, a client that goes away, or stops reading, cancels its choices.
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"google.golang.org/grpc"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	droverv1 "drover/proto/drover/v1"
+)
+
+// Options tunes a server. The zero value is ready for use.
+type Options struct {
+	// MaxBodyBytes bounds a request's body. Zero means 8 MiB.
+	MaxBodyBytes int64
+	// BodyTimeout bounds the time to read a request's body. Zero means 30 s.
+	BodyTimeout time.Duration
+	// WriteTimeout bounds each write of an answer, so that a client that stops reading
+	// does not hold its sequences for ever. Zero means 30 s.
+	WriteTimeout time.Duration
+}
+
+func (o *Options) setDefaults() {
+	if o.MaxBodyBytes <= 0 {
+		o.MaxBodyBytes = 8 << 20
+	}
+	if o.BodyTimeout <= 0 {
+		o.BodyTimeout = 30 * time.Second
+	}
+	if o.WriteTimeout <= 0 {
+		o.WriteTimeout = 30 * time.Second
+	}
+}
+
+// maxChoices bounds the answers to one request: prompts times n.
+const maxChoices = 64
+
+type server struct {
+	opts        Options
+	started     time.Time
+	coordinator droverv1.CoordinatorServiceClient
+	health      healthv1.HealthClient
+}
+
+// New returns an HTTP server, with its timeouts set, for the coordinator that conn leads
+// to. The caller gives it a listener and shuts it down.
+func New(conn grpc.ClientConnInterface, opts Options) *http.Server {
+	opts.setDefaults()
+	s := &server{
+		opts:        opts,
+		started:     time.Now(),
+		coordinator: droverv1.NewCoordinatorServiceClient(conn),
+		health:      healthv1.NewHealthClient(conn),
+	}
+	mux := http.NewServeMux()
+	for _, r := range []struct {
+		method, path string
+		serve        http.HandlerFunc
+	}{
+		{http.MethodPost, "/v1/chat/completions", s.chat},
+		{http.MethodPost, "/v1/completions", s.completions},
+		{http.MethodGet, "/v1/models", s.models},
+		{http.MethodGet, "/v1/models/{model}", s.model},
+		{http.MethodGet, "/healthz", s.healthz},
+		{http.MethodGet, "/readyz", s.readyz},
+	} {
+		mux.HandleFunc(r.method+" "+r.path, r.serve)
+		mux.HandleFunc(r.path, func(w http.ResponseWriter, q *http.Request) {
+			w.Header().Set("Allow", r.method)
+			s.fail(w, invalid(http.StatusMethodNotAllowed, "", "%s %s: the method must be %s",
+				q.Method, q.URL.Path, r.method))
+		})
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, q *http.Request) {
+		s.fail(w, invalid(http.StatusNotFound, "", "%s is not served here", q.URL.Path))
+	})
+	return &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+	}
+}
+
+// modelCard is one entry of the list of models.
+type modelCard struct {
+	ID      string `json:"id"`
+	Object  string `json:"object"`
+	Created int64  `json:"created"`
+	OwnedBy string `json:"owned_by"`
+}
+
+func (s *server) describe(ctx context.Context) (modelCard, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	d, err := s.coordinator.Describe(ctx, &droverv1.DescribeRequest{})
+	if err != nil {
+		return modelCard{}, err
+	}
+	return modelCard{d.GetModel(), "model", s.started.Unix(), "drover"}, nil
+}
+
+func (s *server) models(w http.ResponseWriter, r *http.Request) {
+	card, err := s.describe(r.Context())
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	s.reply(w, http.StatusOK, map[string]any{"object": "list", "data": []modelCard{card}})
+}
+
+func (s *server) model(w http.ResponseWriter, r *http.Request) {
+	card, err := s.describe(r.Context())
+	switch name := r.PathValue("model"); {
+	case err != nil:
+		s.fail(w, err)
+	case name != card.ID:
+		s.fail(w, unknownModel("model: %q is not served here; %q is", name, card.ID))
+	default:
+		s.reply(w, http.StatusOK, card)
+	}
+}
+
+// healthz tells that this process lives.
+func (s *server) healthz(w http.ResponseWriter, _ *http.Request) {
+	s.reply(w, http.StatusOK, map[string]string{"status": "ok"})
+}
+
+// readyz tells whether the coordinator can answer prompts.
+func (s *server) readyz(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
+	defer cancel()
+	h, err := s.health.Check(ctx, &healthv1.HealthCheckRequest{})
+	if err != nil || h.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+		s.reply(w, http.StatusServiceUnavailable, map[string]string{"status": "not ready"})
+		return
+	}
+	s.reply(w, http.StatusOK, map[string]string{"status": "ready"})
+}
