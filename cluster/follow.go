@@ -1,0 +1,148 @@
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"maps"
+	"time"
+)
+
+const (
+	retryDelay = 500 * time.Millisecond
+	// callTimeout bounds one call of the store.
+	callTimeout = 5 * time.Second
+	// probeEvery is how often a follower checks that the store is still the same one.
+	probeEvery = 5 * time.Second
+)
+
+var errReplaced = errors.New("cluster: the store was replaced by another")
+
+// follower keeps a copy of the entries under a prefix. One goroutine runs it.
+type follower struct {
+	store  Store
+	scope  Scope
+	prefix string
+	// apply gets the copy after each change; it must not keep or change the map. Fresh
+	// says that the copy was read anew, after a break of unknown length.
+	apply func(entries map[string]Entry, revision int64, fresh bool)
+	// away is called when the store does not answer, with nil when it does again.
+	away func(error)
+}
+
+// run follows until ctx ends.
+func (f *follower) run(ctx context.Context) {
+	isAway := false
+	for ctx.Err() == nil {
+		identity, entries, revision, err := f.load(ctx)
+		if err == nil {
+			if isAway {
+				isAway = false
+				f.away(nil)
+			}
+			err = f.watch(ctx, identity, entries, revision)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil && !errors.Is(err, ErrCompacted) && !errors.Is(err, errReplaced) {
+			isAway = true
+			f.away(err)
+			pause(ctx, retryDelay)
+		}
+	}
+}
+
+func (f *follower) load(ctx context.Context) (string, map[string]Entry, int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	identity, err := readIdentity(ctx, f.store, f.scope)
+	if err != nil {
+		return "", nil, 0, err
+	}
+	list, revision, err := f.store.List(ctx, f.prefix)
+	entries := make(map[string]Entry, len(list))
+	for _, e := range list {
+		entries[e.Key] = e
+	}
+	return identity, entries, revision, err
+}
+
+// watch applies changes until the watch breaks. Meanwhile it checks now and then that
+// the store is the one that the copy came from: a store that lost its state and starts
+// again at revision 1 would leave the watch waiting for ever.
+func (f *follower) watch(ctx context.Context, identity string, entries map[string]Entry,
+	revision int64) error {
+	f.apply(maps.Clone(entries), revision, true)
+	ctx, cancel := context.WithCancelCause(ctx)
+	probed := make(chan struct{})
+	go func() {
+		defer close(probed)
+		f.probe(ctx, identity, cancel)
+	}()
+	err := f.store.Watch(ctx, f.prefix, revision, func(changes []Entry) {
+		entries = maps.Clone(entries)
+		for _, c := range changes {
+			if c.Deleted {
+				delete(entries, c.Key)
+			} else {
+				entries[c.Key] = c
+			}
+			revision = max(revision, c.ModRevision)
+		}
+		f.apply(entries, revision, false)
+	})
+	if errors.Is(context.Cause(ctx), errReplaced) {
+		err = errReplaced
+	}
+	cancel(nil)
+	<-probed
+	return err
+}
+
+func (f *follower) probe(ctx context.Context, identity string, cancel context.CancelCauseFunc) {
+	for pause(ctx, probeEvery) {
+		call, done := context.WithTimeout(ctx, callTimeout)
+		now, err := readIdentity(call, f.store, f.scope)
+		done()
+		if err == nil && now != identity {
+			cancel(errReplaced)
+			return
+		}
+	}
+}
+
+// The identity of a store is a random text under a key of its own, written once.
+
+func (s Scope) identity() string { return s.prefix() + "identity" }
+
+func readIdentity(ctx context.Context, store Store, scope Scope) (string, error) {
+	entries, _, err := store.List(ctx, scope.identity())
+	if err != nil || len(entries) == 0 {
+		return "", err
+	}
+	return string(entries[0].Value), nil
+}
+
+func ensureIdentity(ctx context.Context, store Store, scope Scope) error {
+	_, err := store.Commit(ctx, Write{
+		If:  []Cond{{Key: scope.identity()}},
+		Put: []Put{{Key: scope.identity(), Value: []byte(rand.Text())}},
+	})
+	if errors.Is(err, ErrConflict) {
+		return nil
+	}
+	return err
+}
+
+// pause waits, and returns false if ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

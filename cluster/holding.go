@@ -1,0 +1,150 @@
+package cluster
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"drover/placement"
+)
+
+// holding is what a node holds and does on the way to its target (C1). Only Member.run
+// touches it.
+type holding struct {
+	m         *Member
+	committed *placement.Plan // last told to Hooks.Commit
+
+	// held are the replicas that Assign was ever asked for and Drop not; loaded are
+	// those of the last Assign that succeeded.
+	held          map[placement.Replica]bool
+	loaded        []placement.Replica
+	readyRevision uint64 // the revision of which all replicas are loaded; 0: none
+
+	// The running Assign, if cancel is not nil.
+	assigning target
+	cancel    context.CancelFunc
+	done      chan error
+	failures  int
+	retryAt   time.Time
+
+	wanted []placement.Replica // of the last step
+	since  time.Time           // when wanted changed
+
+	published published
+	replaced  bool
+}
+
+// published is what the store says of the node.
+type published struct {
+	lease int // its number in the session
+	ready uint64
+}
+
+// step compares what the node holds with its target, starts what is to be done, and
+// returns when to look again.
+func (r *holding) step(ctx context.Context, now time.Time) time.Duration {
+	t := r.m.target()
+	if t.committed == nil && t.revision == 0 {
+		return forever // no plan yet, or a store that lost it: nothing to load or drop
+	}
+	if t.committed != nil && t.committed != r.committed {
+		if r.committed == nil || r.committed.Revision != t.committed.Revision {
+			r.m.hooks.Commit(t.committed.Revision, t.committed.Holds(r.m.cfg.Node.ID))
+		}
+		r.committed = t.committed
+	}
+	if !slices.Equal(r.wanted, t.replicas) {
+		r.wanted, r.since = t.replicas, now
+		r.failures, r.retryAt = 0, time.Time{}
+	}
+	if r.cancel != nil {
+		if !slices.Equal(r.assigning.replicas, t.replicas) {
+			r.cancel() // its done follows
+		}
+		r.assigning.revision = t.revision
+		return forever
+	}
+	if !r.holdsAll(t.replicas) {
+		if wait := r.retryAt.Sub(now); wait > 0 {
+			return wait
+		}
+		r.assign(ctx, t)
+		return forever
+	}
+	if r.readyRevision != t.revision {
+		r.readyRevision = t.revision
+		call1(r.m.cfg.Events.Ready, t.revision)
+	}
+	return r.drop(t.replicas, now)
+}
+
+// holdsAll tells whether all of the replicas, in order, are loaded.
+func (r *holding) holdsAll(replicas []placement.Replica) bool {
+	for _, want := range replicas {
+		_, ok := slices.BinarySearchFunc(r.loaded, want, placement.Replica.Compare)
+		if !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *holding) assign(ctx context.Context, t target) {
+	for _, replica := range t.replicas {
+		r.held[replica] = true
+	}
+	ctx, r.cancel = context.WithCancel(ctx)
+	r.assigning = t
+	if f := r.m.cfg.Events.Assigning; f != nil {
+		f(t.revision, len(t.replicas))
+	}
+	r.m.running.Go(func() { r.done <- r.m.hooks.Assign(ctx, t.replicas) })
+}
+
+// assigned takes the result of Assign.
+func (r *holding) assigned(now time.Time, err error) {
+	r.cancel()
+	r.cancel = nil
+	if err == nil {
+		r.loaded, r.failures = r.assigning.replicas, 0
+		return
+	}
+	if !slices.Equal(r.assigning.replicas, r.wanted) {
+		return // cancelled for another target
+	}
+	r.retryAt = now.Add(min(time.Second<<min(r.failures, 5), 30*time.Second))
+	r.failures++
+	if f := r.m.cfg.Events.AssignFailed; f != nil {
+		f(r.assigning.revision, err)
+	}
+}
+
+// drop gives up what is not wanted any more, after the grace.
+func (r *holding) drop(wanted []placement.Replica, now time.Time) time.Duration {
+	if len(r.held) == len(wanted) {
+		return forever
+	}
+	if wait := r.since.Add(r.m.cfg.Grace).Sub(now); wait > 0 {
+		return wait
+	}
+	var extra []placement.Replica
+	for held := range r.held {
+		if _, ok := slices.BinarySearchFunc(wanted, held, placement.Replica.Compare); !ok {
+			extra = append(extra, held)
+			delete(r.held, held)
+		}
+	}
+	slices.SortFunc(extra, placement.Replica.Compare)
+	r.loaded = wanted
+	r.m.hooks.Drop(extra)
+	return forever
+}
+
+// cancelAssign ends a running Assign and waits for it.
+func (r *holding) cancelAssign() {
+	if r.cancel != nil {
+		r.cancel()
+		<-r.done
+		r.cancel = nil
+	}
+}

@@ -1,0 +1,413 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"drover/placement"
+)
+
+// PlannerOptions says what to place and how patiently.
+type PlannerOptions struct {
+	// ID names this coordinator among those that may plan.
+	ID string
+	// Layers, Experts and ReplicaBytes are the model's shape, as in placement.Input.
+	Layers       []int
+	Experts      int
+	ReplicaBytes int64
+	// Replicas is how many replicas of each expert to place. Zero means 1: the loss of a
+	// node then stops its experts until others have loaded them.
+	Replicas int
+	// MinNodes is how many nodes the first plan waits for. Zero means 1.
+	MinNodes int
+	// Settle is how long the nodes must stay the same before a plan follows them, so
+	// that ten nodes that join make one plan. An expert without a replica does not wait.
+	// Zero means 200 ms.
+	Settle time.Duration
+	// LoadTimeout bounds how long nodes may take to load an intent; the slow ones are
+	// then left out for as long. Zero means 15 min.
+	LoadTimeout time.Duration
+	// TTL is the lease of the election, and how long absences are not acted on after the
+	// store was away. Zero means the Watcher's.
+	TTL time.Duration
+	// HistoryPlans is how many committed plans stay in the store. Zero means 16.
+	HistoryPlans int
+	// Tolerance and MaxMoveBytes are those of placement.Input.
+	Tolerance    float64
+	MaxMoveBytes int64
+	// Load returns the recent load of each expert, as in placement.Input. It is called
+	// from the Planner's goroutine. Nil means uniform.
+	Load func() [][]float64
+	// Events reports what happens.
+	Events PlannerEvents
+}
+
+// PlannerEvents are called from the Planner's goroutine and must return soon. Each may
+// be nil.
+type PlannerEvents struct {
+	// Elected reports that this Planner plans, or no longer does.
+	Elected func(elected bool)
+	// Intended reports a new intent, Committed that it is in force.
+	Intended  func(revision uint64, why placement.Explanation)
+	Committed func(revision uint64)
+	// Refused reports that no plan could be made.
+	Refused func(err error)
+	// LeftOut reports a node that did not load its replicas in time.
+	LeftOut func(nodeID string)
+}
+
+// Planner takes part in the election and, while elected, makes the placement follow
+// the nodes.
+type Planner struct {
+	opts    PlannerOptions
+	watcher *Watcher
+	store   Store
+	session *session
+	stop    context.CancelFunc
+	running sync.WaitGroup
+	poke    chan struct{} // has room for one
+
+	// Only run touches the fields below.
+	elected     bool
+	generation  int   // of the state that wrote belongs to
+	wrote       int64 // store's revision after the last write
+	nodes       []placement.Node
+	nodesSince  time.Time
+	intentMod   int64 // the intent whose loading is timed
+	intentSince time.Time
+	leftOut     map[string]time.Time
+	refused     string
+}
+
+// StartPlanner starts a Planner beside a Watcher of the same store.
+func StartPlanner(ctx context.Context, store Store, w *Watcher, opts PlannerOptions) (
+	*Planner, error) {
+	if err := opts.normalize(w); err != nil {
+		return nil, err
+	}
+	p := &Planner{opts: opts, watcher: w, store: store, poke: make(chan struct{}, 1),
+		leftOut: map[string]time.Time{}}
+	p.session = newSession(store, w.opts.Scope, opts.TTL, func(error) {})
+	ctx, p.stop = context.WithCancel(ctx)
+	p.running.Go(func() { p.session.run(ctx) })
+	p.running.Go(func() { p.run(ctx) })
+	return p, nil
+}
+
+func (o *PlannerOptions) normalize(w *Watcher) error {
+	o.Replicas, o.MinNodes = max(o.Replicas, 1), max(o.MinNodes, 1)
+	setDuration(&o.Settle, 200*time.Millisecond)
+	setDuration(&o.LoadTimeout, 15*time.Minute)
+	setDuration(&o.TTL, w.opts.TTL)
+	if o.HistoryPlans == 0 {
+		o.HistoryPlans = 16
+	}
+	if err := checkName("planner id", o.ID); err != nil {
+		return err
+	}
+	switch {
+	case len(o.Layers) == 0 || o.Experts <= 0 || o.ReplicaBytes <= 0:
+		return fmt.Errorf("cluster: planner: %d layers of %d experts of %d bytes: nothing to place",
+			len(o.Layers), o.Experts, o.ReplicaBytes)
+	case o.Settle < 0 || o.LoadTimeout < 0 || o.TTL < minTTL:
+		return fmt.Errorf("cluster: planner: settle %v, load timeout %v, lease time %v: want them"+
+			" positive, the last at least %v", o.Settle, o.LoadTimeout, o.TTL, minTTL)
+	case o.HistoryPlans < 1 || o.HistoryPlans > 64:
+		return fmt.Errorf("cluster: planner: a history of %d plans, want 1 to 64", o.HistoryPlans)
+	}
+	return nil
+}
+
+func setDuration(d *time.Duration, value time.Duration) {
+	if *d == 0 {
+		*d = value
+	}
+}
+
+// Rebalance makes the Planner look at the load now, if it is elected.
+func (p *Planner) Rebalance() {
+	select {
+	case p.poke <- struct{}{}:
+	default:
+	}
+}
+
+// Close leaves the election and returns when the Planner has stopped.
+func (p *Planner) Close() {
+	p.stop()
+	p.running.Wait()
+}
+
+func (p *Planner) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		changes := p.watcher.Changes()
+		tenure := p.session.current()
+		wait := p.step(ctx, tenure.lease, tenure.returned)
+		timer := time.NewTimer(wait)
+		select {
+		case <-changes:
+		case <-tenure.changed:
+		case <-p.poke:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+	p.setElected(false)
+}
+
+// step does what is to be done now and returns when to look again.
+func (p *Planner) step(ctx context.Context, lease Lease, returned time.Time) time.Duration {
+	s := p.watcher.state.Load()
+	if s.generation != p.generation {
+		p.generation, p.wrote = s.generation, 0
+	}
+	if lease == 0 || s.generation == 0 {
+		p.setElected(false)
+		return forever
+	}
+	if s.revision < p.wrote {
+		return p.opts.TTL // the Watcher has yet to see what was written
+	}
+	me := fmt.Sprintf("%s/%x", p.opts.ID, uint64(lease))
+	p.setElected(string(s.planner.Value) == me)
+	if s.planner.Key == "" {
+		key := p.watcher.opts.Scope.planner()
+		return p.write(ctx, Write{If: []Cond{{Key: key}}, Put: []Put{{key, []byte(me), lease}}})
+	}
+	if !p.elected {
+		return forever
+	}
+	now := time.Now()
+	d := p.decide(s, now, returned.Add(p.opts.TTL))
+	if d.write == nil {
+		return d.wait
+	}
+	wait := p.write(ctx, p.fenced(s, *d.write))
+	if wait == forever && d.wrote != nil {
+		d.wrote()
+	}
+	return wait
+}
+
+func (p *Planner) setElected(elected bool) {
+	if p.elected != elected {
+		p.elected, p.refused = elected, ""
+		p.nodes, p.nodesSince, p.intentMod = nil, time.Time{}, 0
+		call1(p.opts.Events.Elected, elected)
+	}
+}
+
+// fenced makes a write conditional on the election and on the records that it was
+// decided from (C2).
+func (p *Planner) fenced(s *state, w Write) Write {
+	scope := p.watcher.opts.Scope
+	w.If = append(w.If, Cond{s.planner.Key, s.planner.ModRevision},
+		Cond{scope.plan(), s.planMod}, Cond{scope.intent(), s.intentMod})
+	return w
+}
+
+// write writes, and returns forever if that was done: the Watcher will see it.
+func (p *Planner) write(ctx context.Context, w Write) time.Duration {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	revision, err := p.store.Commit(ctx, w)
+	switch {
+	case err == nil:
+		p.wrote = revision
+		return forever
+	case errors.Is(err, ErrConflict):
+		return p.opts.TTL / 3 // somebody else wrote; the Watcher will see it
+	}
+	return retryDelay
+}
+
+// decision is one write, or a wait.
+type decision struct {
+	write *Write
+	wrote func() // after the write
+	wait  time.Duration
+}
+
+// decide says what the elected planner does next. Until calm, absences prove nothing (C4).
+func (p *Planner) decide(s *state, now, calm time.Time) decision {
+	nodes := p.eligible(s, now)
+	intent := s.pending()
+	if intent != nil && p.fits(intent) {
+		if missing, slow := p.unready(s, intent, nodes); len(missing) == 0 {
+			if len(slow) == 0 {
+				return p.commit(s, intent)
+			}
+			if wait := p.intentDeadline(s, now).Sub(now); wait > 0 {
+				return decision{wait: wait}
+			}
+			p.leaveOut(slow, now)
+			return decision{wait: 0}
+		}
+	}
+	if wait := calm.Sub(now); s.plan != nil && wait > 0 && p.absent(s, nodes) {
+		return decision{wait: wait}
+	}
+	if s.plan != nil && s.planMod == 0 {
+		record := s.plan.Encode()
+		return decision{write: &Write{Put: []Put{{Key: p.watcher.opts.Scope.plan(), Value: record}}}}
+	}
+	if wait := p.settle(s, nodes, now); wait > 0 {
+		return decision{wait: wait}
+	}
+	return p.intend(s, nodes)
+}
+
+// eligible lists the usable nodes that are not left out.
+func (p *Planner) eligible(s *state, now time.Time) []placement.Node {
+	nodes := slices.DeleteFunc(s.usable(), func(n placement.Node) bool {
+		return now.Before(p.leftOut[n.ID])
+	})
+	if !slices.Equal(nodes, p.nodes) || p.nodesSince.IsZero() {
+		p.nodes, p.nodesSince = nodes, now
+	}
+	return nodes
+}
+
+// fits tells whether a plan places the experts of this model.
+func (p *Planner) fits(plan *placement.Plan) bool {
+	return plan.Experts == p.opts.Experts && slices.Equal(plan.Layers, p.opts.Layers)
+}
+
+// unready lists the nodes of an intent that are gone, and those that have yet to load it.
+func (p *Planner) unready(s *state, intent *placement.Plan, nodes []placement.Node) (
+	missing, slow []string) {
+	for _, id := range intent.NodeIDs {
+		here := slices.ContainsFunc(nodes, func(n placement.Node) bool { return n.ID == id })
+		if !here {
+			missing = append(missing, id)
+		} else if s.nodes[id].Revision != intent.Revision {
+			slow = append(slow, id)
+		}
+	}
+	return missing, slow
+}
+
+// absent tells whether the plan, or its record, misses a node.
+func (p *Planner) absent(s *state, nodes []placement.Node) bool {
+	return s.planMod == 0 || slices.ContainsFunc(s.plan.NodeIDs, func(id string) bool {
+		return !slices.ContainsFunc(nodes, func(n placement.Node) bool { return n.ID == id })
+	})
+}
+
+func (p *Planner) intentDeadline(s *state, now time.Time) time.Time {
+	if p.intentMod != s.intentMod {
+		p.intentMod, p.intentSince = s.intentMod, now
+	}
+	return p.intentSince.Add(p.opts.LoadTimeout)
+}
+
+func (p *Planner) leaveOut(slow []string, now time.Time) {
+	for _, id := range slow {
+		p.leftOut[id] = now.Add(p.opts.LoadTimeout)
+		call1(p.opts.Events.LeftOut, id)
+	}
+}
+
+// settle returns how long to wait for the nodes to stay as they are.
+func (p *Planner) settle(s *state, nodes []placement.Node, now time.Time) time.Duration {
+	if s.plan == nil && len(nodes) < p.opts.MinNodes {
+		return forever
+	}
+	if s.plan != nil && len(nodes) > 0 {
+		here := map[string]placement.Node{}
+		for _, n := range nodes {
+			here[n.ID] = n
+		}
+		v := placement.View{Plan: s.plan, Nodes: here}
+		if len(v.Uncovered()) > 0 {
+			return 0
+		}
+	}
+	return p.nodesSince.Add(p.opts.Settle).Sub(now)
+}
+
+// intend decides the next plan and makes it the intent.
+func (p *Planner) intend(s *state, nodes []placement.Node) decision {
+	in := placement.Input{
+		Current: s.plan, Layers: p.opts.Layers, Experts: p.opts.Experts,
+		ReplicaBytes: p.opts.ReplicaBytes, Nodes: nodes, Replicas: p.opts.Replicas,
+		Tolerance: p.opts.Tolerance, MaxMoveBytes: p.opts.MaxMoveBytes,
+	}
+	if p.opts.Load != nil {
+		in.Load = p.opts.Load()
+	}
+	next, why, err := placement.Next(in)
+	if err != nil {
+		if err.Error() != p.refused {
+			p.refused = err.Error()
+			call1(p.opts.Events.Refused, err)
+		}
+		return decision{wait: p.nextReturn()}
+	}
+	p.refused = ""
+	if next == s.plan {
+		if s.pending() == nil {
+			return decision{wait: p.nextReturn()}
+		}
+		// The intent is not wanted any more. The committed plan takes its place under a
+		// new revision, since the intent's is used up (C3).
+		same := *s.plan
+		next = &same
+	}
+	next.Revision = s.lastRevision() + 1
+	key := p.watcher.opts.Scope.intent()
+	return decision{
+		write: &Write{Put: []Put{{Key: key, Value: next.Encode()}}},
+		wrote: func() {
+			if f := p.opts.Events.Intended; f != nil {
+				f(next.Revision, why)
+			}
+		},
+	}
+}
+
+// nextReturn is when the next node that was left out may be used again.
+func (p *Planner) nextReturn() time.Duration {
+	wait := forever
+	for id, until := range p.leftOut {
+		if d := time.Until(until); d > 0 {
+			wait = min(wait, d)
+		} else {
+			delete(p.leftOut, id)
+		}
+	}
+	return wait
+}
+
+// lastRevision is the largest revision that anybody is known to have used (C3).
+func (s *state) lastRevision() uint64 {
+	var last uint64
+	if s.plan != nil {
+		last = s.plan.Revision
+	}
+	if s.intent != nil {
+		last = max(last, s.intent.Revision)
+	}
+	for _, n := range s.nodes {
+		last = max(last, n.Revision)
+	}
+	return last
+}
+
+// commit puts an intent in force and into the history.
+func (p *Planner) commit(s *state, intent *placement.Plan) decision {
+	scope, record := p.watcher.opts.Scope, intent.Encode()
+	w := &Write{Put: []Put{{Key: scope.plan(), Value: record},
+		{Key: scope.historyOf(intent.Revision), Value: record}}}
+	if n := len(s.history) + 1 - p.opts.HistoryPlans; n > 0 {
+		w.Delete = s.history[:min(n, 32)]
+	}
+	return decision{write: w, wrote: func() {
+		call1(p.opts.Events.Committed, intent.Revision)
+	}}
+}

@@ -1,0 +1,352 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"drover/placement"
+)
+
+// WatcherOptions says what a coordinator takes part in and which nodes it can use.
+type WatcherOptions struct {
+	Scope Scope
+	// NumericMode must be that of a node for the node to be used: other modes give other
+	// bytes. Empty accepts any.
+	NumericMode string
+	// KernelClass is the same for the nodes' kernel class. Empty accepts any.
+	KernelClass string
+	// TTL is how long nodes that vanished while the store was away stay in the View after
+	// its return. Zero means DefaultTTL; it should be no less than the nodes' lease.
+	TTL time.Duration
+	// Events reports what happens.
+	Events WatcherEvents
+}
+
+// WatcherEvents are called from the Watcher's goroutine and must return soon. Each may
+// be nil.
+type WatcherEvents struct {
+	// NodeJoined reports a registered node; reason says why it is not used, if so.
+	NodeJoined func(node placement.Node, reason string)
+	// NodeLost reports a node whose registration ended.
+	NodeLost func(node placement.Node)
+	// Committed reports the committed plan.
+	Committed func(plan *placement.Plan)
+	// StoreAway reports that the store does not answer; with nil, that it does again.
+	StoreAway func(err error)
+	// BadRecord reports a record that was ignored.
+	BadRecord func(key string, err error)
+}
+
+// NodeState is a registered node, or one that the plan still uses.
+type NodeState struct {
+	placement.Node
+	NumericMode string
+	// Registered is false for a node of the plan that is not there.
+	Registered bool
+	// Reason says why the node is not used; empty if it is.
+	Reason string
+	// Revision is the placement revision that the node has loaded and tested.
+	Revision uint64
+}
+
+// state is what a Watcher knows. It is never edited once published.
+type state struct {
+	revision            int64 // of the store
+	generation          int   // counts how often the state was read anew; 0: never
+	plan, intent        *placement.Plan
+	planMod, intentMod  int64 // 0: not in the store
+	planner             Entry
+	nodes               map[string]NodeState
+	history             []string         // keys, ascending
+	planSeen, intentRaw string           // records from which plan and intent were read
+	bad                 map[string]error // by key: records that were ignored
+}
+
+// pending returns the intent that waits to be committed, or nil.
+func (s *state) pending() *placement.Plan {
+	if s.intent == nil || s.plan != nil && s.intent.Revision <= s.plan.Revision {
+		return nil
+	}
+	return s.intent
+}
+
+// usable lists the nodes that may hold replicas, by ID.
+func (s *state) usable() []placement.Node {
+	var nodes []placement.Node
+	for _, id := range slices.Sorted(maps.Keys(s.nodes)) {
+		if n := s.nodes[id]; n.Reason == "" {
+			nodes = append(nodes, n.Node)
+		}
+	}
+	return nodes
+}
+
+// Watcher keeps a coordinator's View of the cluster up to date.
+type Watcher struct {
+	opts    WatcherOptions
+	stop    context.CancelFunc
+	stopped chan struct{}
+	view    atomic.Pointer[placement.View]
+	state   atomic.Pointer[state]
+
+	mu       sync.Mutex // guards the fields below
+	entries  map[string]Entry
+	revision int64
+	lingers  map[string]Entry // nodes that vanished while the store was away
+	timer    *time.Timer      // ends the lingering
+	suspect  map[string]bool
+	changed  chan struct{}
+}
+
+// Watch starts a Watcher. It returns at once; the View is empty until the store answers.
+func Watch(ctx context.Context, store Store, opts WatcherOptions) (*Watcher, error) {
+	opts.Scope.setDefaults()
+	if err := opts.Scope.validate(); err != nil {
+		return nil, err
+	}
+	if opts.TTL == 0 {
+		opts.TTL = DefaultTTL
+	}
+	if opts.TTL < minTTL {
+		return nil, fmt.Errorf("cluster: lease time %v, at least %v", opts.TTL, minTTL)
+	}
+	ctx, stop := context.WithCancel(ctx)
+	w := &Watcher{opts: opts, stop: stop, stopped: make(chan struct{}),
+		suspect: map[string]bool{}, changed: make(chan struct{})}
+	w.state.Store(&state{})
+	w.view.Store(&placement.View{Plan: &placement.Plan{}, Nodes: map[string]placement.Node{}})
+	f := &follower{store: store, scope: opts.Scope, prefix: opts.Scope.prefix(),
+		apply: w.apply, away: w.storeAway}
+	go func() {
+		defer close(w.stopped)
+		f.run(ctx)
+	}()
+	return w, nil
+}
+
+// Close stops the Watcher; the last View stays readable.
+func (w *Watcher) Close() {
+	w.stop()
+	<-w.stopped
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}
+
+// View returns the present View. It is never nil, and neither is its plan.
+func (w *Watcher) View() *placement.View { return w.view.Load() }
+
+// Changes returns a channel that is closed when View or Nodes change next. Take it
+// before the View that it is to follow.
+func (w *Watcher) Changes() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.changed
+}
+
+// Nodes lists the registered nodes, used or not, and those that the plan misses, by ID.
+func (w *Watcher) Nodes() []NodeState {
+	s := w.state.Load()
+	nodes := slices.Collect(maps.Values(s.nodes))
+	if s.plan != nil {
+		for _, id := range s.plan.NodeIDs {
+			if _, ok := s.nodes[id]; !ok {
+				nodes = append(nodes, NodeState{Node: placement.Node{ID: id}})
+			}
+		}
+	}
+	slices.SortFunc(nodes, func(a, b NodeState) int { return strings.Compare(a.ID, b.ID) })
+	return nodes
+}
+
+// SetSuspect notes a hint about a node: it seems to be dead, or alive again.
+func (w *Watcher) SetSuspect(nodeID string, suspect bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.suspect[nodeID] == suspect {
+		return
+	}
+	if suspect {
+		w.suspect[nodeID] = true
+	} else {
+		delete(w.suspect, nodeID)
+	}
+	w.publish(w.state.Load())
+}
+
+func (w *Watcher) storeAway(err error) {
+	if f := w.opts.Events.StoreAway; f != nil {
+		f(err)
+	}
+}
+
+// apply takes over a new copy of the store's entries.
+func (w *Watcher) apply(entries map[string]Entry, revision int64, fresh bool) {
+	w.mu.Lock()
+	old := w.state.Load()
+	if fresh && old.generation > 0 {
+		w.linger(entries)
+	}
+	w.entries, w.revision = entries, revision
+	next := w.build(old, fresh)
+	w.publish(next)
+	w.mu.Unlock()
+	w.report(old, next)
+}
+
+// linger keeps the nodes that are missing from a fresh copy for one lease time, so that
+// a store that lost its leases does not look like the loss of all nodes (C4).
+func (w *Watcher) linger(entries map[string]Entry) {
+	if w.lingers == nil {
+		w.lingers = map[string]Entry{}
+	}
+	for key, e := range w.entries {
+		if _, ok := entries[key]; !ok && strings.HasPrefix(key, w.opts.Scope.nodes()) {
+			w.lingers[key] = e
+		}
+	}
+	if len(w.lingers) > 0 && w.timer == nil {
+		w.timer = time.AfterFunc(w.opts.TTL, w.endLinger)
+	}
+}
+
+func (w *Watcher) endLinger() {
+	w.mu.Lock()
+	old := w.state.Load()
+	w.lingers, w.timer = nil, nil
+	next := w.build(old, false)
+	w.publish(next)
+	w.mu.Unlock()
+	w.report(old, next)
+}
+
+// publish makes a state and its View visible. The caller holds mu.
+func (w *Watcher) publish(s *state) {
+	v := &placement.View{Plan: s.plan, Nodes: map[string]placement.Node{},
+		Suspect: maps.Clone(w.suspect)}
+	if v.Plan == nil {
+		v.Plan = &placement.Plan{}
+	}
+	for id, n := range s.nodes {
+		if n.Reason == "" {
+			v.Nodes[id] = n.Node
+		}
+	}
+	w.state.Store(s)
+	w.view.Store(v)
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+// build reads the entries. What is missing of the plan stays as it was (C4).
+func (w *Watcher) build(old *state, fresh bool) *state {
+	scope := w.opts.Scope
+	s := &state{revision: w.revision, generation: old.generation,
+		plan: old.plan, planSeen: old.planSeen, intent: old.intent, intentRaw: old.intentRaw,
+		planner: w.entries[scope.planner()], nodes: map[string]NodeState{},
+		bad: map[string]error{}}
+	if fresh {
+		s.generation++
+	}
+	s.planMod = w.entries[scope.plan()].ModRevision
+	s.intentMod = w.entries[scope.intent()].ModRevision
+	if s.intentMod == 0 {
+		s.intent, s.intentRaw = nil, ""
+	}
+	w.readPlan(s, scope.plan(), &s.plan, &s.planSeen)
+	w.readPlan(s, scope.intent(), &s.intent, &s.intentRaw)
+	for key, e := range w.lingers {
+		w.readNode(s, strings.TrimPrefix(key, scope.nodes()), e)
+	}
+	for key, e := range w.entries {
+		if id, ok := strings.CutPrefix(key, scope.nodes()); ok {
+			w.readNode(s, id, e)
+		} else if strings.HasPrefix(key, scope.history()) {
+			s.history = append(s.history, key)
+		}
+	}
+	slices.Sort(s.history)
+	return s
+}
+
+// readPlan decodes a plan if its record is new.
+func (w *Watcher) readPlan(s *state, key string, plan **placement.Plan, seen *string) {
+	e, ok := w.entries[key]
+	if !ok || string(e.Value) == *seen {
+		return
+	}
+	p, err := placement.Decode(e.Value)
+	if err != nil {
+		s.bad[key] = err
+		return
+	}
+	*plan, *seen = p, string(e.Value)
+}
+
+func (w *Watcher) readNode(s *state, id string, e Entry) {
+	r, err := decodeNode(e.Value)
+	if err == nil {
+		err = checkName("node id", id)
+	}
+	if err != nil {
+		s.bad[e.Key] = err
+		return
+	}
+	n := NodeState{Node: r.node(id), NumericMode: r.NumericMode, Registered: true,
+		Reason: w.mismatch(r)}
+	if e, ok := w.entries[w.opts.Scope.ready()+id]; ok {
+		var ready readyRecord
+		if err := decodeJSON(e.Value, &ready); err != nil {
+			s.bad[e.Key] = err
+		} else if ready.Epoch == r.Epoch {
+			n.Revision = ready.Revision
+		}
+	}
+	s.nodes[id] = n
+}
+
+// mismatch says why a node cannot be used.
+func (w *Watcher) mismatch(r nodeRecord) string {
+	for _, f := range []struct{ what, got, want string }{
+		{"model", r.ModelDigest, w.opts.Scope.Model},
+		{"numeric mode", r.NumericMode, w.opts.NumericMode},
+		{"kernel class", r.KernelClass, w.opts.KernelClass},
+	} {
+		if f.want != "" && f.got != f.want {
+			return fmt.Sprintf("%s is %q, the coordinator's is %q", f.what, f.got, f.want)
+		}
+	}
+	return ""
+}
+
+// report tells what differs between two states.
+func (w *Watcher) report(old, next *state) {
+	ev := w.opts.Events
+	for id, n := range next.nodes {
+		was, ok := old.nodes[id]
+		if ev.NodeJoined != nil && (!ok || was.Epoch != n.Epoch || was.Reason != n.Reason) {
+			ev.NodeJoined(n.Node, n.Reason)
+		}
+	}
+	for id, n := range old.nodes {
+		if _, ok := next.nodes[id]; !ok && ev.NodeLost != nil {
+			ev.NodeLost(n.Node)
+		}
+	}
+	if ev.Committed != nil && next.plan != old.plan {
+		ev.Committed(next.plan)
+	}
+	for key, err := range next.bad {
+		if was := old.bad[key]; ev.BadRecord != nil && (was == nil || was.Error() != err.Error()) {
+			ev.BadRecord(key, err)
+		}
+	}
+}
