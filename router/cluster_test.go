@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 
 	"drover/expertnode"
@@ -22,8 +21,6 @@ import (
 	"drover/router"
 	"drover/tensor"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
 	digest   = []byte("sha-256 of a small checkpoint...")
