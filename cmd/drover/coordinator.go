@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"github.com/spf13/cobra"
+
+	"drover/internal/role"
+	"drover/kernel"
+)
+
+type coordinatorFlags struct {
+	member
+	grpc, http string
+	replicas   int
+	minNodes   int
+	allowScore bool
+}
+
+func newCoordinatorCommand(g *globals) *cobra.Command {
+	f := &coordinatorFlags{}
+	c := &cobra.Command{
+		Use:   "coordinator --etcd ADDR[,ADDR…] --model DIR",
+		Short: "Run a coordinator",
+		Long: `Coordinator serves a model: attention, KV cache and gate run here, the experts on the
+expert nodes that have registered in etcd. It waits for them, and is ready when a token
+has passed through every layer.
+
+Exit codes: 0 ended by an interrupt, 1 an error, 2 wrong usage, 130 interrupted before it
+was ready.`,
+		Example: `  drover coordinator --etcd 127.0.0.1:2379 --model models/tiny-maverick --min-nodes 2`,
+		Args:    noArgs,
+		RunE:    func(c *cobra.Command, _ []string) error { return f.run(c.Context(), g) },
+	}
+	f.member.flags(c)
+	c.Flags().StringVar(&f.grpc, "grpc", defaultEndpoint, "gRPC address to serve")
+	c.Flags().StringVar(&f.http, "http", "127.0.0.1:8080", "HTTP address to serve; none serves no HTTP")
+	c.Flags().IntVar(&f.replicas, "replicas", 1, "copies of each expert, on nodes of their own")
+	c.Flags().IntVar(&f.minNodes, "min-nodes", 1, "expert nodes that the first placement waits for")
+	c.Flags().BoolVar(&f.allowScore, "allow-score", false,
+		"serve the Score call, which shows all logits (for drover verify)")
+	return c
+}
+
+func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
+	mode, err := f.check(f.grpc, f.http)
+	if err != nil {
+		return err
+	}
+	if f.replicas < 1 || f.minNodes < 1 {
+		return usagef("--replicas and --min-nodes must be at least 1")
+	}
+	setProcessors()
+	o := role.CoordinatorOptions{ModelDir: f.model, Mode: mode, ClusterName: f.cluster,
+		Replicas: f.replicas, MinNodes: f.minNodes, AllowScore: f.allowScore, Version: version,
+		Log: f.logger(g)}
+	store, closeStore, err := f.openStore()
+	if err != nil {
+		return err
+	}
+	defer closeStore()
+	o.Store = store
+	if o.GRPC, err = net.Listen("tcp", f.grpc); err != nil {
+		return fmt.Errorf("serve gRPC: %w", err)
+	}
+	if f.http != "none" {
+		if o.HTTP, err = net.Listen("tcp", f.http); err != nil {
+			return fmt.Errorf("serve HTTP: %w", err)
+		}
+	}
+	if o.Gossip, err = f.openGossip(); err != nil {
+		return err
+	}
+	c, err := role.StartCoordinator(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	o.Log.Info("waiting for the expert nodes", "grpc", o.GRPC.Addr().String())
+	if err := c.WaitReady(ctx); err != nil {
+		return err
+	}
+	o.Log.Info("ready", "grpc", o.GRPC.Addr().String())
+	<-ctx.Done()
+	return nil
+}
+
+func modeFlag(c *cobra.Command, mode *string) {
+	c.Flags().StringVar(mode, "mode", kernel.BF16.String(), "numeric mode: exact or bf16")
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"drover/internal/role"
+)
+
+type expertNodeFlags struct {
+	member
+	listen, advertise, id, domain string
+	capacity                      int64
+	shortLease, withParent        bool
+}
+
+func newExpertNodeCommand(g *globals) *cobra.Command {
+	f := &expertNodeFlags{}
+	c := &cobra.Command{
+		Use:   "expertnode --etcd ADDR[,ADDR…] --model DIR",
+		Short: "Run an expert node",
+		Long: `Expertnode registers in etcd, loads the experts that the placement gives it (and reads no
+others from the model's directory), and computes them for the coordinators.
+
+Exit codes: 0 ended by an interrupt, 1 an error, 2 wrong usage.`,
+		Example: `  drover expertnode --etcd 127.0.0.1:2379 --model models/tiny-maverick --id left
+  drover expertnode --etcd 10.0.0.1:2379 --model /models/scout --listen 10.0.0.7:7071 --insecure`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return f.run(c.Context(), g) },
+	}
+	f.member.flags(c)
+	c.Flags().StringVar(&f.listen, "listen", "127.0.0.1:0", "address for rows; port 0 takes a free one")
+	c.Flags().StringVar(&f.advertise, "advertise", "", "address that others use (default: --listen's)")
+	c.Flags().StringVar(&f.id, "id", "", "name of this node, unique in the cluster (default: host and port)")
+	c.Flags().StringVar(&f.domain, "domain", "", "failure domain (default: the host's name)")
+	c.Flags().Int64Var(&f.capacity, "capacity", 0, "bytes of packed weights to hold (default: all experts)")
+	c.Flags().BoolVar(&f.shortLease, "short-lease", false, "let the cluster notice this node's end in 2 s")
+	c.Flags().BoolVar(&f.withParent, "with-parent", false, "end when standard input ends")
+	for _, hidden := range []string{"short-lease", "with-parent"} {
+		_ = c.Flags().MarkHidden(hidden) // the flag exists
+	}
+	return c
+}
+
+func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
+	mode, err := f.check(f.listen)
+	if err != nil {
+		return err
+	}
+	if f.capacity < 0 {
+		return usagef("--capacity is %d, must not be negative", f.capacity)
+	}
+	if f.withParent {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		go func() {
+			_, _ = io.Copy(io.Discard, g.in) // it ends when the parent does
+			cancel()
+		}()
+	}
+	setProcessors()
+	store, closeStore, err := f.openStore()
+	if err != nil {
+		return err
+	}
+	defer closeStore()
+	o := role.ExpertNodeOptions{ModelDir: f.model, Mode: mode, Store: store, ClusterName: f.cluster,
+		ID: f.id, Listen: f.listen, Advertise: f.advertise, CapacityBytes: f.capacity,
+		Domain: f.domain, ShortLease: f.shortLease, Log: f.logger(g).With("node", f.id)}
+	if f.withParent {
+		o.Log = quiet(g, f.id)
+	}
+	if o.Gossip, err = f.openGossip(); err != nil {
+		return err
+	}
+	n, err := role.StartExpertNode(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer n.Close()
+	o.Log.Info("serving rows", "address", n.Address, "pid", os.Getpid())
+	<-ctx.Done()
+	return nil
+}

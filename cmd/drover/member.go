@@ -1,0 +1,93 @@
+package main
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"drover/cluster"
+	"drover/internal/role"
+	"drover/kernel"
+)
+
+// member is what the roles of a cluster have in common.
+type member struct {
+	etcd, model, mode, cluster string
+	gossip, join               string
+	insecure, debug            bool
+}
+
+func (m *member) flags(c *cobra.Command) {
+	c.Flags().StringVar(&m.etcd, "etcd", "", "etcd endpoints, separated by commas (required)")
+	c.Flags().StringVar(&m.model, "model", "", "model directory (required)")
+	modeFlag(c, &m.mode)
+	c.Flags().StringVar(&m.cluster, "cluster", "default", "name of the cluster within etcd")
+	c.Flags().StringVar(&m.gossip, "gossip", "",
+		"address for gossip, encrypted with the key in $DROVER_GOSSIP_KEY (64 hex digits); "+
+			"empty: no gossip")
+	c.Flags().StringVar(&m.join, "join", "", "gossip addresses of others, separated by commas")
+	c.Flags().BoolVar(&m.debug, "debug", false, "log more")
+	insecureFlag(c, &m.insecure)
+}
+
+// check refuses what cannot be meant; addresses are those that are served.
+func (m *member) check(addresses ...string) (kernel.Mode, error) {
+	if m.etcd == "" || m.model == "" {
+		return 0, usagef("--etcd and --model are required")
+	}
+	for _, a := range append(addresses, m.gossip) {
+		if a == "" || a == "none" || m.insecure {
+			continue
+		}
+		if err := mustBeLoopback(a); err != nil {
+			return 0, err
+		}
+	}
+	mode, err := kernel.ParseMode(m.mode)
+	if err != nil {
+		return 0, usageError{err}
+	}
+	return mode, nil
+}
+
+func (m *member) logger(g *globals) *slog.Logger {
+	level := slog.LevelInfo
+	if m.debug {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(g.err, &slog.HandlerOptions{Level: level}))
+}
+
+// quiet is a log of what needs attention, for nodes whose output a parent shows.
+func quiet(g *globals, id string) *slog.Logger {
+	return slog.New(slog.NewTextHandler(g.err, &slog.HandlerOptions{Level: slog.LevelWarn})).
+		With("node", id)
+}
+
+func (m *member) openStore() (cluster.Store, func(), error) {
+	store, err := cluster.OpenEtcd(cluster.EtcdConfig{Endpoints: strings.Split(m.etcd, ",")})
+	if err != nil {
+		return nil, nil, err
+	}
+	return store, func() { _ = store.Close() }, nil
+}
+
+// openGossip takes part in gossip where an address was given.
+func (m *member) openGossip() (role.Gossip, error) {
+	if m.gossip == "" {
+		return role.Gossip{}, nil
+	}
+	key := os.Getenv("DROVER_GOSSIP_KEY")
+	if key == "" {
+		return role.Gossip{}, errors.New("--gossip needs a key: set DROVER_GOSSIP_KEY to 64 hex digits, " +
+			"the same for the whole cluster (openssl rand -hex 32 makes one)")
+	}
+	var others []string
+	if m.join != "" {
+		others = strings.Split(m.join, ",")
+	}
+	return role.ListenGossip(m.gossip, key, others...)
+}

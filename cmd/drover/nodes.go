@@ -1,0 +1,96 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"drover/internal/show"
+	droverv1 "drover/proto/drover/v1"
+)
+
+func newNodesCommand(g *globals) *cobra.Command {
+	var endpoint string
+	var plain, asJSON bool
+	c := &cobra.Command{
+		Use:   "nodes",
+		Short: "List the expert nodes",
+		Long: `Nodes lists the expert nodes as a coordinator sees them: their id, address, process when
+it runs on the coordinator's machine, state, bytes of weights, experts held and rows served.
+
+Exit codes: 0 done, 1 an error, 2 wrong usage.`,
+		Example: "  drover nodes\n  drover nodes --json --endpoint 127.0.0.1:7070",
+		Args:    noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			conn, stop, err := dial(orDefaultEndpoint(endpoint), plain)
+			if err != nil {
+				return err
+			}
+			defer stop()
+			r, err := droverv1.NewClusterServiceClient(conn).ListNodes(c.Context(),
+				&droverv1.ListNodesRequest{})
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return json.NewEncoder(g.out).Encode(show.Nodes(r))
+			}
+			return printNodes(g, r)
+		},
+	}
+	endpointFlag(c, &endpoint)
+	insecureFlag(c, &plain)
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+func printNodes(g *globals, r *droverv1.ListNodesResponse) error {
+	w := tabwriter.NewWriter(g.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ID\tADDRESS\tPID\tSTATE\tWEIGHTS\tEXPERTS\tROWS")
+	for _, n := range r.Nodes {
+		pid := "-"
+		if n.Pid != 0 {
+			pid = fmt.Sprint(n.Pid)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\n", n.Id, n.Address, pid, n.State,
+			show.Bytes(n.Bytes), n.ReplicaCount, n.RowsDispatched)
+	}
+	return w.Flush()
+}
+
+func newPlacementCommand(g *globals) *cobra.Command {
+	var endpoint string
+	var plain, asJSON bool
+	c := &cobra.Command{
+		Use:   "placement",
+		Short: "Show which nodes hold which experts",
+		Long: `Placement prints the committed placement: its revision and, for each MoE layer, the experts
+of each node. With --json: {"revision":N,"layers":{"LAYER":{"EXPERT":["NODE",…]}}}.
+
+Exit codes: 0 done, 1 an error, 2 wrong usage.`,
+		Example: "  drover placement\n  drover placement --json",
+		Args:    noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			conn, stop, err := dial(orDefaultEndpoint(endpoint), plain)
+			if err != nil {
+				return err
+			}
+			defer stop()
+			r, err := droverv1.NewClusterServiceClient(conn).GetPlacement(c.Context(),
+				&droverv1.GetPlacementRequest{})
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return json.NewEncoder(g.out).Encode(show.Placement(r))
+			}
+			return show.PrintPlacement(g.out, r)
+		},
+	}
+	endpointFlag(c, &endpoint)
+	insecureFlag(c, &plain)
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}

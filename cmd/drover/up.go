@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"drover/internal/localcluster"
+	"drover/internal/role"
+	"drover/kernel"
+)
+
+type upFlags struct {
+	options localcluster.Options
+	mode    string
+	asJSON  bool
+}
+
+func newUpCommand(g *globals) *cobra.Command {
+	f := &upFlags{}
+	c := &cobra.Command{
+		Use:   "up",
+		Short: "Run a whole cluster on this machine",
+		Long: `Up starts an embedded etcd, a coordinator and expert-node processes that share the
+model's experts, asks the model one question, and serves until it is interrupted. Without
+flags it takes the bundled demo model and free loopback ports where the usual ones
+(gRPC ` + defaultEndpoint + `, HTTP 127.0.0.1:8080) are taken. It leaves no process and no
+file behind; with --dir the state stays there.
+
+With --json it prints one line when it is ready,
+{"grpc":ADDR,"http":ADDR,"etcd":URL,"nodes":N,"pid":PID}, and then logs to standard error.
+
+Exit codes: 0 ended by an interrupt after it was ready, 1 an error, 2 wrong usage,
+130 interrupted before it was ready.`,
+		Example: `  drover up
+  drover up --nodes 8 --replicas 2
+  drover up --model ~/models/my-llama4 --mode exact --dir ./state`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return f.run(c.Context(), g) },
+	}
+	o := &f.options
+	c.Flags().StringVar(&o.ModelDir, "model", "", "model directory (default: the bundled demo model)")
+	c.Flags().IntVar(&o.Nodes, "nodes", 4, "expert-node processes, 1 to 64")
+	c.Flags().IntVar(&o.Replicas, "replicas", 1, "copies of each expert, on nodes of their own")
+	c.Flags().StringVar(&o.StateDir, "dir", "", "folder for etcd's state (default: a temporary one)")
+	c.Flags().StringVar(&o.GRPC, "grpc", "", "gRPC address (default "+defaultEndpoint+" or a free port)")
+	c.Flags().StringVar(&o.HTTP, "http", "", "HTTP address (default 127.0.0.1:8080 or a free port)")
+	c.Flags().StringVar(&f.mode, "mode", "bf16", "numeric mode: exact or bf16")
+	c.Flags().BoolVar(&f.asJSON, "json", false, "print one line of JSON when ready, then log")
+	return c
+}
+
+func (f *upFlags) run(ctx context.Context, g *globals) error {
+	o := &f.options
+	if err := f.check(); err != nil {
+		return err
+	}
+	level := slog.LevelWarn
+	if f.asJSON {
+		level = slog.LevelInfo
+	}
+	o.Stderr = g.err
+	o.Log = slog.New(slog.NewTextHandler(g.err, &slog.HandlerOptions{Level: level}))
+	setProcessors()
+	c, err := localcluster.Start(ctx, *o)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if f.asJSON {
+		err = f.printReady(g.out, c)
+	} else {
+		err = localcluster.Introduce(ctx, g.out, c, o.Nodes)
+	}
+	if err != nil && ctx.Err() == nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// check completes the options and refuses what cannot be meant.
+func (f *upFlags) check() (err error) {
+	o := &f.options
+	if o.Nodes < 1 || o.Nodes > 64 {
+		return usagef("--nodes is %d, must be 1 to 64", o.Nodes)
+	}
+	if o.Replicas < 1 || o.Replicas > o.Nodes {
+		return usagef("--replicas is %d, must be 1 to the number of nodes (%d)", o.Replicas, o.Nodes)
+	}
+	for _, address := range []string{o.GRPC, o.HTTP} {
+		if address == "" {
+			continue
+		}
+		if err := mustBeLoopback(address); err != nil {
+			return err
+		}
+	}
+	if o.Mode, err = kernel.ParseMode(f.mode); err != nil {
+		return usageError{err}
+	}
+	if o.ModelDir == "" {
+		o.ModelDir, err = role.DemoModel()
+	}
+	return err
+}
+
+func (f *upFlags) printReady(w io.Writer, c *localcluster.Cluster) error {
+	return json.NewEncoder(w).Encode(struct {
+		GRPC  string `json:"grpc"`
+		HTTP  string `json:"http"`
+		Etcd  string `json:"etcd"`
+		Nodes int    `json:"nodes"`
+		PID   int    `json:"pid"`
+	}{c.GRPC, c.HTTP, c.Etcd, f.options.Nodes, os.Getpid()})
+}

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"drover/kernel"
+)
+
+// version is the release; the build may set it with -ldflags -X.
+var version = "0.1.0-dev"
+
+func newVersionCommand(g *globals) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  drover version --json",
+		Args:    noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			v := struct {
+				Version       string   `json:"version"`
+				Commit        string   `json:"commit"`
+				Go            string   `json:"go"`
+				Platform      string   `json:"platform"`
+				KernelClasses []string `json:"kernel_classes"`
+			}{version, commit(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH,
+				[]string{kernel.Class(kernel.Exact), kernel.Class(kernel.BF16)}}
+			if asJSON {
+				return json.NewEncoder(g.out).Encode(v)
+			}
+			_, err := fmt.Fprintf(g.out, "drover %s (%s, %s, %s)\n", v.Version, v.Commit, v.Go, v.Platform)
+			return err
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+// commit is the revision that the binary was built from, if the build knew it.
+func commit() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown commit"
+	}
+	revision, modified := "unknown commit", ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			revision = s.Value[:min(12, len(s.Value))]
+		case s.Key == "vcs.modified" && s.Value == "true":
+			modified = "+changes"
+		}
+	}
+	return revision + modified
+}

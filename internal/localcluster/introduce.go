@@ -1,0 +1,83 @@
+package localcluster
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"drover/internal/answer"
+	droverv1 "drover/proto/drover/v1"
+)
+
+// question is what a new cluster asks itself; the demo model knows stories.
+const question = "Tell me a story about a fox."
+
+// Introduce prints where a cluster is, lets it answer one question, and says what
+// to do next. A model without a chat template is not asked.
+func Introduce(ctx context.Context, w io.Writer, c *Cluster, nodes int) error {
+	client := droverv1.NewCoordinatorServiceClient(c.Conn)
+	d, err := client.Describe(ctx, &droverv1.DescribeRequest{})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "drover serves %s (%s, mode %s): %d layers, %d of them with %d experts each\n",
+		d.Model, d.Architecture, d.NumericMode, d.LayerCount, len(d.MoeLayers), d.ExpertsPerLayer)
+	fmt.Fprintf(w, "  gRPC  %s\n  HTTP  http://%s/v1\n  etcd  %s\n  %d expert nodes\n\n",
+		c.GRPC, c.HTTP, c.Etcd, nodes)
+	if d.HasChatTemplate {
+		if err := c.ask(ctx, w, client); err != nil && status.Code(err) != codes.InvalidArgument {
+			return err
+		}
+	}
+	fmt.Fprintf(w, "Try it from another terminal:\n"+
+		"  drover run --endpoint %s \"Translate to French: The cat sees the blue key.\"\n"+
+		"  drover nodes --endpoint %s\n"+
+		"  curl http://%s/v1/chat/completions -d '{\"messages\":[{\"role\":\"user\","+
+		"\"content\":\"What is the capital of Italy?\"}]}'\n"+
+		"Ctrl-C ends the cluster.\n", c.GRPC, c.GRPC, c.HTTP)
+	return nil
+}
+
+// ask prints the answer to one question, its rate, and how many nodes took part.
+func (c *Cluster) ask(ctx context.Context, w io.Writer, client droverv1.CoordinatorServiceClient) error {
+	before, err := c.rows(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "> %s\n", question)
+	got, err := answer.Stream(ctx, client, answer.Chat(question),
+		func(text string) { _, _ = io.WriteString(w, text) })
+	fmt.Fprintln(w)
+	if err != nil {
+		return err
+	}
+	after, err := c.rows(ctx)
+	if err != nil {
+		return err
+	}
+	served := 0
+	for id, n := range after {
+		if n > before[id] {
+			served++
+		}
+	}
+	fmt.Fprintf(w, "  (%d tokens at %.0f tokens/s; %d of %d expert nodes served it)\n\n",
+		got.Tokens, got.TokensPerSecond(), served, len(after))
+	return nil
+}
+
+// rows returns the rows that each node has computed.
+func (c *Cluster) rows(ctx context.Context) (map[string]uint64, error) {
+	r, err := droverv1.NewClusterServiceClient(c.Conn).ListNodes(ctx, &droverv1.ListNodesRequest{})
+	if err != nil {
+		return nil, err
+	}
+	rows := map[string]uint64{}
+	for _, n := range r.Nodes {
+		rows[n.Id] = n.RowsDispatched
+	}
+	return rows, nil
+}

@@ -1,0 +1,205 @@
+// Package localcluster runs a whole cluster on one machine: etcd and a coordinator in
+// this process, and expert nodes as processes of their own.
+package localcluster
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"google.golang.org/grpc"
+
+	"drover/cluster"
+	"drover/cluster/etcdserver"
+	"drover/internal/role"
+	"drover/kernel"
+)
+
+// Options describes a cluster. ModelDir and Mode are required.
+type Options struct {
+	ModelDir string
+	Mode     kernel.Mode
+	// Nodes is the number of expert-node processes, Replicas that of each expert's copies.
+	Nodes, Replicas int
+	// StateDir keeps etcd's state. Empty means a temporary folder that Close removes.
+	StateDir string
+	// GRPC and HTTP are the addresses to serve. Empty means the usual one, or a free
+	// port where that is taken.
+	GRPC, HTTP string
+	// Log takes what happens, Stderr what the node processes print.
+	Log    *slog.Logger
+	Stderr io.Writer
+}
+
+// The usual addresses.
+const (
+	usualGRPC = "127.0.0.1:7070"
+	usualHTTP = "127.0.0.1:8080"
+)
+
+// Cluster is a running cluster.
+type Cluster struct {
+	// GRPC, HTTP and Etcd are the addresses that are served.
+	GRPC, HTTP, Etcd string
+	// Conn reaches the coordinator without a network.
+	Conn *grpc.ClientConn
+
+	undo []func()
+}
+
+// Start runs a cluster and returns when it answers: every expert has a ready replica
+// and a token has passed through every layer.
+func Start(ctx context.Context, o Options) (c *Cluster, err error) {
+	c = &Cluster{}
+	defer func() {
+		if err != nil {
+			c.Close()
+		}
+	}()
+	dir, err := c.stateDir(o.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	// The ports first: a port that is taken is the commonest mistake.
+	grpcListener, err := listen("gRPC", o.GRPC, usualGRPC)
+	if err != nil {
+		return nil, err
+	}
+	c.push(func() { _ = grpcListener.Close() }) // closed by its server before, as a rule
+	httpListener, err := listen("HTTP", o.HTTP, usualHTTP)
+	if err != nil {
+		return nil, err
+	}
+	c.push(func() { _ = httpListener.Close() })
+	etcd, err := etcdserver.Start(ctx, etcdserver.Options{Dir: filepath.Join(dir, "etcd"),
+		Warn: func(m string) { o.Log.Debug("etcd", "message", m) }})
+	if err != nil {
+		return nil, err
+	}
+	c.push(etcd.Close)
+	c.Etcd = etcd.Endpoint()
+	key, err := gossipKey()
+	if err != nil {
+		return nil, err
+	}
+	nodes, err := newNursery(o.Log, o.Stderr)
+	if err != nil {
+		return nil, err
+	}
+	return c, c.startRoles(ctx, o, roles{grpcListener, httpListener, key, nodes})
+}
+
+// roles is what the coordinator and the nodes are started with.
+type roles struct {
+	grpc, http net.Listener
+	gossipKey  string
+	nodes      *nursery
+}
+
+func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
+	store, err := cluster.OpenEtcd(cluster.EtcdConfig{Endpoints: []string{c.Etcd}})
+	if err != nil {
+		return errors.Join(err, closeNursery(r.nodes))
+	}
+	c.push(func() { _ = store.Close() })
+	gossip, err := role.ListenGossip("127.0.0.1:0", r.gossipKey)
+	if err != nil {
+		return errors.Join(err, closeNursery(r.nodes))
+	}
+	r.nodes.run(children(o, c.Etcd, gossip.Address, r.gossipKey))
+	c.push(r.nodes.close)
+	coordinator, err := role.StartCoordinator(ctx, role.CoordinatorOptions{
+		ModelDir: o.ModelDir, Mode: o.Mode, Store: store, MinNodes: o.Nodes, Replicas: o.Replicas,
+		GRPC: r.grpc, HTTP: r.http, Gossip: gossip, AllowScore: true, ShortLease: true, Log: o.Log,
+	})
+	if err != nil {
+		return err
+	}
+	c.push(coordinator.Close)
+	c.GRPC, c.HTTP = r.grpc.Addr().String(), r.http.Addr().String()
+	c.Conn = coordinator.Conn
+	return coordinator.WaitReady(ctx)
+}
+
+func closeNursery(n *nursery) error {
+	n.close()
+	return nil
+}
+
+// children are the expert nodes' command lines.
+func children(o Options, etcd, gossip, key string) []child {
+	var all []child
+	for i := range o.Nodes {
+		id := "node-" + strconv.Itoa(i+1)
+		all = append(all, child{name: id, env: []string{"DROVER_GOSSIP_KEY=" + key}, args: []string{
+			"expertnode", "--etcd", etcd, "--model", o.ModelDir, "--mode", o.Mode.String(),
+			"--id", id, "--listen", "127.0.0.1:0", "--domain", id, "--gossip", "127.0.0.1:0",
+			"--join", gossip, "--short-lease", "--with-parent"}})
+	}
+	return all
+}
+
+// Close ends the cluster, waits for its processes and removes a temporary folder.
+func (c *Cluster) Close() {
+	for len(c.undo) > 0 {
+		last := len(c.undo) - 1
+		f := c.undo[last]
+		c.undo = c.undo[:last]
+		f()
+	}
+}
+
+func (c *Cluster) push(f func()) { c.undo = append(c.undo, f) }
+
+// stateDir makes the state folder, or a temporary one that Close removes.
+func (c *Cluster) stateDir(dir string) (string, error) {
+	if dir != "" {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return "", fmt.Errorf("make the state folder: %w", err)
+		}
+		return dir, nil
+	}
+	dir, err := os.MkdirTemp("", "drover-up-")
+	if err != nil {
+		return "", fmt.Errorf("make a state folder: %w", err)
+	}
+	c.push(func() { _ = os.RemoveAll(dir) })
+	return dir, nil
+}
+
+// listen takes the address that was asked for or, if none was, the usual one or a
+// free port of the same host.
+func listen(what, address, usual string) (net.Listener, error) {
+	if address != "" {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			return nil, fmt.Errorf("serve %s on %s: %w", what, address, err)
+		}
+		return l, nil
+	}
+	if l, err := net.Listen("tcp", usual); err == nil {
+		return l, nil
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("serve %s on a free port: %w", what, err)
+	}
+	return l, nil
+}
+
+// gossipKey makes the key with which this cluster's gossip is encrypted.
+func gossipKey() (string, error) {
+	key := make([]byte, 32)
+	if _, err := rand.Read(key); err != nil {
+		return "", fmt.Errorf("make a gossip key: %w", err)
+	}
+	return hex.EncodeToString(key), nil
+}

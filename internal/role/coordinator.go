@@ -1,0 +1,312 @@
+package role
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+
+	"drover/api"
+	"drover/cluster"
+	"drover/coordinator"
+	"drover/kernel"
+	"drover/moe"
+	droverv1 "drover/proto/drover/v1"
+	"drover/router"
+)
+
+// CoordinatorOptions describes a coordinator. ModelDir, Mode, Store and GRPC are required.
+type CoordinatorOptions struct {
+	ModelDir string
+	Mode     kernel.Mode
+	// Store is the cluster's authority; ClusterName its name there.
+	Store       cluster.Store
+	ClusterName string
+	// MinNodes is how many expert nodes the first placement waits for, Replicas how many
+	// copies of each expert it places. Zero means 1.
+	MinNodes, Replicas int
+	// GRPC and HTTP are the listeners to serve; a nil HTTP serves none.
+	GRPC, HTTP net.Listener
+	// Gossip takes part in memberlist. Its zero value stays out of it.
+	Gossip Gossip
+	// AllowScore permits the Score call.
+	AllowScore bool
+	// ShortLease makes the cluster notice a node's end sooner; for one machine.
+	ShortLease bool
+	Version    string
+	Log        *slog.Logger
+}
+
+// Coordinator is a running coordinator.
+type Coordinator struct {
+	// Conn reaches the coordinator without a network.
+	Conn *grpc.ClientConn
+
+	router *router.Router // nil for a dense model
+	live   *health.Server
+	// canaryToken is what Ready sends through the model.
+	canaryToken int32
+	log         *slog.Logger
+	undo        stack
+}
+
+// StartCoordinator starts a coordinator. It returns when the coordinator's own part
+// of the model is loaded; WaitReady waits for the experts.
+func StartCoordinator(ctx context.Context, o CoordinatorOptions) (c *Coordinator, err error) {
+	c = &Coordinator{log: o.Log}
+	defer func() {
+		if err != nil {
+			c.Close()
+		}
+	}()
+	m, err := OpenModel(o.ModelDir, o.Mode)
+	if err != nil {
+		return nil, err
+	}
+	c.undo.push(func() { _ = m.Close() }) // nothing is written; there is nothing to lose
+	watcher, experts, err := c.joinCluster(ctx, o, m)
+	if err != nil {
+		return nil, err
+	}
+	engine, err := m.engine(experts, coordinator.Options{
+		AllowScore: o.AllowScore, Version: o.Version, Events: engineEvents(o.Log)})
+	if err != nil {
+		return nil, err
+	}
+	c.undo.push(engine.Close)
+	c.canaryToken = max(m.Spec.BOS, 0)
+	return c, c.serve(o, engine, watcher, m)
+}
+
+// joinCluster watches the cluster, takes part in planning and connects the nodes. A
+// dense model has no experts and needs no planner.
+func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *Model) (
+	*cluster.Watcher, moe.Experts, error) {
+	scope := cluster.Scope{Cluster: o.ClusterName, Model: m.DigestText()}
+	ttl := cluster.DefaultTTL
+	if o.ShortLease {
+		ttl = cluster.LocalTTL
+	}
+	watcher, err := cluster.Watch(ctx, o.Store, cluster.WatcherOptions{Scope: scope, TTL: ttl,
+		NumericMode: o.Mode.String(), KernelClass: kernel.Class(o.Mode),
+		Events: watcherEvents(o.Log)})
+	if err != nil {
+		return nil, nil, err
+	}
+	c.undo.push(watcher.Close)
+	spec := m.Source.Spec()
+	if len(spec.Layers) == 0 {
+		return watcher, nil, nil
+	}
+	planner, err := cluster.StartPlanner(ctx, o.Store, watcher, cluster.PlannerOptions{
+		ID: coordinatorID(), Layers: spec.Layers, Experts: spec.Experts,
+		ReplicaBytes: spec.ReplicaBytes, Replicas: o.Replicas, MinNodes: o.MinNodes,
+		Events: plannerEvents(o.Log)})
+	if err != nil {
+		return nil, nil, err
+	}
+	c.undo.push(planner.Close)
+	leave, err := o.Gossip.start("coordinator-"+coordinatorID(), watcher.SetSuspect, o.Log)
+	if err != nil {
+		return nil, nil, err
+	}
+	c.undo.push(leave)
+	c.router, err = router.New(router.Options{ModelDigest: m.Digest[:], Mode: o.Mode, Spec: spec,
+		KernelClass: kernel.Class(o.Mode), Events: routerEvents(o.Log)})
+	if err != nil {
+		return nil, nil, err
+	}
+	c.undo.push(c.router.Close)
+	c.follow(watcher)
+	return watcher, c.router, nil
+}
+
+// follow keeps the router's View up to date.
+func (c *Coordinator) follow(w *cluster.Watcher) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			changed := w.Changes()
+			c.router.Update(w.View())
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	c.undo.push(func() {
+		cancel()
+		<-done
+	})
+}
+
+// serve opens the coordinator's services.
+func (c *Coordinator) serve(o CoordinatorOptions, engine *coordinator.Coordinator,
+	watcher *cluster.Watcher, m *Model) error {
+	register := func(s grpc.ServiceRegistrar) {
+		engine.Register(s)
+		droverv1.RegisterClusterServiceServer(s, cluster.NewServer(watcher, cluster.ServerOptions{
+			RowsByNode: c.rowsByNode, ReplicaBytes: m.Source.Spec().ReplicaBytes}))
+	}
+	conn, stop, err := connect(register)
+	if err != nil {
+		return err
+	}
+	c.undo.push(stop)
+	c.Conn = conn
+	c.live = health.NewServer()
+	c.live.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
+	g := grpc.NewServer(recovery()...)
+	register(g)
+	healthv1.RegisterHealthServer(g, c.live)
+	reflection.Register(g)
+	c.undo.push(serve(g, o.GRPC))
+	if o.HTTP == nil {
+		return nil
+	}
+	return c.serveHTTP(o.HTTP)
+}
+
+func (c *Coordinator) serveHTTP(l net.Listener) error {
+	routes, err := api.New(api.Options{
+		Client: droverv1.NewCoordinatorServiceClient(c.Conn), Ready: c.Ready})
+	if err != nil {
+		return err
+	}
+	server := api.NewServer(routes)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := server.Serve(l); err != http.ErrServerClosed {
+			c.log.Error("the HTTP server ended", "error", err)
+		}
+	}()
+	c.undo.push(func() {
+		_ = server.Close()
+		<-done
+	})
+	return nil
+}
+
+func (c *Coordinator) rowsByNode() map[string]uint64 {
+	if c.router == nil {
+		return nil
+	}
+	return c.router.RowsByNode()
+}
+
+// Ready returns nil if every expert has a connected replica and a token has passed
+// through every layer.
+func (c *Coordinator) Ready(ctx context.Context) error {
+	if c.router != nil {
+		if err := c.router.Ready(); err != nil {
+			return err
+		}
+	}
+	return canary(ctx, droverv1.NewCoordinatorServiceClient(c.Conn), c.canaryToken)
+}
+
+const (
+	// readyPoll is how often WaitReady looks, canaryEvery how often readiness is proved
+	// again, canaryTimeout how long a token may take.
+	readyPoll     = 5 * time.Millisecond
+	canaryEvery   = 2 * time.Second
+	canaryTimeout = 5 * time.Second
+)
+
+// WaitReady waits until the coordinator is ready, then keeps its health service
+// truthful until Close.
+func (c *Coordinator) WaitReady(ctx context.Context) error {
+	began, told := time.Now(), time.Now()
+	for {
+		err := c.Ready(ctx)
+		if err == nil {
+			break
+		}
+		if time.Since(told) > 5*time.Second {
+			told = time.Now()
+			c.log.Info("waiting for the experts", "since", told.Sub(began).Round(time.Second),
+				"reason", err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the experts: %w (last: %v)", context.Cause(ctx), err)
+		case <-time.After(readyPoll):
+		}
+	}
+	c.live.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
+	c.keepHealth()
+	return nil
+}
+
+// keepHealth sends a canary token through the layers again and again.
+func (c *Coordinator) keepHealth() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(canaryEvery)
+		defer tick.Stop()
+		for ok := true; ; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			ok = c.check(ctx, ok)
+		}
+	}()
+	c.undo.push(func() {
+		cancel()
+		<-done
+	})
+}
+
+// check updates the health status and reports a change of it.
+func (c *Coordinator) check(ctx context.Context, was bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, canaryTimeout)
+	defer cancel()
+	err := c.Ready(ctx)
+	if ctx.Err() != nil && err == nil {
+		return was
+	}
+	status := healthv1.HealthCheckResponse_SERVING
+	if err != nil {
+		status = healthv1.HealthCheckResponse_NOT_SERVING
+	}
+	c.live.SetServingStatus("", status)
+	switch {
+	case was && err != nil:
+		c.log.Warn("not ready", "reason", err)
+	case !was && err == nil:
+		c.log.Info("ready again")
+	}
+	return err == nil
+}
+
+// Close ends the coordinator: it stops serving first, and leaves the cluster last.
+func (c *Coordinator) Close() { c.undo.run() }
+
+// coordinatorID names this process among coordinators.
+func coordinatorID() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	id := make([]byte, 4)
+	_, _ = rand.Read(id) // it never fails
+	return host + "-" + hex.EncodeToString(id)
+}

@@ -1,0 +1,69 @@
+package role
+
+import (
+	"log/slog"
+
+	"drover/cluster"
+	"drover/coordinator"
+	"drover/placement"
+	"drover/router"
+)
+
+func engineEvents(log *slog.Logger) coordinator.Events {
+	return coordinator.Events{
+		StepFailed: func(err error) { log.Warn("a step failed", "error", err) },
+		RequestDone: func(r coordinator.RequestDone) {
+			log.Debug("request done", "id", r.ID, "prompt_tokens", r.PromptTokens,
+				"tokens", r.Tokens, "first_token", r.FirstToken, "total", r.Total, "error", r.Err)
+		},
+	}
+}
+
+func watcherEvents(log *slog.Logger) cluster.WatcherEvents {
+	return cluster.WatcherEvents{
+		NodeJoined: func(n placement.Node, reason string) {
+			if reason != "" {
+				log.Warn("an expert node is not used", "node", n.ID, "address", n.Address,
+					"reason", reason)
+				return
+			}
+			log.Info("expert node joined", "node", n.ID, "address", n.Address)
+		},
+		NodeLost: func(n placement.Node) { log.Warn("expert node lost", "node", n.ID) },
+		Committed: func(p *placement.Plan) {
+			log.Info("placement in force", "revision", p.Revision, "nodes", len(p.NodeIDs))
+		},
+		StoreAway: func(err error) { logAway(log, err) },
+		BadRecord: func(key string, err error) {
+			log.Error("a record in etcd is ignored", "key", key, "error", err)
+		},
+	}
+}
+
+func plannerEvents(log *slog.Logger) cluster.PlannerEvents {
+	return cluster.PlannerEvents{
+		Elected: func(elected bool) { log.Info("planner", "elected", elected) },
+		Intended: func(revision uint64, why placement.Explanation) {
+			log.Info("new placement intended", "revision", revision, "why", why)
+		},
+		Refused: func(err error) { log.Error("no placement can be made", "error", err) },
+		LeftOut: func(id string) { log.Warn("a node did not load its experts in time", "node", id) },
+	}
+}
+
+func routerEvents(log *slog.Logger) router.Events {
+	return router.Events{
+		LinkUp: func(id string, lane int) { log.Debug("link up", "node", id, "lane", lane) },
+		LinkDown: func(id string, lane int, err error) {
+			log.Warn("link down", "node", id, "lane", lane, "error", err)
+		},
+		Suspected: func(id string, lane int) {
+			log.Warn("node is silent and routed around", "node", id, "lane", lane)
+		},
+		Retried: func(id string, layer, experts int, reason error) {
+			log.Debug("experts are sent again", "node", id, "layer", layer, "experts", experts,
+				"reason", reason)
+		},
+		Hedged: func(id string, layer int) { log.Debug("hedged", "node", id, "layer", layer) },
+	}
+}

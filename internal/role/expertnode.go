@@ -1,0 +1,207 @@
+package role
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+
+	"drover/cluster"
+	"drover/expertnode"
+	"drover/kernel"
+	"drover/placement"
+	droverv1 "drover/proto/drover/v1"
+)
+
+// ExpertNodeOptions describes an expert node. ModelDir, Mode, Store and ID are required.
+type ExpertNodeOptions struct {
+	// ModelDir is the checkpoint's directory; only the node's slice of it is read.
+	ModelDir string
+	Mode     kernel.Mode
+	// Store is the cluster's authority; ClusterName its name there.
+	Store       cluster.Store
+	ClusterName string
+	// ID names the node for as long as it lives, also over restarts.
+	ID string
+	// Listen is the address of the ExpertService; port 0 takes a free one.
+	Listen string
+	// Advertise is the address that others use. Empty means the one that is listened on.
+	Advertise string
+	// CapacityBytes bounds the packed weights. Zero means that all experts fit.
+	CapacityBytes int64
+	// Domain is the failure domain. Empty means the host.
+	Domain string
+	// Gossip takes part in memberlist. Its zero value stays out of it.
+	Gossip Gossip
+	// ShortLease makes the cluster notice the node's end sooner; for one machine.
+	ShortLease bool
+	Log        *slog.Logger
+}
+
+// ExpertNode is a running expert node.
+type ExpertNode struct {
+	// Address is where the ExpertService listens.
+	Address string
+	undo    stack
+}
+
+// StartExpertNode starts an expert node. It returns when the node serves; the cluster
+// assigns its experts afterwards.
+func StartExpertNode(ctx context.Context, o ExpertNodeOptions) (n *ExpertNode, err error) {
+	n = &ExpertNode{}
+	defer func() {
+		if err != nil {
+			n.Close()
+		}
+	}()
+	m, err := OpenModel(o.ModelDir, o.Mode)
+	if err != nil {
+		return nil, err
+	}
+	n.undo.push(func() { _ = m.Close() }) // nothing is written; there is nothing to lose
+	listener, err := net.Listen("tcp", o.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen for rows: %w", err)
+	}
+	n.undo.push(func() { _ = listener.Close() }) // its server closes it before
+	n.Address = listener.Addr().String()
+	node := o.node(m, n.Address)
+	host := expertnode.NewHost(m.Source, o.Mode, expertnode.HostOptions{
+		CapacityBytes: node.CapacityBytes})
+	server, err := expertnode.NewServer(expertnode.Options{
+		Replicas: host, NodeID: node.ID, Epoch: node.Epoch, ModelDigest: m.Digest[:], Mode: o.Mode,
+		CheckpointBytes: func() uint64 { return uint64(m.Checkpoint.BytesTouched()) },
+		Events:          nodeEvents(o.Log),
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.undo.push(server.Close)
+	n.serve(listener, server)
+	return n, n.join(ctx, o, node, host, server)
+}
+
+// node describes the node, which listens on address, to the cluster.
+func (o *ExpertNodeOptions) node(m *Model, address string) placement.Node {
+	hostName, err := os.Hostname()
+	if err != nil {
+		hostName = "unknown"
+	}
+	node := placement.Node{
+		ID: o.ID, Address: o.Advertise, Epoch: uint64(time.Now().UnixNano()),
+		CapacityBytes: o.CapacityBytes, Domain: o.Domain,
+		KernelClass: kernel.Class(o.Mode), ModelDigest: m.DigestText(),
+		Host: hostName, PID: os.Getpid(),
+	}
+	if node.Address == "" {
+		node.Address = address
+	}
+	if node.ID == "" {
+		_, port, _ := net.SplitHostPort(address)
+		node.ID = hostName + "-" + port
+	}
+	if node.Domain == "" {
+		node.Domain = hostName
+	}
+	if spec := m.Source.Spec(); node.CapacityBytes == 0 {
+		all := spec.ReplicaBytes * int64(len(spec.Layers)) * int64(spec.Experts)
+		node.CapacityBytes = max(all, 1)
+	}
+	return node
+}
+
+// serve opens the ExpertService.
+func (n *ExpertNode) serve(listener net.Listener, server *expertnode.Server) {
+	g := grpc.NewServer(expertnode.ServerOptions()...)
+	droverv1.RegisterExpertServiceServer(g, server)
+	live := health.NewServer()
+	live.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
+	healthv1.RegisterHealthServer(g, live)
+	reflection.Register(g)
+	n.undo.push(serve(g, listener))
+}
+
+// join makes the node known and lets the placement reach it.
+func (n *ExpertNode) join(ctx context.Context, o ExpertNodeOptions, node placement.Node,
+	host *expertnode.Host, server *expertnode.Server) error {
+	cfg := cluster.NodeConfig{Cluster: o.ClusterName, Node: node, NumericMode: o.Mode.String(),
+		Events: memberEvents(o.Log)}
+	if o.ShortLease {
+		cfg.TTL = cluster.LocalTTL
+	}
+	member, err := cluster.Join(ctx, o.Store, cfg, cluster.Hooks{
+		Assign: func(ctx context.Context, r []placement.Replica) error {
+			return host.Assign(ctx, replicas(r))
+		},
+		Commit: func(revision uint64, _ []placement.Replica) { server.SetRevision(revision) },
+		Drop:   func(r []placement.Replica) { host.Drop(replicas(r)) },
+	})
+	if err != nil {
+		return err
+	}
+	n.undo.push(member.Close)
+	leave, err := o.Gossip.start(node.ID, nil, o.Log)
+	if err != nil {
+		return err
+	}
+	n.undo.push(leave)
+	return nil
+}
+
+// Close leaves the cluster and ends the node.
+func (n *ExpertNode) Close() { n.undo.run() }
+
+// replicas turns the placement's replicas into the host's.
+func replicas(from []placement.Replica) []expertnode.Replica {
+	to := make([]expertnode.Replica, len(from))
+	for i, r := range from {
+		to[i] = expertnode.Replica{Layer: r.Layer, Expert: r.Expert}
+	}
+	return to
+}
+
+func nodeEvents(log *slog.Logger) expertnode.Events {
+	return expertnode.Events{
+		StreamOpened: func(address string) { log.Debug("coordinator connected", "address", address) },
+		StreamClosed: func(address string, err error) {
+			log.Debug("coordinator disconnected", "address", address, "reason", err)
+		},
+		ComputePanicked: func(layer, expert int, value any, stack []byte) {
+			log.Error("computing an expert panicked: this is a bug", "layer", layer,
+				"expert", expert, "value", value, "stack", string(stack))
+		},
+	}
+}
+
+func memberEvents(log *slog.Logger) cluster.MemberEvents {
+	return cluster.MemberEvents{
+		Registered: func() { log.Info("registered in etcd") },
+		StoreAway:  func(err error) { logAway(log, err) },
+		Assigning: func(revision uint64, n int) {
+			log.Info("loading experts", "revision", revision, "replicas", n)
+		},
+		Ready: func(revision uint64) { log.Info("experts are ready", "revision", revision) },
+		AssignFailed: func(revision uint64, err error) {
+			log.Error("loading experts", "revision", revision, "error", err)
+		},
+		Replaced: func(epoch uint64) {
+			log.Error("another process has registered under this node's id", "epoch", epoch)
+		},
+	}
+}
+
+// logAway reports that etcd is away, or back.
+func logAway(log *slog.Logger, err error) {
+	if err != nil {
+		log.Warn("etcd does not answer; serving goes on with the last placement", "error", err)
+	} else {
+		log.Info("etcd answers again")
+	}
+}

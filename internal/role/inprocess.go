@@ -1,0 +1,102 @@
+package role
+
+import (
+	"context"
+	"net"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+
+	"drover/coordinator"
+	"drover/expertnode"
+	"drover/kernel"
+)
+
+// InProcess serves the model in dir inside this process, with all experts loaded,
+// and returns a connection to it that no network carries. stop ends it.
+func InProcess(ctx context.Context, dir string, mode kernel.Mode,
+	opts coordinator.Options) (conn *grpc.ClientConn, stop func(), err error) {
+	m, err := OpenModel(dir, mode)
+	if err != nil {
+		return nil, nil, err
+	}
+	var undo stack
+	undo.push(func() { _ = m.Close() }) // nothing is written; there is nothing to lose
+	defer func() {
+		if err != nil {
+			undo.run()
+		}
+	}()
+	host := expertnode.NewHost(m.Source, mode, expertnode.HostOptions{})
+	if err = host.LoadAll(ctx); err != nil {
+		return nil, nil, err
+	}
+	opts.AllowScore = true
+	engine, err := m.engine(host, opts)
+	if err != nil {
+		return nil, nil, err
+	}
+	undo.push(engine.Close)
+	conn, closeConn, err := connect(engine.Register)
+	if err != nil {
+		return nil, nil, err
+	}
+	undo.push(closeConn)
+	return conn, undo.run, nil
+}
+
+// connect serves what register adds to this process alone.
+func connect(register func(grpc.ServiceRegistrar)) (conn *grpc.ClientConn, stop func(), err error) {
+	server := grpc.NewServer(recovery()...)
+	register(server)
+	listener := bufconn.Listen(1 << 20)
+	stopServer := serve(server, listener)
+	conn, err = grpc.NewClient("passthrough:///in-process",
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes)),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return listener.DialContext(ctx)
+		}))
+	if err != nil {
+		stopServer()
+		return nil, nil, err
+	}
+	return conn, func() {
+		_ = conn.Close()
+		stopServer()
+	}, nil
+}
+
+// maxMessageBytes bounds a message between a client and the coordinator; the largest
+// is one position's logits.
+const maxMessageBytes = 64 << 20
+
+// serve runs a gRPC server and returns what stops it and waits for it.
+func serve(s *grpc.Server, l net.Listener) (stop func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.Serve(l) // it ends when the server is stopped
+	}()
+	return func() {
+		s.Stop()
+		<-done
+	}
+}
+
+// stack runs what was pushed, last first, once.
+type stack struct {
+	undo []func()
+}
+
+func (s *stack) push(f func()) { s.undo = append(s.undo, f) }
+
+func (s *stack) run() {
+	for len(s.undo) > 0 {
+		last := len(s.undo) - 1
+		f := s.undo[last]
+		s.undo = s.undo[:last]
+		f()
+	}
+}

@@ -1,0 +1,101 @@
+// Package role puts the parts of the product together into the roles that a
+// process can have: a coordinator, an expert node, or a model served in process.
+package role
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"drover/checkpoint"
+	"drover/coordinator"
+	"drover/internal/answer"
+	"drover/kernel"
+	"drover/model"
+	"drover/moe"
+	droverv1 "drover/proto/drover/v1"
+	"drover/tokenizer"
+)
+
+// Model is an opened checkpoint with what a role needs of it.
+type Model struct {
+	Checkpoint *checkpoint.Checkpoint
+	Source     moe.Source
+	Mode       kernel.Mode
+	Digest     [32]byte
+	// Spec describes the whole model.
+	Spec model.Spec
+}
+
+// OpenModel opens the checkpoint in dir. Weights are not read yet.
+func OpenModel(dir string, mode kernel.Mode) (*Model, error) {
+	ck, err := checkpoint.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	m := &Model{Checkpoint: ck, Mode: mode, Digest: ck.Digest()}
+	if m.Spec, err = model.Describe(ck, mode); err == nil {
+		m.Source, err = model.OpenExperts(ck, mode)
+	}
+	if err != nil {
+		_ = ck.Close() // the first error says more
+		return nil, err
+	}
+	return m, nil
+}
+
+// Name is the model's name: that of its directory.
+func (m *Model) Name() string {
+	dir, err := filepath.Abs(m.Checkpoint.Dir())
+	if err != nil {
+		dir = m.Checkpoint.Dir()
+	}
+	return filepath.Base(dir)
+}
+
+// DigestText is the model's identity as it stands in the cluster's store.
+func (m *Model) DigestText() string { return hex.EncodeToString(m.Digest[:]) }
+
+// Close gives the checkpoint back. What was loaded from it must be out of use.
+func (m *Model) Close() error { return m.Checkpoint.Close() }
+
+// engine loads the model's own layers and starts the engine over experts.
+func (m *Model) engine(experts moe.Experts, opts coordinator.Options) (*coordinator.Coordinator, error) {
+	dir := m.Checkpoint.Dir()
+	tok, err := tokenizer.Load(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err != nil {
+		tok = nil // a checkpoint without a tokenizer serves token ids
+	}
+	if opts.Defaults, err = coordinator.ReadDefaults(dir); err != nil {
+		return nil, err
+	}
+	loaded, err := model.Open(m.Checkpoint, m.Mode, experts)
+	if err != nil {
+		return nil, err
+	}
+	opts.Name, opts.ModelDigest = m.Name(), m.Digest[:]
+	opts.NumericMode, opts.KernelClass = m.Mode.String(), kernel.Class(m.Mode)
+	return coordinator.New(loaded, tok, opts)
+}
+
+// canary sends one token through every layer, so that ready means ready. That the
+// coordinator is full of other requests counts as ready.
+func canary(ctx context.Context, c droverv1.CoordinatorServiceClient, token int32) error {
+	_, err := answer.Stream(ctx, c, &droverv1.GenerateRequest{
+		Prompt:    &droverv1.GenerateRequest_Tokens{Tokens: &droverv1.Tokens{Ids: []int32{token}}},
+		MaxTokens: 1, IgnoreEos: true,
+	}, func(string) {})
+	if err != nil && status.Code(err) != codes.ResourceExhausted {
+		return fmt.Errorf("canary token: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,141 @@
+// Package show turns what the cluster says of itself into JSON and text.
+package show
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	droverv1 "drover/proto/drover/v1"
+)
+
+// Node is one expert node, as `drover nodes --json` prints it.
+type Node struct {
+	ID            string `json:"id"`
+	Address       string `json:"address"`
+	PID           uint64 `json:"pid,omitempty"`
+	Host          string `json:"host"`
+	State         string `json:"state"`
+	Bytes         uint64 `json:"bytes"`
+	CapacityBytes uint64 `json:"capacity_bytes"`
+	Experts       uint32 `json:"experts"`
+	KernelClass   string `json:"kernel_class"`
+	Domain        string `json:"failure_domain"`
+	Rows          uint64 `json:"rows_dispatched"`
+}
+
+// NodeList is the document of `drover nodes --json`.
+type NodeList struct {
+	Revision uint64 `json:"revision"`
+	Nodes    []Node `json:"nodes"`
+}
+
+// Nodes makes the document of a response.
+func Nodes(r *droverv1.ListNodesResponse) NodeList {
+	list := NodeList{Revision: r.Revision, Nodes: []Node{}}
+	for _, n := range r.Nodes {
+		list.Nodes = append(list.Nodes, Node{n.Id, n.Address, n.Pid, n.Host, n.State, n.Bytes,
+			n.CapacityBytes, n.ReplicaCount, n.KernelClass, n.FailureDomain, n.RowsDispatched})
+	}
+	return list
+}
+
+// PlacementMap is the document of `drover placement --json`: layer, then expert,
+// then the ids of the nodes that hold it.
+type PlacementMap struct {
+	Revision uint64                         `json:"revision"`
+	Layers   map[uint32]map[uint32][]string `json:"layers"`
+}
+
+// Placement makes the document of a response.
+func Placement(r *droverv1.GetPlacementResponse) PlacementMap {
+	p := PlacementMap{Revision: r.Revision, Layers: map[uint32]map[uint32][]string{}}
+	for _, l := range r.Layers {
+		experts := map[uint32][]string{}
+		for e, x := range l.Experts {
+			experts[uint32(e)] = x.NodeIds
+		}
+		p.Layers[l.Layer] = experts
+	}
+	return p
+}
+
+// PrintPlacement writes, for each layer, the experts of each node as ranges.
+func PrintPlacement(w io.Writer, r *droverv1.GetPlacementResponse) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "revision %d\n", r.Revision)
+	for _, l := range r.Layers {
+		held := map[string][]int{}
+		for e, x := range l.Experts {
+			for _, id := range x.NodeIds {
+				held[id] = append(held[id], e)
+			}
+		}
+		fmt.Fprintf(&b, "layer %d\n", l.Layer)
+		for _, id := range sortedKeys(held) {
+			fmt.Fprintf(&b, "  %-12s %3d experts  %s\n", id, len(held[id]), Ranges(held[id]))
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func sortedKeys(m map[string][]int) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, cmp.Compare[string])
+	return keys
+}
+
+// Ranges writes ascending numbers as ranges: 0-3, 7, 9-10. Numbers at equal steps of
+// more than one, as a round-robin placement has them, are written 1, 5 … 125.
+func Ranges(n []int) string {
+	if step, ok := equalSteps(n); ok {
+		return fmt.Sprintf("%d, %d … %d", n[0], n[0]+step, n[len(n)-1])
+	}
+	var parts []string
+	for i := 0; i < len(n); {
+		j := i
+		for j+1 < len(n) && n[j+1] == n[j]+1 {
+			j++
+		}
+		if i == j {
+			parts = append(parts, fmt.Sprint(n[i]))
+		} else {
+			parts = append(parts, fmt.Sprintf("%d-%d", n[i], n[j]))
+		}
+		i = j + 1
+	}
+	return strings.Join(parts, ", ")
+}
+
+func equalSteps(n []int) (step int, ok bool) {
+	if len(n) < 4 || n[1]-n[0] < 2 {
+		return 0, false
+	}
+	step = n[1] - n[0]
+	for i := 2; i < len(n); i++ {
+		if n[i]-n[i-1] != step {
+			return 0, false
+		}
+	}
+	return step, true
+}
+
+// Bytes writes a size in powers of 1024.
+func Bytes(n uint64) string {
+	const unit = 1024
+	if n < unit {
+		return fmt.Sprintf("%d B", n)
+	}
+	v, prefix := float64(n)/unit, 0
+	for v >= unit && prefix < 4 {
+		v /= unit
+		prefix++
+	}
+	return fmt.Sprintf("%.1f %ciB", v, "KMGTP"[prefix])
+}
