@@ -85,8 +85,7 @@ func AskPatiently(
 	wait := 100 * time.Millisecond
 	for try := 1; ; try++ {
 		a, err := Ask(ctx, client, req)
-		c := status.Code(err)
-		if try == tries || c != codes.Unavailable && c != codes.ResourceExhausted {
+		if try == tries || !mayComeBack(err) {
 			return a, err
 		}
 		select {
@@ -96,4 +95,19 @@ func AskPatiently(
 			return Answer{}, ctx.Err()
 		}
 	}
+}
+
+// mayComeBack says whether an error passes when the coordinator has room or is there again.
+func mayComeBack(err error) bool {
+	c := status.Code(err)
+	return c == codes.Unavailable || c == codes.ResourceExhausted
+}
+
+// Reachable returns an error at once if no coordinator answers.
+func Reachable(ctx context.Context, client droverv1.CoordinatorServiceClient) error {
+	_, err := client.Describe(ctx, &droverv1.DescribeRequest{})
+	if c := status.Code(err); c == codes.Unavailable || ctx.Err() != nil {
+		return err
+	}
+	return nil
 }

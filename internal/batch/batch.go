@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -90,12 +91,17 @@ func (o *Options) validate() error {
 // again, with what follows it.
 //
 // A line that cannot be read or answered gets an answer with its error; Run goes on. The error
-// that Run returns is about the files or ctx. What was answered until then stays in opts.Out.
+// that Run returns is about the files, ctx, or a coordinator that is not there from the start.
+// What was answered until then stays in opts.Out. Ids need not be unique, since answers are in
+// order; a line without one has its number as id.
 func Run(
 	ctx context.Context, client droverv1.CoordinatorServiceClient, opts Options,
 ) (Summary, error) {
 	opts.setDefaults()
 	if err := opts.validate(); err != nil {
+		return Summary{}, err
+	}
+	if err := Reachable(ctx, client); err != nil {
 		return Summary{}, err
 	}
 	prompts, err := os.Open(opts.Prompts)
@@ -140,6 +146,7 @@ type run struct {
 	out    *os.File
 	sum    Summary // written by the goroutine that writes answers
 	total  int
+	gone   atomic.Bool // the last line waited for the coordinator in vain: do not wait for each
 }
 
 // all asks the lines that are left. A bounded queue of answers to come, in order, holds back the
@@ -222,7 +229,12 @@ func (r *run) answer(ctx context.Context, l Line) answer {
 	if err != nil {
 		return answer{ID: p.id, Tokens: []int32{}, Error: err.Error()}
 	}
-	res, err := AskPatiently(ctx, r.client, p.request(r.opts.Defaults))
+	ask := AskPatiently
+	if r.gone.Load() {
+		ask = Ask
+	}
+	res, err := ask(ctx, r.client, p.request(r.opts.Defaults))
+	r.gone.Store(mayComeBack(err))
 	a := answer{ID: p.id, Text: res.Text, Tokens: res.Tokens, Reason: res.Reason}
 	if a.Tokens == nil {
 		a.Tokens = []int32{}

@@ -13,7 +13,9 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"pgregory.net/rapid"
 
@@ -93,6 +95,7 @@ not json
 }
 
 func TestRunRefuses(t *testing.T) {
+	client := batchtest.Generate(echo).Serve(t)
 	dir := t.TempDir()
 	prompts := write(t, filepath.Join(dir, "in.jsonl"), `{"prompt":"a"}`)
 	for name, opts := range map[string]Options{
@@ -103,7 +106,7 @@ func TestRunRefuses(t *testing.T) {
 		"concurrency":     {Prompts: prompts, Out: filepath.Join(dir, "out"), Concurrency: -1},
 		"out is a folder": {Prompts: prompts, Out: dir},
 	} {
-		if _, err := Run(t.Context(), nil, opts); err == nil {
+		if _, err := Run(t.Context(), client, opts); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
@@ -256,6 +259,61 @@ func TestSlowAnswer(t *testing.T) {
 	}
 }
 
+// TestPatience lets the coordinator be full for a while: the line is answered all the same. One
+// that stays away is not waited for again with each line.
+func TestPatience(t *testing.T) {
+	dir := t.TempDir()
+	var tries atomic.Int64
+	client := batchtest.Generate(
+		func(ctx context.Context, req *droverv1.GenerateRequest) (string, []int32, error) {
+			if tries.Add(1) < 3 {
+				return "", nil, status.Error(codes.ResourceExhausted, "full")
+			}
+			return echo(ctx, req)
+		}).Serve(t)
+	opts := Options{
+		Prompts: write(t, filepath.Join(dir, "in"), `{"prompt":"p"}`),
+		Out:     filepath.Join(dir, "out"),
+	}
+	sum, err := Run(t.Context(), client, opts)
+	if err != nil || sum.Errors != 0 || tries.Load() != 3 {
+		t.Errorf("full for a while: %+v, %v, %d tries", sum, err, tries.Load())
+	}
+
+	tries.Store(0)
+	client = batchtest.Generate(
+		func(context.Context, *droverv1.GenerateRequest) (string, []int32, error) {
+			tries.Add(1)
+			return "", nil, status.Error(codes.Unavailable, "layer 1 expert 2: no live replica")
+		}).Serve(t)
+	r := run{opts: opts, client: client}
+	r.gone.Store(true)
+	a := r.answer(t.Context(), Line{1, []byte(`{"prompt":"p"}`)})
+	if a.Error != "Unavailable: layer 1 expert 2: no live replica" || tries.Load() != 1 {
+		t.Errorf("away: %+v after %d tries", a, tries.Load())
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	dir := t.TempDir()
+	conn, err := grpc.NewClient("127.0.0.1:1",
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	out := filepath.Join(dir, "out")
+	_, err = Run(t.Context(), droverv1.NewCoordinatorServiceClient(conn), Options{
+		Prompts: write(t, filepath.Join(dir, "in"), `{"prompt":"p"}`), Out: out,
+	})
+	if status.Code(err) != codes.Unavailable {
+		t.Errorf("error %v, want UNAVAILABLE", err)
+	}
+	if _, err := os.Stat(out); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file for answers was touched: %v", err)
+	}
+}
+
 func TestParseChat(t *testing.T) {
 	tools := `[ {"z":1,"a":{"c":2,"b":3}} ]`
 	chat, err := ParseChat(json.RawMessage(`[
@@ -288,7 +346,8 @@ func TestParseChat(t *testing.T) {
 		{`[{"role":"user","content":[{"type":"sound"}]}]`, ``, `content[0].type: "sound"`},
 		{`[{"role":"user","content":[{"type":"text"}]}]`, ``, `content[0].text: missing`},
 		{`[{"role":"user","content":[{"type":"image","path":"x"}]}]`, ``, `images cannot be sent`},
-		{`[{"role":"a","tool_calls":[{"function":{"name":"f","arguments":"no"}}]}]`, ``, `[0].function.arguments`},
+		{`[{"role":"a","tool_calls":[{"function":{"name":"f","arguments":"no"}}]}]`, ``,
+			`[0].function.arguments`},
 		{`[{"role":"a","tool_calls":[{"function":{"arguments":{}}}]}]`, ``, `function.name: missing`},
 		{`[{"role":5}]`, ``, `field "role"`},
 		{`[{"role":"user","content":"x"}]`, `{}`, `field "tools"`},

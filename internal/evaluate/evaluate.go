@@ -110,6 +110,9 @@ func Run(
 	if err != nil {
 		return Result{}, err
 	}
+	if err := batch.Reachable(ctx, client); err != nil {
+		return Result{}, err
+	}
 	if err := askAll(ctx, client, opts, questions); err != nil {
 		return Result{}, err
 	}
