@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -23,8 +24,10 @@ func (s *server) read(w http.ResponseWriter, r *http.Request, v any) error {
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(s.opts.BodyTimeout)) // not all writers can
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.opts.MaxBodyBytes))
-	// The deadline must not outlive the body: it would end the wait for the client's leave.
-	_ = rc.SetReadDeadline(time.Time{})
+	if err == nil {
+		// It must not outlive the body: it would be taken for the client's leave.
+		_ = rc.SetReadDeadline(time.Time{})
+	}
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
@@ -46,7 +49,8 @@ func unmarshal(body []byte, v any) error {
 	case errors.As(err, &refused):
 		return refused
 	case errors.As(err, &kind) && kind.Field != "":
-		return badParam(kind.Field, "is a JSON %s, want %v", kind.Value, kind.Type)
+		param := strings.TrimPrefix(kind.Field, "params.") // JSON knows no embedded structs
+		return badParam(param, "is a JSON %s, want %v", kind.Value, kind.Type)
 	}
 	return invalid(http.StatusBadRequest, "", "the body is not a JSON object of this kind: %v", err)
 }
