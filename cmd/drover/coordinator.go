@@ -70,7 +70,7 @@ func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
 			return fmt.Errorf("serve HTTP: %w", err)
 		}
 	}
-	if o.Gossip, err = f.openGossip(); err != nil {
+	if o.Gossip, err = f.openGossip("coordinator-"+processName(), o.Log); err != nil {
 		return err
 	}
 	c, err := role.StartCoordinator(ctx, o)

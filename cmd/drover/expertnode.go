@@ -34,7 +34,7 @@ Exit codes: 0 ended by an interrupt, 1 an error, 2 wrong usage.`,
 	f.member.flags(c)
 	c.Flags().StringVar(&f.listen, "listen", "127.0.0.1:0", "address for rows; port 0 takes a free one")
 	c.Flags().StringVar(&f.advertise, "advertise", "", "address that others use (default: --listen's)")
-	c.Flags().StringVar(&f.id, "id", "", "name of this node, unique in the cluster (default: host and port)")
+	c.Flags().StringVar(&f.id, "id", "", "name of this node, unique in the cluster (default: host and process)")
 	c.Flags().StringVar(&f.domain, "domain", "", "failure domain (default: the host's name)")
 	c.Flags().Int64Var(&f.capacity, "capacity", 0, "bytes of packed weights to hold (default: all experts)")
 	c.Flags().BoolVar(&f.shortLease, "short-lease", false, "let the cluster notice this node's end in 2 s")
@@ -62,6 +62,9 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 			cancel()
 		}()
 	}
+	if f.id == "" {
+		f.id = processName()
+	}
 	setProcessors()
 	store, closeStore, err := f.openStore()
 	if err != nil {
@@ -74,7 +77,7 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 	if f.withParent {
 		o.Log = quiet(g, f.id)
 	}
-	if o.Gossip, err = f.openGossip(); err != nil {
+	if o.Gossip, err = f.openGossip(f.id, o.Log); err != nil {
 		return err
 	}
 	n, err := role.StartExpertNode(ctx, o)

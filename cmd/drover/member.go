@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"strings"
@@ -76,7 +77,7 @@ func (m *member) openStore() (cluster.Store, func(), error) {
 }
 
 // openGossip takes part in gossip where an address was given.
-func (m *member) openGossip() (role.Gossip, error) {
+func (m *member) openGossip(name string, log *slog.Logger) (role.Gossip, error) {
 	if m.gossip == "" {
 		return role.Gossip{}, nil
 	}
@@ -89,5 +90,14 @@ func (m *member) openGossip() (role.Gossip, error) {
 	if m.join != "" {
 		others = strings.Split(m.join, ",")
 	}
-	return role.ListenGossip(m.gossip, key, others...)
+	return role.ListenGossip(name, m.gossip, key, log, others...)
+}
+
+// processName is a name that no other process of the cluster has.
+func processName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "host"
+	}
+	return fmt.Sprintf("%s-%d", host, os.Getpid())
 }

@@ -110,7 +110,7 @@ func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
 		return errors.Join(err, closeNursery(r.nodes))
 	}
 	c.push(func() { _ = store.Close() })
-	gossip, err := role.ListenGossip("127.0.0.1:0", r.gossipKey)
+	gossip, err := role.ListenGossip("coordinator", "127.0.0.1:0", r.gossipKey, o.Log)
 	if err != nil {
 		return errors.Join(err, closeNursery(r.nodes))
 	}

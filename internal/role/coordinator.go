@@ -37,7 +37,7 @@ type CoordinatorOptions struct {
 	MinNodes, Replicas int
 	// GRPC and HTTP are the listeners to serve; a nil HTTP serves none.
 	GRPC, HTTP net.Listener
-	// Gossip takes part in memberlist. Its zero value stays out of it.
+	// Gossip is the coordinator's part in memberlist; the coordinator closes it.
 	Gossip Gossip
 	// AllowScore permits the Score call.
 	AllowScore bool
@@ -116,11 +116,8 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 		return nil, nil, err
 	}
 	c.undo.push(planner.Close)
-	leave, err := o.Gossip.start("coordinator-"+coordinatorID(), watcher.SetSuspect, o.Log)
-	if err != nil {
-		return nil, nil, err
-	}
-	c.undo.push(leave)
+	o.Gossip.report(watcher.SetSuspect)
+	c.undo.push(o.Gossip.Close)
 	c.router, err = router.New(router.Options{ModelDigest: m.Digest[:], Mode: o.Mode, Spec: spec,
 		KernelClass: kernel.Class(o.Mode), Events: routerEvents(o.Log)})
 	if err != nil {
@@ -158,8 +155,9 @@ func (c *Coordinator) serve(o CoordinatorOptions, engine *coordinator.Coordinato
 	watcher *cluster.Watcher, m *Model) error {
 	register := func(s grpc.ServiceRegistrar) {
 		engine.Register(s)
-		droverv1.RegisterClusterServiceServer(s, cluster.NewServer(watcher, cluster.ServerOptions{
-			RowsByNode: c.rowsByNode, ReplicaBytes: m.Source.Spec().ReplicaBytes}))
+		droverv1.RegisterClusterServiceServer(s, cluster.NewServer(cluster.ServerOptions{
+			Watcher: watcher, Host: hostName(), RowsByNode: c.rowsByNode,
+			ReplicaBytes: m.Source.Spec().ReplicaBytes}))
 	}
 	conn, stop, err := connect(register)
 	if err != nil {
@@ -177,16 +175,12 @@ func (c *Coordinator) serve(o CoordinatorOptions, engine *coordinator.Coordinato
 	if o.HTTP == nil {
 		return nil
 	}
-	return c.serveHTTP(o.HTTP)
+	c.serveHTTP(o.HTTP)
+	return nil
 }
 
-func (c *Coordinator) serveHTTP(l net.Listener) error {
-	routes, err := api.New(api.Options{
-		Client: droverv1.NewCoordinatorServiceClient(c.Conn), Ready: c.Ready})
-	if err != nil {
-		return err
-	}
-	server := api.NewServer(routes)
+func (c *Coordinator) serveHTTP(l net.Listener) {
+	server := api.New(c.Conn, api.Options{})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -198,7 +192,6 @@ func (c *Coordinator) serveHTTP(l net.Listener) error {
 		_ = server.Close()
 		<-done
 	})
-	return nil
 }
 
 func (c *Coordinator) rowsByNode() map[string]uint64 {
@@ -302,11 +295,15 @@ func (c *Coordinator) Close() { c.undo.run() }
 
 // coordinatorID names this process among coordinators.
 func coordinatorID() string {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown"
-	}
 	id := make([]byte, 4)
 	_, _ = rand.Read(id) // it never fails
-	return host + "-" + hex.EncodeToString(id)
+	return hostName() + "-" + hex.EncodeToString(id)
+}
+
+func hostName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		return "unknown"
+	}
+	return host
 }

@@ -38,7 +38,7 @@ type ExpertNodeOptions struct {
 	CapacityBytes int64
 	// Domain is the failure domain. Empty means the host.
 	Domain string
-	// Gossip takes part in memberlist. Its zero value stays out of it.
+	// Gossip is the node's part in memberlist, under the node's ID; the node closes it.
 	Gossip Gossip
 	// ShortLease makes the cluster notice the node's end sooner; for one machine.
 	ShortLease bool
@@ -90,25 +90,17 @@ func StartExpertNode(ctx context.Context, o ExpertNodeOptions) (n *ExpertNode, e
 
 // node describes the node, which listens on address, to the cluster.
 func (o *ExpertNodeOptions) node(m *Model, address string) placement.Node {
-	hostName, err := os.Hostname()
-	if err != nil {
-		hostName = "unknown"
-	}
 	node := placement.Node{
 		ID: o.ID, Address: o.Advertise, Epoch: uint64(time.Now().UnixNano()),
 		CapacityBytes: o.CapacityBytes, Domain: o.Domain,
 		KernelClass: kernel.Class(o.Mode), ModelDigest: m.DigestText(),
-		Host: hostName, PID: os.Getpid(),
+		Host: hostName(), PID: os.Getpid(),
 	}
 	if node.Address == "" {
 		node.Address = address
 	}
-	if node.ID == "" {
-		_, port, _ := net.SplitHostPort(address)
-		node.ID = hostName + "-" + port
-	}
 	if node.Domain == "" {
-		node.Domain = hostName
+		node.Domain = hostName()
 	}
 	if spec := m.Source.Spec(); node.CapacityBytes == 0 {
 		all := spec.ReplicaBytes * int64(len(spec.Layers)) * int64(spec.Experts)
@@ -147,11 +139,7 @@ func (n *ExpertNode) join(ctx context.Context, o ExpertNodeOptions, node placeme
 		return err
 	}
 	n.undo.push(member.Close)
-	leave, err := o.Gossip.start(node.ID, nil, o.Log)
-	if err != nil {
-		return err
-	}
-	n.undo.push(leave)
+	n.undo.push(o.Gossip.Close)
 	return nil
 }
 
