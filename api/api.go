@@ -16,7 +16,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
 	droverv1 "drover/proto/drover/v1"
 )
@@ -86,8 +88,13 @@ func New(conn grpc.ClientConnInterface, opts Options) *http.Server {
 	mux.HandleFunc("/", func(w http.ResponseWriter, q *http.Request) {
 		s.fail(w, invalid(http.StatusNotFound, "", "%s is not served here", q.URL.Path))
 	})
+	// A web page of another origin must not spend this machine's time.
+	foreign := http.NewCrossOriginProtection()
+	foreign.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		s.fail(w, status.Error(codes.PermissionDenied, "pages of other origins are not served"))
+	}))
 	return &http.Server{
-		Handler:           mux,
+		Handler:           foreign.Handler(mux),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,

@@ -138,13 +138,14 @@ func TestBodies(t *testing.T) {
 		!strings.Contains(text, "100 bytes") {
 		t.Errorf("a large body: status %d, %s", code, text)
 	}
-	res, err := http.Post(s.URL+chatPath, "text/plain", strings.NewReader(`{}`))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+chatPath,
+		strings.NewReader(`{}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = res.Body.Close()
-	if res.StatusCode != 415 {
-		t.Errorf("text/plain: status %d, want 415", res.StatusCode)
+	req.Header.Set("Origin", "http://elsewhere.example")
+	if code, text := do(t, req); code != 403 || !strings.Contains(text, "permission_error") {
+		t.Errorf("a page of another origin: status %d, %s", code, text)
 	}
 	conn, err := net.Dial("tcp", s.Listener.Addr().String())
 	if err != nil {
