@@ -36,14 +36,16 @@ func newBenchModelCommand(g *globals) *cobra.Command {
 smallest, median and largest rate in tokens per second.
 
 With --model the forward pass runs in this process, and the share of its time is shown: in
-attention, experts, shared experts, the gate, the head, all else, on the wire (nothing, in
-one process) and idle. With --endpoint a coordinator is measured as a client sees it.
+attention, experts, shared experts, the gate, the head, all else, on the wire and idle.
+Nothing is on the wire unless --nodes puts the experts on nodes behind gRPC on loopback.
+With --endpoint a coordinator is measured as a client sees it.
 
 With --json one document: {"model","mode","where","cpus","runs":[{"kind","batch",
 "prompt_tokens","tokens_per_second":{"min","median","max"},"share":{…}}]}.
 
 Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 		Example: `  drover bench model --model models/tiny-maverick
+  drover bench model --model models/tiny-maverick --nodes 4
   drover bench model --endpoint 127.0.0.1:7070 --quick --json`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -62,6 +64,7 @@ Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 		},
 	}
 	to.flags(c)
+	c.Flags().IntVar(&opts.Nodes, "nodes", 0, "with --model: expert nodes behind gRPC")
 	c.Flags().BoolVar(&opts.Quick, "quick", false, "measure less, for a look")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
@@ -75,6 +78,9 @@ func (t *target) bench(ctx context.Context, opts bench.Options) (bench.Report, e
 			return bench.Report{}, usageError{err}
 		}
 		return bench.Local(ctx, t.model, mode, opts)
+	}
+	if opts.Nodes != 0 {
+		return bench.Report{}, usagef("--nodes goes with --model; an endpoint has its own")
 	}
 	conn, stop, err := t.connect(ctx)
 	if err != nil {

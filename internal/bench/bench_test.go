@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"drover/internal/testcluster"
@@ -73,7 +74,8 @@ func TestMeasure(t *testing.T) {
 func TestMeasureErrors(t *testing.T) {
 	broken := errors.New("broken")
 	var rep Report
-	if err := measure(t.Context(), &clockwork{context: 300, fail: broken}, &rep, Options{}); !errors.Is(err, broken) {
+	err := measure(t.Context(), &clockwork{context: 300, fail: broken}, &rep, Options{})
+	if !errors.Is(err, broken) {
 		t.Errorf("error %v, want broken", err)
 	}
 	if err := measure(t.Context(), &clockwork{context: 9}, &rep, Options{}); err == nil {
@@ -96,6 +98,13 @@ func TestModels(t *testing.T) {
 			t.Errorf("shares %+v sum to %v", *s, sum)
 		}
 	}
+	rep, err = Local(t.Context(), dir, kernel.BF16, Options{Quick: true, Nodes: 3})
+	check(t, rep, err)
+	for _, r := range rep.Runs {
+		if s := r.Share; s == nil || s.Wire <= 0 || s.Experts <= 0 {
+			t.Errorf("on nodes: %+v, shares %+v", r, s)
+		}
+	}
 	c := testcluster.Start(t, testcluster.Options{Mode: kernel.BF16})
 	rep, err = Remote(t.Context(), c, "in a test", Options{Quick: true})
 	check(t, rep, err)
@@ -116,4 +125,26 @@ func check(t *testing.T, rep Report, err error) {
 		}
 	}
 	t.Log("\n" + rep.Text())
+}
+
+func TestMeter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &meter{}
+		m.compute(1) // before the coordinator waits
+		time.Sleep(time.Second)
+		m.wait(true)
+		time.Sleep(2 * time.Second)
+		m.compute(1) // a second node
+		m.compute(-1)
+		time.Sleep(4 * time.Second)
+		m.compute(-1)
+		time.Sleep(8 * time.Second) // the wire
+		m.wait(false)
+		if got := m.taken(); got != 6*time.Second {
+			t.Errorf("nodes computed for %v of the waiting, want 6s", got)
+		}
+		if got := m.taken(); got != 0 {
+			t.Errorf("taken again: %v", got)
+		}
+	})
 }

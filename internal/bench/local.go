@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"time"
 
@@ -10,39 +11,71 @@ import (
 	"drover/internal/role"
 	"drover/kernel"
 	"drover/model"
+	"drover/moe"
 )
 
-// Local measures the model in dir in this process: the forward pass alone, with all experts
-// here, without scheduling or sampling.
-func Local(ctx context.Context, dir string, mode kernel.Mode, opts Options) (Report, error) {
+// Local measures the model in dir in this process: the forward pass alone, without scheduling or
+// sampling. Its experts are computed here, or with opts.Nodes on expert nodes behind gRPC.
+func Local(
+	ctx context.Context, dir string, mode kernel.Mode, opts Options,
+) (rep Report, err error) {
+	if opts.Nodes < 0 || opts.Nodes > maxNodes {
+		return Report{}, fmt.Errorf("number of nodes is %d, must be 0 to %d", opts.Nodes, maxNodes)
+	}
 	m, err := role.OpenModel(dir, mode)
 	if err != nil {
 		return Report{}, err
 	}
-	host := expertnode.NewHost(m.Source, mode, expertnode.HostOptions{})
-	if err := host.LoadAll(ctx); err != nil {
-		return Report{}, errors.Join(err, m.Close())
-	}
-	loaded, err := model.Open(m.Checkpoint, mode, host)
+	defer func() { err = errors.Join(err, m.Close()) }()
+	l := &local{}
+	experts, stop, err := l.experts(ctx, m, opts.Nodes)
 	if err != nil {
-		return Report{}, errors.Join(err, m.Close())
+		return Report{}, err
 	}
-	rep := Report{Model: m.Name(), Mode: mode.String(), Where: "in process",
+	defer stop()
+	if l.m, err = model.Open(m.Checkpoint, mode, experts); err != nil {
+		return Report{}, err
+	}
+	if err := l.makeCache(); err != nil {
+		return Report{}, err
+	}
+	rep = Report{Model: m.Name(), Mode: mode.String(), Where: "in process",
 		CPUs: runtime.GOMAXPROCS(0)}
-	l, err := newLocal(loaded)
-	if err == nil {
-		err = measure(ctx, l, &rep, opts)
+	if opts.Nodes > 0 {
+		rep.Where = fmt.Sprintf("in process, %d expert nodes on loopback", opts.Nodes)
 	}
-	return rep, errors.Join(err, m.Close())
+	err = measure(ctx, l, &rep, opts)
+	return rep, err
+}
+
+// maxNodes is more than anybody needs in one process.
+const maxNodes = 64
+
+// experts loads the experts, on n nodes or, for 0, here.
+func (l *local) experts(
+	ctx context.Context, m *role.Model, n int,
+) (experts moe.Experts, stop func(), err error) {
+	if n > 0 {
+		ns, err := startNodes(ctx, m, n)
+		if err != nil {
+			return nil, nil, err
+		}
+		l.meter = ns.meter
+		return ns, ns.Close, nil
+	}
+	host := expertnode.NewHost(m.Source, m.Mode, expertnode.HostOptions{})
+	return host, func() {}, host.LoadAll(ctx)
 }
 
 // local is a model in this process.
 type local struct {
 	m     model.Model
 	cache *model.Cache
+	meter *meter // of computing on nodes; nil without them
 	// Since the last share: the time in what was measured, and where the model spent it.
 	busy  time.Duration
 	spent model.Timings
+	nodes time.Duration // part of spent.Experts in which a node computed
 }
 
 // blockTokens and pieceTokens are the engine's defaults: positions in a KV block, and tokens of
@@ -52,13 +85,14 @@ const (
 	pieceTokens = 256
 )
 
-func newLocal(m model.Model) (*local, error) {
-	blocks := make([]int, len(m.Spec().KV))
+// makeCache makes a cache that all measurements use.
+func (l *local) makeCache() (err error) {
+	blocks := make([]int, len(l.m.Spec().KV))
 	for g := range blocks {
 		blocks[g] = max(maxBatch*blocksFor(decodePrompt+maxSteps), blocksFor(maxPrompt))
 	}
-	cache, err := m.NewCache(blocks, blockTokens)
-	return &local{m: m, cache: cache}, err
+	l.cache, err = l.m.NewCache(blocks, blockTokens)
+	return err
 }
 
 func blocksFor(tokens int) int { return (tokens + blockTokens - 1) / blockTokens }
@@ -130,10 +164,12 @@ func (l *local) fill(ctx context.Context, s *model.Sequence, prompt []int32) err
 
 // timed runs what is measured.
 func (l *local) timed(do func() error) (time.Duration, error) {
+	l.computing()
 	before, begin := l.timings(), time.Now()
 	err := do()
 	took, after := time.Since(begin), l.timings()
 	l.busy += took
+	l.nodes += l.computing()
 	l.spent.Attention += after.Attention - before.Attention
 	l.spent.Gate += after.Gate - before.Gate
 	l.spent.Shared += after.Shared - before.Shared
@@ -151,17 +187,28 @@ func (l *local) timings() model.Timings {
 	return model.Timings{}
 }
 
+// computing is the time since the last call in which a node computed and the model waited.
+func (l *local) computing() time.Duration {
+	if l.meter == nil {
+		return 0
+	}
+	return l.meter.taken()
+}
+
 func (l *local) share() *Share {
-	t, busy := l.spent, l.busy
-	l.spent, l.busy = model.Timings{}, 0
+	t, busy, wire := l.spent, l.busy, time.Duration(0)
+	if l.meter != nil {
+		wire = max(0, t.Experts-l.nodes)
+	}
+	l.spent, l.busy, l.nodes = model.Timings{}, 0, 0
 	if t == (model.Timings{}) || busy <= 0 {
 		return nil
 	}
 	part := func(d time.Duration) float64 { return float64(d) / float64(busy) }
 	s := &Share{
 		Attention: part(t.Attention), Gate: part(t.Gate), Shared: part(t.Shared),
-		Experts: part(t.Experts), Head: part(t.Head), Other: part(t.Other),
+		Experts: part(t.Experts - wire), Wire: part(wire), Head: part(t.Head), Other: part(t.Other),
 	}
-	s.Idle = max(0, 1-s.Attention-s.Gate-s.Shared-s.Experts-s.Head-s.Other)
+	s.Idle = max(0, 1-s.Attention-s.Gate-s.Shared-s.Experts-s.Wire-s.Head-s.Other)
 	return s
 }

@@ -22,7 +22,8 @@ func Remote(
 		return Report{}, err
 	}
 	rep := Report{Model: d.Model, Mode: d.NumericMode, Where: where, CPUs: runtime.GOMAXPROCS(0)}
-	return rep, measure(ctx, &remote{client: client, served: d}, &rep, opts)
+	err = measure(ctx, &remote{client: client, served: d}, &rep, opts)
+	return rep, err
 }
 
 type remote struct {
