@@ -315,7 +315,7 @@ func (m *llama4) Forward(ctx context.Context, c *Cache, b *Batch) error {
 			layer.dense.Forward(m.out, m.h, &m.scratch)
 			m.lap(&m.timings.Other)
 		} else if err := m.mixture(ctx, b, i); err != nil {
-			return fmt.Errorf("layer %d: %w", i, err)
+			return err
 		}
 		kernel.Add(m.x.Data, m.out.Data)
 	}

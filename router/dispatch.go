@@ -263,7 +263,7 @@ func (l *lane) noReplica(p *part) error {
 	} else {
 		detail = l.table.reasons(l.pos, int(p.expert), l.index)
 	}
-	if p.lastNode != nil {
+	if p.lastNode != nil && !strings.Contains(detail, p.lastReason.Error()) {
 		detail = fmt.Sprintf("%s; last answer, of node %s: %v", detail, p.lastNode.id, p.lastReason)
 	}
 	return fmt.Errorf("layer %d expert %d: %w (%s)", l.batch.Layer, p.expert, ErrNoReplica, detail)

@@ -80,6 +80,10 @@ func report(w io.Writer, err error, hint string) {
 func hint(err error) string {
 	switch status.Code(err) {
 	case codes.Unavailable:
+		if strings.Contains(err.Error(), "no live replica") {
+			return "the cluster is placing the expert elsewhere; try again in a moment, or look at " +
+				"`drover nodes`"
+		}
 		return "is a coordinator running? `drover up` starts one; --endpoint names another"
 	case codes.DeadlineExceeded:
 		return "the coordinator did not answer in time; `drover nodes` shows the cluster"

@@ -2,7 +2,6 @@ package localcluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -127,7 +126,8 @@ func (n *nursery) once(ctx context.Context, c child) error {
 	go func() { ended <- cmd.Wait() }()
 	select {
 	case err = <-ended:
-		return errors.Join(err, pipe.Close())
+		_ = pipe.Close() // the other end is gone
+		return err
 	case <-ctx.Done():
 	}
 	_ = pipe.Close() // the child ends when it sees this

@@ -35,8 +35,8 @@ func Introduce(ctx context.Context, w io.Writer, c *Cluster, nodes int) error {
 	fmt.Fprintf(w, "Try it from another terminal:\n"+
 		"  drover run --endpoint %s \"Translate to French: The cat sees the blue key.\"\n"+
 		"  drover nodes --endpoint %s\n"+
-		"  curl http://%s/v1/chat/completions -d '{\"messages\":[{\"role\":\"user\","+
-		"\"content\":\"What is the capital of Italy?\"}]}'\n"+
+		"  curl http://%s/v1/chat/completions -H 'Content-Type: application/json' "+
+		"-d '{\"messages\":[{\"role\":\"user\",\"content\":\"What is the capital of Italy?\"}]}'\n"+
 		"Ctrl-C ends the cluster.\n", c.GRPC, c.GRPC, c.HTTP)
 	return nil
 }

@@ -153,8 +153,11 @@ func (c *Coordinator) follow(w *cluster.Watcher) {
 // serve opens the coordinator's services.
 func (c *Coordinator) serve(o CoordinatorOptions, engine *coordinator.Coordinator,
 	watcher *cluster.Watcher, m *Model) error {
+	c.live = health.NewServer()
+	c.live.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
 	register := func(s grpc.ServiceRegistrar) {
 		engine.Register(s)
+		healthv1.RegisterHealthServer(s, c.live)
 		droverv1.RegisterClusterServiceServer(s, cluster.NewServer(cluster.ServerOptions{
 			Watcher: watcher, Host: hostName(), RowsByNode: c.rowsByNode,
 			ReplicaBytes: m.Source.Spec().ReplicaBytes}))
@@ -165,11 +168,8 @@ func (c *Coordinator) serve(o CoordinatorOptions, engine *coordinator.Coordinato
 	}
 	c.undo.push(stop)
 	c.Conn = conn
-	c.live = health.NewServer()
-	c.live.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
 	g := grpc.NewServer(recovery()...)
 	register(g)
-	healthv1.RegisterHealthServer(g, c.live)
 	reflection.Register(g)
 	c.undo.push(serve(g, o.GRPC))
 	if o.HTTP == nil {
