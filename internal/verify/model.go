@@ -47,7 +47,6 @@ func checkModel(ctx context.Context, v *verifier, f fixture) error {
 func (v *verifier) openModel(
 	ctx context.Context, f fixture,
 ) (client droverv1.CoordinatorServiceClient, stop func(), err error) {
-	v.models++
 	digest, err := v.digest(f.dir)
 	switch {
 	case errors.Is(err, model.ErrUnsupported):
@@ -56,6 +55,9 @@ func (v *verifier) openModel(
 	case err != nil:
 		v.report(Result{Name: f.name, Status: Failed, Detail: err.Error()})
 		return nil, nil, nil
+	}
+	v.models++
+	switch {
 	case v.served == nil:
 		client, stop, err := v.opts.Open(ctx, f.dir, v.mode)
 		if err != nil {

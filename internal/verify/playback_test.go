@@ -312,7 +312,9 @@ func TestEndpoint(t *testing.T) {
 	if sum != (Summary{Passed: 7, Skipped: 1}) || count[Passed] != 7 || count[Skipped] != 1 {
 		t.Errorf("summary %+v, reported %v", sum, count)
 	}
-	_, err = Run(t.Context(), []string{filepath.Join(fixtures, "models", "llama3")}, opts)
+	_, err = Run(t.Context(), []string{
+		filepath.Join(fixtures, "models", "llama3"), filepath.Join(fixtures, "models", "gpt_oss"),
+	}, opts)
 	if err == nil || !strings.Contains(err.Error(), "the coordinator serves playback") {
 		t.Errorf("another model: error %v", err)
 	}

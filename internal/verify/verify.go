@@ -91,7 +91,7 @@ type verifier struct {
 	served  *droverv1.DescribeResponse // nil without Client
 	summary Summary
 
-	models, otherModels int // fixtures of models seen, and those that Client does not serve
+	models, otherModels int // models that can be run, and those of them that Client does not serve
 }
 
 // Run checks the fixtures that paths hold, each a fixture or a tree of them. The error is about
