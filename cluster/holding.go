@@ -36,7 +36,7 @@ type holding struct {
 
 // published is what the store says of the node.
 type published struct {
-	lease int // its number in the session
+	lease Lease
 	ready uint64
 }
 

@@ -209,7 +209,7 @@ func (m *Member) run(ctx context.Context) {
 // publish writes the node's records under the lease if they changed. It returns when to
 // look again.
 func (r *holding) publish(ctx context.Context, held tenure) time.Duration {
-	m, lease, now := r.m, held.lease, published{held.number, r.readyRevision}
+	m, lease, now := r.m, held.lease, published{held.lease, r.readyRevision}
 	if lease == 0 || now == r.published {
 		return forever
 	}
@@ -240,7 +240,7 @@ func (r *holding) publish(ctx context.Context, held tenure) time.Duration {
 	if _, err := m.store.Commit(ctx, w); err != nil {
 		return retryDelay
 	}
-	if r.published.lease != now.lease && m.cfg.Events.Registered != nil {
+	if r.published.lease != lease && m.cfg.Events.Registered != nil {
 		m.cfg.Events.Registered()
 	}
 	r.published = now

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -21,7 +22,6 @@ type Memory struct {
 	revision int64
 	entries  map[string]memoryEntry
 	leases   map[Lease]*memoryLease
-	last     Lease
 	history  []Entry       // ascending by ModRevision
 	compact  int64         // changes up to this revision are forgotten
 	changed  chan struct{} // closed at the next change; nil while nobody waits
@@ -163,8 +163,7 @@ func (m *Memory) Grant(ctx context.Context, ttl time.Duration) (Lease, error) {
 		return 0, err
 	}
 	defer m.mu.Unlock()
-	m.last++
-	id := m.last
+	id := Lease(rand.Int64()) // never one of another store's
 	if m.leases == nil {
 		m.leases = map[Lease]*memoryLease{}
 	}

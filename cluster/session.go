@@ -22,7 +22,6 @@ type session struct {
 // tenure is what a session holds at one time.
 type tenure struct {
 	lease    Lease     // zero while there is none
-	number   int       // counts the leases; a store that starts anew repeats their names
 	returned time.Time // when the store first answered, or answered again
 	changed  chan struct{}
 }
@@ -42,9 +41,6 @@ func (s *session) current() tenure {
 func (s *session) set(lease Lease, returned bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if lease != 0 && lease != s.now.lease {
-		s.now.number++
-	}
 	s.now.lease = lease
 	if returned {
 		s.now.returned = time.Now()

@@ -53,6 +53,9 @@ type NodeState struct {
 	Reason string
 	// Revision is the placement revision that the node has loaded and tested.
 	Revision uint64
+	// Loading says that the node has yet to load the committed plan, or, where it holds
+	// nothing by that, the intent.
+	Loading bool
 }
 
 // state is what a Watcher knows. It is never edited once published.
@@ -74,6 +77,18 @@ func (s *state) pending() *placement.Plan {
 		return nil
 	}
 	return s.intent
+}
+
+// loading tells whether a node has yet to load what it is to serve first.
+func (s *state) loading(n NodeState) bool {
+	if s.plan == nil || n.Revision < s.plan.Revision {
+		return true
+	}
+	if _, holds := s.plan.Index(n.ID); holds {
+		return false
+	}
+	_, will := s.pending().Index(n.ID)
+	return will && n.Revision < s.pending().Revision
 }
 
 // usable lists the nodes that may hold replicas, by ID.
@@ -155,7 +170,11 @@ func (w *Watcher) Changes() <-chan struct{} {
 // Nodes lists the registered nodes, used or not, and those that the plan misses, by ID.
 func (w *Watcher) Nodes() []NodeState {
 	s := w.state.Load()
-	nodes := slices.Collect(maps.Values(s.nodes))
+	var nodes []NodeState
+	for _, n := range s.nodes {
+		n.Loading = s.loading(n)
+		nodes = append(nodes, n)
+	}
 	if s.plan != nil {
 		for _, id := range s.plan.NodeIDs {
 			if _, ok := s.nodes[id]; !ok {
