@@ -10,7 +10,11 @@ import (
 // TestDemoModel reaches the accuracy on text that the demo model's MODEL_CARD.md states, task by
 // task, in every mode.
 func TestDemoModel(t *testing.T) {
-	for _, mode := range []kernel.Mode{kernel.Exact, kernel.BF16} {
+	modes := []kernel.Mode{kernel.Exact, kernel.BF16}
+	if testing.Short() { // for the race detector
+		modes = modes[1:]
+	}
+	for _, mode := range modes {
 		t.Run(mode.String(), func(t *testing.T) {
 			res, err := Run(t.Context(), testcluster.Start(t, testcluster.Options{Mode: mode}),
 				Options{File: testcluster.Path("models/tiny-maverick/eval.jsonl")})

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"drover/checkpoint"
 	"drover/model"
@@ -29,11 +30,14 @@ func (c malformedCase) loads() bool { return strings.HasPrefix(c.Expected, "load
 // mayRun says whether the model may load, if running it is refused.
 func (c malformedCase) mayRun() bool { return strings.Contains(c.Expected, "run time") }
 
-// extraBytes is how much loading may allocate beyond the size of the files.
-const extraBytes = 64 << 20
+// Loading may allocate extraBytes beyond the size of the files, and take maxLoad.
+const (
+	extraBytes = 64 << 20
+	maxLoad    = time.Second
+)
 
 // checkMalformed loads every directory of the list: it must end as expected, within bounds of
-// memory, and a refusal must be one line that names the file.
+// memory and time, and a refusal must be one line that names the file.
 func checkMalformed(ctx context.Context, v *verifier, f fixture) error {
 	var list struct{ Cases []malformedCase }
 	if err := readJSON(f.beside("cases.json"), &list); err != nil {
@@ -72,8 +76,13 @@ func (v *verifier) malformed(
 	}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
+	begin := time.Now()
 	err = v.load(dir)
+	took := time.Since(begin)
 	runtime.ReadMemStats(&after)
+	if took > maxLoad {
+		c.fail("loading took %v, more than %v", took, maxLoad)
+	}
 	if used := after.TotalAlloc - before.TotalAlloc; used > uint64(size)+extraBytes {
 		c.fail("loading %d bytes of files allocated %d MB", size, used>>20)
 	}
