@@ -57,44 +57,47 @@ type Cluster struct {
 
 // Start runs a cluster and returns when it answers: every expert has a ready replica
 // and a token has passed through every layer.
-func Start(ctx context.Context, o Options) (c *Cluster, err error) {
-	c = &Cluster{}
-	defer func() {
-		if err != nil {
-			c.Close()
-		}
-	}()
+func Start(ctx context.Context, o Options) (*Cluster, error) {
+	c := &Cluster{}
+	if err := c.start(ctx, o); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Cluster) start(ctx context.Context, o Options) error {
 	dir, err := c.stateDir(o.StateDir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// The ports first: a port that is taken is the commonest mistake.
 	grpcListener, err := listen("gRPC", o.GRPC, usualGRPC)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c.push(func() { _ = grpcListener.Close() }) // closed by its server before, as a rule
 	httpListener, err := listen("HTTP", o.HTTP, usualHTTP)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c.push(func() { _ = httpListener.Close() })
 	etcd, err := etcdserver.Start(ctx, etcdserver.Options{Dir: filepath.Join(dir, "etcd"),
 		Warn: func(m string) { o.Log.Debug("etcd", "message", m) }})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c.push(etcd.Close)
 	c.Etcd = etcd.Endpoint()
 	key, err := gossipKey()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	nodes, err := newNursery(o.Log, o.Stderr)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return c, c.startRoles(ctx, o, roles{grpcListener, httpListener, key, nodes})
+	return c.startRoles(ctx, o, roles{grpcListener, httpListener, key, nodes})
 }
 
 // roles is what the coordinator and the nodes are started with.

@@ -62,30 +62,33 @@ type Coordinator struct {
 
 // StartCoordinator starts a coordinator. It returns when the coordinator's own part
 // of the model is loaded; WaitReady waits for the experts.
-func StartCoordinator(ctx context.Context, o CoordinatorOptions) (c *Coordinator, err error) {
-	c = &Coordinator{log: o.Log}
-	defer func() {
-		if err != nil {
-			c.Close()
-		}
-	}()
+func StartCoordinator(ctx context.Context, o CoordinatorOptions) (*Coordinator, error) {
+	c := &Coordinator{log: o.Log}
+	if err := c.start(ctx, o); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Coordinator) start(ctx context.Context, o CoordinatorOptions) error {
 	m, err := OpenModel(o.ModelDir, o.Mode)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c.undo.push(func() { _ = m.Close() }) // nothing is written; there is nothing to lose
 	watcher, experts, err := c.joinCluster(ctx, o, m)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	engine, err := m.engine(experts, coordinator.Options{
 		AllowScore: o.AllowScore, Version: o.Version, Events: engineEvents(o.Log)})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c.undo.push(engine.Close)
 	c.canaryToken = max(m.Spec.BOS, 0)
-	return c, c.serve(o, engine, watcher, m)
+	return c.serve(o, engine, watcher, m)
 }
 
 // joinCluster watches the cluster, takes part in planning and connects the nodes. A

@@ -54,21 +54,24 @@ type ExpertNode struct {
 
 // StartExpertNode starts an expert node. It returns when the node serves; the cluster
 // assigns its experts afterwards.
-func StartExpertNode(ctx context.Context, o ExpertNodeOptions) (n *ExpertNode, err error) {
-	n = &ExpertNode{}
-	defer func() {
-		if err != nil {
-			n.Close()
-		}
-	}()
+func StartExpertNode(ctx context.Context, o ExpertNodeOptions) (*ExpertNode, error) {
+	n := &ExpertNode{}
+	if err := n.start(ctx, o); err != nil {
+		n.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 	m, err := OpenModel(o.ModelDir, o.Mode)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	n.undo.push(func() { _ = m.Close() }) // nothing is written; there is nothing to lose
 	listener, err := net.Listen("tcp", o.Listen)
 	if err != nil {
-		return nil, fmt.Errorf("listen for rows: %w", err)
+		return fmt.Errorf("listen for rows: %w", err)
 	}
 	n.undo.push(func() { _ = listener.Close() }) // its server closes it before
 	n.Address = listener.Addr().String()
@@ -81,11 +84,11 @@ func StartExpertNode(ctx context.Context, o ExpertNodeOptions) (n *ExpertNode, e
 		Events:          nodeEvents(o.Log),
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	n.undo.push(server.Close)
 	n.serve(listener, server)
-	return n, n.join(ctx, o, node, host, server)
+	return n.join(ctx, o, node, host, server)
 }
 
 // node describes the node, which listens on address, to the cluster.
