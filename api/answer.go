@@ -31,6 +31,8 @@ type envelope struct {
 	Model   string          `json:"model"`
 	Choices []any           `json:"choices"`
 	Usage   json.RawMessage `json:"usage,omitempty"`
+	// Fingerprint changes when the same request and seed may give another answer.
+	Fingerprint *string `json:"system_fingerprint"`
 }
 
 type usage struct {
@@ -57,7 +59,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request, p *params,
 	x := &exchange{server: s, request: r, writer: w, params: p, shape: sh, prompts: requests,
 		choices: make([]choice, len(requests)),
 		frame: envelope{ID: prefix + strings.ToLower(rand.Text()), Object: object,
-			Created: time.Now().Unix(), Model: p.Model}}
+			Created: time.Now().Unix(), Model: p.Model, Fingerprint: s.fingerprint(r.Context())}}
 	for i := range x.choices {
 		x.choices[i].index = i
 	}

@@ -12,6 +12,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -25,18 +26,37 @@ import (
 
 // Options tunes a server. The zero value is ready for use.
 type Options struct {
-	// MaxBodyBytes bounds a request's body. Zero means 8 MiB.
+	// MaxBodyBytes bounds a request's body. Zero means 4 MiB.
 	MaxBodyBytes int64
 	// BodyTimeout bounds the time to read a request's body. Zero means 30 s.
 	BodyTimeout time.Duration
 	// WriteTimeout bounds each write of an answer, so that a client that stops reading
 	// does not hold its sequences for ever. Zero means 30 s.
 	WriteTimeout time.Duration
+	// Events reports what happens; it may be empty.
+	Events Events
+}
+
+// Events are called from the goroutines that serve requests and must return soon. A nil
+// one is not called.
+type Events struct {
+	// Answered is called when a request was answered or given up.
+	Answered func(Answered)
+}
+
+// Answered describes a request that is over.
+type Answered struct {
+	// Method and Route are what was asked for; Route is empty for an unknown path.
+	Method, Route string
+	// Status is the HTTP status that was sent. A stream that broke keeps its 200.
+	Status int
+	// Duration is the time from the request's head to the last byte of the answer.
+	Duration time.Duration
 }
 
 func (o *Options) setDefaults() {
 	if o.MaxBodyBytes <= 0 {
-		o.MaxBodyBytes = 8 << 20
+		o.MaxBodyBytes = 4 << 20
 	}
 	if o.BodyTimeout <= 0 {
 		o.BodyTimeout = 30 * time.Second
@@ -48,6 +68,8 @@ func (o *Options) setDefaults() {
 
 // maxChoices bounds the answers to one request: prompts times n.
 const maxChoices = 64
+
+const headerTimeout = 10 * time.Second
 
 type server struct {
 	opts        Options
@@ -94,10 +116,13 @@ func New(conn grpc.ClientConnInterface, opts Options) *http.Server {
 		s.fail(w, status.Error(codes.PermissionDenied, "pages of other origins are not served"))
 	}))
 	return &http.Server{
-		Handler:           foreign.Handler(mux),
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
+		Handler:           s.report(foreign.Handler(mux)),
+		ReadHeaderTimeout: headerTimeout,
+		// A body that no route reads is bounded too. There is no WriteTimeout, which would
+		// bound whole streams: each write has its own deadline.
+		ReadTimeout:    headerTimeout + opts.BodyTimeout,
+		IdleTimeout:    2 * time.Minute,
+		MaxHeaderBytes: 64 << 10,
 	}
 }
 
@@ -117,6 +142,20 @@ func (s *server) describe(ctx context.Context) (modelCard, error) {
 		return modelCard{}, err
 	}
 	return modelCard{d.GetModel(), "model", s.started.Unix(), "drover"}, nil
+}
+
+// fingerprint names what an answer's bytes depend on beside the request: the numeric mode
+// and the checkpoint. It is nil if the coordinator does not tell; an answer needs no name.
+func (s *server) fingerprint(ctx context.Context) *string {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	d, err := s.coordinator.Describe(ctx, &droverv1.DescribeRequest{})
+	if err != nil {
+		return nil
+	}
+	digest := d.GetModelDigest()
+	name := fmt.Sprintf("%s-%x", d.GetNumericMode(), digest[:min(len(digest), 6)])
+	return &name
 }
 
 func (s *server) models(w http.ResponseWriter, r *http.Request) {

@@ -90,6 +90,13 @@ func TestStatuses(t *testing.T) {
 func TestRefusedByCoordinator(t *testing.T) {
 	for text, want := range map[string]struct{ param, message, code string }{
 		"sampling.top_p: is 7, want over 0": {"top_p", "top_p: is 7, want over 0", ""},
+		"chat: the chat template refuses it: no": {"messages",
+			"messages: the chat template refuses it: no", ""},
+		"text: the prompt is empty":       {"prompt", "prompt: the prompt is empty", ""},
+		"tokens.ids: entry 0 is token -1": {"prompt", "prompt: entry 0 is token -1", ""},
+		"chat.messages[0].tool_calls[1].arguments_json: is not a JSON object": {
+			"messages[0].tool_calls[1].function.arguments",
+			"messages[0].tool_calls[1].function.arguments: is not a JSON object", ""},
 		"chat.messages[2].parts[1].image: this model does not take images": {
 			"messages[2].content[1].image",
 			"messages[2].content[1].image: this model does not take images", ""},

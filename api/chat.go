@@ -1,11 +1,9 @@
 package api
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"net/http"
 	"slices"
-	"strings"
 
 	droverv1 "drover/proto/drover/v1"
 )
@@ -20,6 +18,7 @@ type chatRequest struct {
 	MaxCompletionTokens *int64            `json:"max_completion_tokens"`
 	Logprobs            bool              `json:"logprobs"`
 	TopLogprobs         *int              `json:"top_logprobs"`
+	ParallelToolCalls   *bool             `json:"parallel_tool_calls"`
 
 	Functions    json.RawMessage `json:"functions"`
 	FunctionCall json.RawMessage `json:"function_call"`
@@ -37,11 +36,8 @@ type chatMessage struct {
 }
 
 type contentPart struct {
-	Type     string `json:"type"`
-	Text     string `json:"text"`
-	ImageURL struct {
-		URL string `json:"url"`
-	} `json:"image_url"`
+	Type string  `json:"type"`
+	Text *string `json:"text"`
 }
 
 const maxTopLogprobs = 20
@@ -57,7 +53,8 @@ func (s *server) chat(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, err)
 		return
 	}
-	shape := chatShape{logprobs: body.Logprobs}
+	shape := chatShape{logprobs: body.Logprobs,
+		oneCall: body.ParallelToolCalls != nil && !*body.ParallelToolCalls}
 	if body.usesTools() {
 		shape.tools = toolNames(body.Tools)
 	}
@@ -169,8 +166,12 @@ func (m *chatMessage) message(param string) (*droverv1.ChatMessage, error) {
 			"is %.40q, want system, developer, user, assistant or tool", m.Role)
 	}
 	for i, c := range m.ToolCalls {
+		call := at(param+".tool_calls", i)
+		if c.Type != "" && c.Type != "function" {
+			return nil, unsupported(call+".type", "is %.40q, want function", c.Type)
+		}
 		if c.Function.Name == "" {
-			return nil, badParam(at(param+".tool_calls", i)+".function.name", "is empty")
+			return nil, badParam(call+".function.name", "is empty")
 		}
 		out.ToolCalls = append(out.ToolCalls, &droverv1.ToolCall{
 			Id: c.ID, Name: c.Function.Name, ArgumentsJson: c.Function.Arguments})
@@ -199,17 +200,13 @@ func (m *chatMessage) message(param string) (*droverv1.ChatMessage, error) {
 }
 
 func (p *contentPart) part(param string) (*droverv1.ContentPart, error) {
-	switch p.Type {
-	case "text":
-		return &droverv1.ContentPart{Kind: &droverv1.ContentPart_Text{Text: p.Text}}, nil
-	case "image_url":
-		kind, encoded, ok := strings.Cut(p.ImageURL.URL, ";base64,")
-		image, err := base64.StdEncoding.DecodeString(encoded)
-		if !ok || err != nil || !strings.HasPrefix(kind, "data:image/") {
-			return nil, badParam(param+".image_url",
-				"want a data: URL with base64; nothing is fetched from the network")
-		}
-		return &droverv1.ContentPart{Kind: &droverv1.ContentPart_Image{Image: image}}, nil
+	switch {
+	case p.Type == "image_url":
+		return nil, unsupported(param+".type", "images are not supported; send text")
+	case p.Type != "text":
+		return nil, unsupported(param+".type", "is %.40q, want text", p.Type)
+	case p.Text == nil:
+		return nil, badParam(param+".text", "is missing")
 	}
-	return nil, unsupported(param+".type", "is %.40q, want text or image_url", p.Type)
+	return &droverv1.ContentPart{Kind: &droverv1.ContentPart_Text{Text: *p.Text}}, nil
 }

@@ -19,6 +19,8 @@ type completionRequest struct {
 	Suffix   json.RawMessage `json:"suffix"`
 }
 
+const maxPrompts = 16
+
 func (s *server) completions(w http.ResponseWriter, r *http.Request) {
 	var body completionRequest
 	if err := s.read(w, r, &body); err != nil {
@@ -41,6 +43,9 @@ func (c *completionRequest) requests() ([]*droverv1.GenerateRequest, error) {
 		return nil, err
 	case len(c.Prompt) == 0:
 		return nil, badParam("prompt", "is missing or empty")
+	case len(c.Prompt) > maxPrompts:
+		return nil, badParam("prompt", "has %d prompts, at most %d are allowed", len(c.Prompt),
+			maxPrompts)
 	case len(c.Prompt)*n > maxChoices:
 		return nil, badParam("prompt", "%d prompts times n of %d are more than %d answers",
 			len(c.Prompt), n, maxChoices)
@@ -72,13 +77,17 @@ func (c *completionRequest) requests() ([]*droverv1.GenerateRequest, error) {
 	return out, nil
 }
 
-// choices appends n copies of a request, which differ in their seeds.
+// choices appends n copies of a request, which differ in their seeds: that of the i-th is
+// the request's plus i, so that it can be had again alone. Without a seed the coordinator
+// chooses one for each.
 func (p *params) choices(
 	out []*droverv1.GenerateRequest, base *droverv1.GenerateRequest, n int,
 ) []*droverv1.GenerateRequest {
 	for i := range n {
 		req := proto.CloneOf(base)
-		req.Sampling.Seed = p.choiceSeed(i)
+		if p.Seed != nil {
+			req.Sampling.Seed = proto.Uint64(uint64(*p.Seed) + uint64(i))
+		}
 		out = append(out, req)
 	}
 	return out

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // read decodes a request's JSON body into v, whatever its Content-Type says: curl -d
@@ -33,8 +36,12 @@ func (s *server) read(w http.ResponseWriter, r *http.Request, v any) error {
 }
 
 func unmarshal(body []byte, v any) error {
+	if !utf8.Valid(body) {
+		return invalid(http.StatusBadRequest, "", "the body is not valid UTF-8")
+	}
 	err := json.Unmarshal(body, v)
 	var kind *json.UnmarshalTypeError
+	var syntax *json.SyntaxError
 	var refused *apiError
 	switch {
 	case err == nil:
@@ -43,9 +50,35 @@ func unmarshal(body []byte, v any) error {
 		return refused
 	case errors.As(err, &kind) && kind.Field != "":
 		param := strings.TrimPrefix(kind.Field, "params.") // JSON knows no embedded structs
-		return badParam(param, "is a JSON %s, want %v", kind.Value, kind.Type)
+		return badParam(param, "is a JSON %s, want %s", kind.Value, jsonKind(kind.Type))
+	case errors.As(err, &kind):
+		return invalid(http.StatusBadRequest, "", "the body is a JSON %s, want an object", kind.Value)
+	case errors.As(err, &syntax):
+		return invalid(http.StatusBadRequest, "", "the body is not JSON: %v at byte %d",
+			syntax, syntax.Offset)
 	}
-	return invalid(http.StatusBadRequest, "", "the body is not a JSON object of this kind: %v", err)
+	return invalid(http.StatusBadRequest, "", "the body is not JSON of this kind: %v", err)
+}
+
+// jsonKind says in JSON's words what a Go type takes.
+func jsonKind(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Pointer:
+		return jsonKind(t.Elem())
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Float32, reflect.Float64:
+		return "a number in the range of " + t.String()
+	case reflect.Int, reflect.Int32, reflect.Int64:
+		return "an integer of at most " + strconv.Itoa(t.Bits()) + " bits"
+	case reflect.Uint32, reflect.Uint64:
+		return "an integer from 0 of at most " + strconv.Itoa(t.Bits()) + " bits"
+	case reflect.Slice:
+		return "an array"
+	}
+	return "an object"
 }
 
 // seed is any 64-bit integer, with a sign or without.
@@ -77,10 +110,25 @@ func (l *stringList) UnmarshalJSON(raw []byte) error {
 		*l = make(stringList, 1)
 		return json.Unmarshal(raw, &(*l)[0])
 	}
-	if err := json.Unmarshal(raw, (*[]string)(l)); err != nil {
+	texts, ok := allOf[string](raw)
+	if !ok {
 		return badParam("stop", "want a string or an array of strings")
 	}
+	*l = texts
 	return nil
+}
+
+// allOf reads an array without nulls, which Unmarshal would take for zeros.
+func allOf[T any](raw []byte) ([]T, bool) {
+	var list []*T
+	if json.Unmarshal(raw, &list) != nil || slices.Contains(list, nil) {
+		return nil, false
+	}
+	out := make([]T, len(list))
+	for i, v := range list {
+		out[i] = *v
+	}
+	return out, true
 }
 
 // prompts is what /v1/completions goes on from: a text, token ids, or several of either.
@@ -93,26 +141,33 @@ type prompt struct {
 
 // UnmarshalJSON reads a string, an array of strings, of token ids, or of such arrays.
 func (p *prompts) UnmarshalJSON(raw []byte) error {
-	var text string
-	var texts []string
-	var ids []int32
-	var lists [][]int32
-	switch {
-	case string(raw) == "null":
+	if string(raw) == "null" {
 		return nil
-	case json.Unmarshal(raw, &text) == nil:
+	}
+	var text string
+	if json.Unmarshal(raw, &text) == nil {
 		*p = prompts{{text: text}}
-	case json.Unmarshal(raw, &texts) == nil:
+		return nil
+	}
+	if texts, ok := allOf[string](raw); ok {
 		for _, t := range texts {
 			*p = append(*p, prompt{text: t})
 		}
-	case json.Unmarshal(raw, &ids) == nil:
+		return nil
+	}
+	if ids, ok := allOf[int32](raw); ok {
 		*p = prompts{{tokens: ids}}
-	case json.Unmarshal(raw, &lists) == nil:
-		for _, l := range lists {
-			*p = append(*p, prompt{tokens: append([]int32{}, l...)})
+		return nil
+	}
+	lists, ok := allOf[json.RawMessage](raw)
+	for _, l := range lists {
+		var ids []int32
+		if ids, ok = allOf[int32](l); !ok {
+			break
 		}
-	default:
+		*p = append(*p, prompt{tokens: ids})
+	}
+	if !ok {
 		return badParam("prompt", "want a string, an array of strings or of token ids, "+
 			"or an array of arrays of token ids")
 	}

@@ -71,7 +71,7 @@ func toError(err error) *apiError {
 	case codes.InvalidArgument, codes.FailedPrecondition, codes.OutOfRange:
 		return refused(s.Message())
 	case codes.NotFound:
-		e.status, e.Type = http.StatusNotFound, "invalid_request_error"
+		return unknownModel("%s", s.Message()) // the only thing that a request can look for
 	case codes.Unauthenticated:
 		e.status, e.Type = http.StatusUnauthorized, "authentication_error"
 	case codes.PermissionDenied:
@@ -100,13 +100,21 @@ var fieldPath = regexp.MustCompile(`^[a-z_]+(?:\[\d+\]|\.[a-z_]+)*: `)
 
 // apiNames turns a coordinator's field path into that of the JSON request.
 var apiNames = strings.NewReplacer("sampling.", "", "chat.", "", ".parts[", ".content[",
-	"tools_json", "tools", "arguments_json", "arguments")
+	"tools_json", "tools", "arguments_json", "function.arguments")
 
 // refused is the error for a request that the coordinator did not accept.
 func refused(message string) *apiError {
 	path := fieldPath.FindString(message)
-	message = apiNames.Replace(path) + message[len(path):]
-	param := strings.TrimSuffix(apiNames.Replace(path), ": ")
+	param := apiNames.Replace(strings.TrimSuffix(path, ": "))
+	switch param {
+	case "chat": // what the template says about the whole conversation
+		param = "messages"
+	case "text", "tokens.ids":
+		param = "prompt"
+	}
+	if param != "" {
+		message = param + ": " + message[len(path):]
+	}
 	if param == "model" {
 		return unknownModel("%s", message)
 	}

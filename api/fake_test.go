@@ -51,7 +51,8 @@ func (f *fake) Generate(req *droverv1.GenerateRequest,
 
 func (f *fake) Describe(context.Context, *droverv1.DescribeRequest) (
 	*droverv1.DescribeResponse, error) {
-	return &droverv1.DescribeResponse{Model: "demo"}, nil
+	return &droverv1.DescribeResponse{Model: "demo", NumericMode: "bf16",
+		ModelDigest: []byte{1, 2, 3, 4, 5, 6, 7, 8}}, nil
 }
 
 // sent returns the only request that the coordinator got.

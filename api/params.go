@@ -77,16 +77,6 @@ func tokenLimit(param string, limit *int64) (uint32, error) {
 	return uint32(min(*limit, math.MaxUint32)), nil
 }
 
-// choiceSeed is the seed of a request's i-th choice: its own for the first, so that n does
-// not change it, and far from it for the others (the golden ratio spreads them).
-func (p *params) choiceSeed(i int) *uint64 {
-	if p.Seed == nil {
-		return nil
-	}
-	s := uint64(*p.Seed) + uint64(i)*0x9e3779b97f4a7c15
-	return &s
-}
-
 // refuseSet refuses fields that were given, which must be in pairs of name and value.
 func refuseSet(why string, fields ...field) error {
 	for _, f := range fields {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"crypto/rand"
+	"encoding/json"
 	"math"
 	"strings"
 	"unicode/utf8"
@@ -13,6 +14,7 @@ import (
 type chatShape struct {
 	logprobs bool
 	tools    map[string]bool // names of the tools that the model knows
+	oneCall  bool            // report only the first of several calls
 }
 
 type chatChoice struct {
@@ -31,9 +33,10 @@ type chatAnswer struct {
 }
 
 type chatDelta struct {
-	Role      string     `json:"role,omitempty"`
-	Content   *string    `json:"content,omitempty"`
-	ToolCalls []toolCall `json:"tool_calls,omitempty"`
+	Role      string          `json:"role,omitempty"`
+	Content   *string         `json:"content,omitempty"`
+	Refusal   json.RawMessage `json:"refusal,omitempty"`
+	ToolCalls []toolCall      `json:"tool_calls,omitempty"`
 }
 
 type chatLogprobs struct {
@@ -66,9 +69,9 @@ func (s chatShape) whole(c *choice) any {
 	text, tokens := c.flush()
 	reason := c.finishReason()
 	message := &chatAnswer{Role: "assistant", Content: &text}
-	if call, ok := s.call(c, text); ok {
+	if calls := s.calls(c, text); calls != nil {
 		reason = "tool_calls"
-		message.Content, message.ToolCalls = nil, []toolCall{call}
+		message.Content, message.ToolCalls = nil, calls
 	}
 	return chatChoice{Index: c.index, Message: message, Logprobs: s.probabilities(tokens),
 		FinishReason: &reason}
@@ -76,7 +79,8 @@ func (s chatShape) whole(c *choice) any {
 
 func (s chatShape) start(c *choice) any {
 	empty := ""
-	return chatChoice{Index: c.index, Delta: &chatDelta{Role: "assistant", Content: &empty}}
+	return chatChoice{Index: c.index, Delta: &chatDelta{Role: "assistant", Content: &empty,
+		Refusal: json.RawMessage("null")}}
 }
 
 // more holds text back while it may still become a tool call.
@@ -96,10 +100,13 @@ func (s chatShape) more(c *choice) any {
 func (s chatShape) end(c *choice) []any {
 	reason := c.finishReason()
 	var rest any
-	if call, ok := s.call(c, c.text.String()); ok {
+	if calls := s.calls(c, c.text.String()); calls != nil {
 		_, tokens := c.flush()
-		reason, call.Index = "tool_calls", new(int)
-		rest = chatChoice{Index: c.index, Delta: &chatDelta{ToolCalls: []toolCall{call}},
+		reason = "tool_calls"
+		for i := range calls {
+			calls[i].Index = &i
+		}
+		rest = chatChoice{Index: c.index, Delta: &chatDelta{ToolCalls: calls},
 			Logprobs: s.probabilities(tokens)}
 	} else {
 		c.released = true
@@ -108,13 +115,21 @@ func (s chatShape) end(c *choice) []any {
 	return []any{rest, chatChoice{Index: c.index, Delta: &chatDelta{}, FinishReason: &reason}}
 }
 
-// call reads a finished answer as a tool call.
-func (s chatShape) call(c *choice, text string) (toolCall, bool) {
+// calls reads a finished answer as tool calls; nil means that it is text.
+func (s chatShape) calls(c *choice, text string) []toolCall {
 	if len(s.tools) == 0 || c.released || c.finishReason() != "stop" {
-		return toolCall{}, false
+		return nil
 	}
-	f, ok := parseCall(text, s.tools)
-	return toolCall{ID: "call_" + strings.ToLower(rand.Text()), Type: "function", Function: f}, ok
+	functions := parseCalls(text, s.tools)
+	if s.oneCall {
+		functions = functions[:min(len(functions), 1)]
+	}
+	var out []toolCall
+	for _, f := range functions {
+		out = append(out, toolCall{ID: "call_" + strings.ToLower(rand.Text()), Type: "function",
+			Function: f})
+	}
+	return out
 }
 
 func (s chatShape) probabilities(tokens []*droverv1.TokenLogprobs) *chatLogprobs {

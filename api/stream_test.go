@@ -33,8 +33,10 @@ func contents(t *testing.T, all []map[string]any) (text, calls, reason string) {
 			text += s
 		}
 		if list, ok := dig(t, choices, 0, "delta", "tool_calls").([]any); ok {
-			f := dig(t, list, 0, "function")
-			calls += fmt.Sprint(dig(t, list, 0, "index"), dig(t, f, "name"), dig(t, f, "arguments"))
+			for _, call := range list {
+				f := dig(t, call, "function")
+				calls += fmt.Sprint(dig(t, call, "index"), dig(t, f, "name"), dig(t, f, "arguments"))
+			}
 		}
 		if s, ok := dig(t, choices, 0, "finish_reason").(string); ok {
 			reason += s
@@ -99,6 +101,11 @@ func TestToolCalls(t *testing.T) {
 	}{
 		"call": {say("\n", call[:9], call[9:]), weather,
 			"", `0weather{"b": 1, "a": "x y"}`, "tool_calls"},
+		"two calls": {say(call, "\n", call), weather, "",
+			`0weather{"b": 1, "a": "x y"}1weather{"b": 1, "a": "x y"}`, "tool_calls"},
+		"one of two calls": {say(call, call), weather + `],"parallel_tool_calls":false,"stop":[`,
+			"", `0weather{"b": 1, "a": "x y"}`, "tool_calls"},
+		"call and more": {say(call, " {"), weather, call + " {", "", "stop"},
 		"no tools":      {say(call), "", call, "", "stop"},
 		"text first":    {say("Sure: ", call), weather, "Sure: " + call, "", "stop"},
 		"text after":    {say(call, " ok"), weather, call + " ok", "", "stop"},
@@ -124,7 +131,7 @@ func TestToolCalls(t *testing.T) {
 			choice := dig(t, parse(t, out), "choices", 0)
 			message := dig(t, choice, "message")
 			list, _ := dig(t, message, "tool_calls").([]any)
-			if dig(t, choice, "finish_reason") != tc.reason || (len(list) == 1) != (tc.calls != "") {
+			if dig(t, choice, "finish_reason") != tc.reason || len(list) != strings.Count(tc.calls, "weather") {
 				t.Errorf("whole: %v", choice)
 			}
 			if text, _ := dig(t, message, "content").(string); text != tc.text {

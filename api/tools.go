@@ -60,33 +60,36 @@ func toolNames(tools []json.RawMessage) map[string]bool {
 	return names
 }
 
-// mayBeCall tells whether an answer that begins like this may be a call: Llama 4 writes
-// one as a JSON object and nothing else.
+// mayBeCall tells whether an answer that begins like this may be calls: Llama 4 writes
+// them as JSON objects, one after another, and nothing else.
 func mayBeCall(text string) bool {
 	text = strings.TrimLeft(text, " \t\r\n")
 	return text == "" || text[0] == '{'
 }
 
-// parseCall reads {"name": …, "parameters": {…}} if that is the whole answer and the name
-// is a tool's.
-func parseCall(text string, tools map[string]bool) (functionCall, bool) {
-	var call struct {
-		Type       string          `json:"type"`
-		Name       string          `json:"name"`
-		Parameters json.RawMessage `json:"parameters"`
-	}
+// parseCalls reads an answer that is nothing but {"name": …, "parameters": {…}}, once or
+// several times, each name a tool's. Any other answer is text: nil.
+func parseCalls(text string, tools map[string]bool) []functionCall {
+	var out []functionCall
 	d := json.NewDecoder(strings.NewReader(text))
 	d.DisallowUnknownFields()
-	if d.Decode(&call) != nil {
-		return functionCall{}, false
+	for {
+		var call struct {
+			Type       string          `json:"type"`
+			Name       string          `json:"name"`
+			Parameters json.RawMessage `json:"parameters"`
+		}
+		switch err := d.Decode(&call); {
+		case err == io.EOF:
+			return out
+		case err != nil:
+			return nil
+		}
+		arguments := bytes.TrimSpace(call.Parameters)
+		if !tools[call.Name] || len(arguments) == 0 || arguments[0] != '{' ||
+			(call.Type != "" && call.Type != "function") {
+			return nil
+		}
+		out = append(out, functionCall{Name: call.Name, Arguments: string(arguments)})
 	}
-	if _, err := d.Token(); err != io.EOF {
-		return functionCall{}, false
-	}
-	arguments := bytes.TrimSpace(call.Parameters)
-	if !tools[call.Name] || len(arguments) == 0 || arguments[0] != '{' ||
-		(call.Type != "" && call.Type != "function") {
-		return functionCall{}, false
-	}
-	return functionCall{Name: call.Name, Arguments: string(arguments)}, true
 }
