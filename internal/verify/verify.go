@@ -113,10 +113,10 @@ func Run(ctx context.Context, paths []string, opts Options) (Summary, error) {
 		found = append(found, f...)
 	}
 	for _, f := range found {
-		if err := ctx.Err(); err != nil {
+		if err := f.check(ctx, v, f); err != nil {
 			return v.summary, err
 		}
-		if err := f.check(ctx, v, f); err != nil {
+		if err := ctx.Err(); err != nil { // what it cut short has not failed
 			return v.summary, err
 		}
 	}
