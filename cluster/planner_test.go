@@ -101,7 +101,8 @@ func TestPlannersFight(t *testing.T) {
 		w.await(5*time.Second, "the first plan", uses("a", "b"))
 		for i := range 6 {
 			if i%2 == 0 {
-				w.planner.Close() // the rival must take over
+				w.planner.Close()
+				time.Sleep(100 * time.Millisecond) // the rival takes over
 				w.planner = w.plan(w.watcher, store, opts(0, fmt.Sprintf("steady%d", i)))
 			}
 			paused.close()
@@ -240,6 +241,7 @@ func TestNoRoomIsReported(t *testing.T) {
 		small.CapacityBytes = testReplicas
 		w.joinAs(small, w.store)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if len(refused) != 1 || !errors.Is(refused[0], placement.ErrNoRoom) {
 			t.Errorf("refused: %v", refused)
 		}

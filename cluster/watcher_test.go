@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"drover/cluster/etcdserver"
@@ -39,21 +40,14 @@ func TestEtcdRestart(t *testing.T) {
 	if v := w.watcher.View(); !uses("a", "b")(v) {
 		t.Errorf("while etcd is away: %+v", v)
 	}
-	var mu sync.Mutex
-	lost := 0
-	w.watcher.mu.Lock()
-	w.watcher.opts.Events.NodeLost = func(placement.Node) { mu.Lock(); lost++; mu.Unlock() }
-	w.watcher.mu.Unlock()
 	if srv, err = etcdserver.Start(t.Context(), opts); err != nil {
 		t.Fatal(err)
 	}
 	defer srv.Close()
 	w.join("c")
 	w.await(20*time.Second, "changes go on", uses("a", "b", "c"))
-	mu.Lock()
-	defer mu.Unlock()
-	if lost > 0 {
-		t.Errorf("%d nodes were taken for lost", lost)
+	if n := w.lost.Load(); n > 0 {
+		t.Errorf("%d nodes were taken for lost", n)
 	}
 	compact(t, store)
 	w.join("d")
@@ -156,6 +150,7 @@ func TestBadRecords(t *testing.T) {
 		time.Sleep(time.Second)
 		commit(t, store, Write{Put: []Put{{Key: scope.prefix() + "else"}}})
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if v := watcher.View(); len(v.Nodes) != 1 || v.Revision() != 0 {
 			t.Errorf("View %+v", v)
 		}

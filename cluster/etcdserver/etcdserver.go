@@ -6,6 +6,7 @@ package etcdserver
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/url"
@@ -52,6 +53,21 @@ type TLSFiles struct {
 	Certificate, Key, Authority string
 }
 
+// check reads the files now: etcd would report a bad one only when a client connects.
+func (f TLSFiles) check() error {
+	if f == (TLSFiles{}) {
+		return nil
+	}
+	if _, err := tls.LoadX509KeyPair(f.Certificate, f.Key); err != nil {
+		return fmt.Errorf("certificate: %w", err)
+	}
+	if f.Authority == "" {
+		return nil
+	}
+	_, err := os.ReadFile(f.Authority)
+	return err
+}
+
 // loopbackAny asks for any free port; the listener that etcd opens there stays open, so
 // that nobody else can take it in between.
 const loopbackAny = "http://127.0.0.1:0"
@@ -89,6 +105,7 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
+	etcd.Server.Stop() // Close would wait for a server that never became ready
 	etcd.Close()
 	return nil, fmt.Errorf("etcd: start in %s: %w", opts.Dir, err)
 }
@@ -173,6 +190,11 @@ func (o *Options) config() (*embed.Config, error) {
 		cfg.ClusterState = embed.ClusterStateFlagExisting
 	}
 	setTLS(cfg, o)
+	for _, f := range []TLSFiles{o.ClientTLS, o.PeerTLS} {
+		if err := f.check(); err != nil {
+			return nil, err
+		}
+	}
 	cfg.EnableGRPCGateway = false
 	cfg.QuotaBackendBytes = o.QuotaBytes
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModePeriodic, "10m"
