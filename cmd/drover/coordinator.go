@@ -36,7 +36,8 @@ was ready.`,
 	}
 	f.member.flags(c)
 	c.Flags().StringVar(&f.grpc, "grpc", defaultEndpoint, "gRPC address to serve")
-	c.Flags().StringVar(&f.http, "http", "127.0.0.1:8080", "HTTP address to serve; none serves no HTTP")
+	c.Flags().StringVar(&f.http, "http", "127.0.0.1:8080",
+		"HTTP address to serve; none serves no HTTP")
 	c.Flags().IntVar(&f.replicas, "replicas", 1, "copies of each expert, on nodes of their own")
 	c.Flags().IntVar(&f.minNodes, "min-nodes", 1, "expert nodes that the first placement waits for")
 	c.Flags().BoolVar(&f.allowScore, "allow-score", false,

@@ -32,12 +32,16 @@ Exit codes: 0 ended by an interrupt, 1 an error, 2 wrong usage.`,
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c.Context(), g) },
 	}
 	f.member.flags(c)
-	c.Flags().StringVar(&f.listen, "listen", "127.0.0.1:0", "address for rows; port 0 takes a free one")
+	c.Flags().StringVar(&f.listen, "listen", "127.0.0.1:0",
+		"address for rows; port 0 takes a free one")
 	c.Flags().StringVar(&f.advertise, "advertise", "", "address that others use (default: --listen's)")
-	c.Flags().StringVar(&f.id, "id", "", "name of this node, unique in the cluster (default: host and process)")
+	c.Flags().StringVar(&f.id, "id", "",
+		"name of this node, unique in the cluster (default: host and process)")
 	c.Flags().StringVar(&f.domain, "domain", "", "failure domain (default: the host's name)")
-	c.Flags().Int64Var(&f.capacity, "capacity", 0, "bytes of packed weights to hold (default: all experts)")
-	c.Flags().BoolVar(&f.shortLease, "short-lease", false, "let the cluster notice this node's end in 2 s")
+	c.Flags().Int64Var(&f.capacity, "capacity", 0,
+		"bytes of packed weights to hold (default: all experts)")
+	c.Flags().BoolVar(&f.shortLease, "short-lease", false,
+		"let the cluster notice this node's end in 2 s")
 	c.Flags().BoolVar(&f.withParent, "with-parent", false, "end when standard input ends")
 	for _, hidden := range []string{"short-lease", "with-parent"} {
 		_ = c.Flags().MarkHidden(hidden) // the flag exists
@@ -46,7 +50,7 @@ Exit codes: 0 ended by an interrupt, 1 an error, 2 wrong usage.`,
 }
 
 func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
-	mode, err := f.check(f.listen)
+	mode, err := f.check(f.listen, f.advertise)
 	if err != nil {
 		return err
 	}

@@ -34,10 +34,13 @@ func (m *member) flags(c *cobra.Command) {
 	insecureFlag(c, &m.insecure)
 }
 
-// check refuses what cannot be meant; addresses are those that are served.
+// check refuses what cannot be meant; addresses are those that are served, beside etcd's.
 func (m *member) check(addresses ...string) (kernel.Mode, error) {
 	if m.etcd == "" || m.model == "" {
 		return 0, usagef("--etcd and --model are required")
+	}
+	for _, a := range strings.Split(m.etcd, ",") {
+		addresses = append(addresses, strings.TrimPrefix(a, "http://"))
 	}
 	for _, a := range append(addresses, m.gossip) {
 		if a == "" || a == "none" || m.insecure {
@@ -83,8 +86,8 @@ func (m *member) openGossip(name string, log *slog.Logger) (role.Gossip, error) 
 	}
 	key := os.Getenv("DROVER_GOSSIP_KEY")
 	if key == "" {
-		return role.Gossip{}, errors.New("--gossip needs a key: set DROVER_GOSSIP_KEY to 64 hex digits, " +
-			"the same for the whole cluster (openssl rand -hex 32 makes one)")
+		return role.Gossip{}, errors.New("--gossip needs a key: set DROVER_GOSSIP_KEY to " +
+			"64 hex digits, the same for the whole cluster (openssl rand -hex 32 makes one)")
 	}
 	var others []string
 	if m.join != "" {

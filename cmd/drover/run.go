@@ -37,7 +37,8 @@ process, without a network.
 With --prompts and --out it answers a file: lines of JSON with "id", "messages" or
 "prompt", "tools", "seed", "temperature", "max_tokens", "ignore_eos". The answers stand in
 the order of the prompts, one line each with "id", "text", "tokens", "finish_reason",
-"error". A run that was interrupted goes on where it stopped.
+"error". A run that was interrupted goes on where it stopped. --seed, --temperature and
+--max-tokens then hold for lines that do not say otherwise.
 
 Exit codes: 0 done, 1 an error or a line with an error, 2 wrong usage, 130 interrupted.`,
 		Example: `  drover run "Tell me a story about a fox."
@@ -50,7 +51,8 @@ Exit codes: 0 done, 1 an error or a line with an error, 2 wrong usage, 130 inter
 	c.Flags().Uint64Var(&f.seed, "seed", 0, "seed of the random numbers (default: a new one)")
 	c.Flags().Float32Var(&f.temperature, "temperature", 0, "0 is greedy (default: the model's own)")
 	c.Flags().Float32Var(&f.topP, "top-p", 1, "keep the most probable tokens with this probability")
-	c.Flags().Uint32Var(&f.maxTokens, "max-tokens", 0, "most tokens to answer (default: up to the context)")
+	c.Flags().Uint32Var(&f.maxTokens, "max-tokens", 0,
+		"most tokens to answer (default: up to the context)")
 	c.Flags().StringVar(&f.batch.Prompts, "prompts", "", "file of prompts, a JSON object a line")
 	c.Flags().StringVar(&f.batch.Out, "out", "", "file for the answers, with --prompts")
 	c.Flags().IntVar(&f.batch.Concurrency, "concurrency", 16, "requests in flight, with --prompts")
@@ -73,6 +75,12 @@ func (f *runFlags) run(c *cobra.Command, g *globals, args []string) error {
 	}
 	defer stop()
 	if many {
+		s := f.sampling(c)
+		if s.TopP != nil {
+			return usagef("--top-p does not go with --prompts")
+		}
+		f.batch.Defaults = batch.Defaults{Seed: s.Seed, Temperature: s.Temperature,
+			MaxTokens: f.maxTokens}
 		return runBatch(c.Context(), conn, f.batch)
 	}
 	return f.ask(c, g, conn, args[0])

@@ -42,7 +42,8 @@ func Introduce(ctx context.Context, w io.Writer, c *Cluster, nodes int) error {
 }
 
 // ask prints the answer to one question, its rate, and how many nodes took part.
-func (c *Cluster) ask(ctx context.Context, w io.Writer, client droverv1.CoordinatorServiceClient) error {
+func (c *Cluster) ask(ctx context.Context, w io.Writer,
+	client droverv1.CoordinatorServiceClient) error {
 	before, err := c.rows(ctx)
 	if err != nil {
 		return err

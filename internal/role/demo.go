@@ -33,6 +33,6 @@ func DemoModel() (string, error) {
 			dir = parent
 		}
 	}
-	return "", errors.New("the bundled model " + demoPath + " is neither here nor beside the program: " +
-		"start in the project's folder or name a model with --model DIR")
+	return "", errors.New("the bundled model " + demoPath + " is neither here nor beside " +
+		"the program: start in the project's folder or name a model with --model DIR")
 }

@@ -19,7 +19,8 @@ type Gossip struct {
 
 // ListenGossip takes part in gossip at once, under a name that is unique in the
 // cluster and with a secret that all its processes share; others are addresses to join.
-func ListenGossip(name, address, secret string, log *slog.Logger, others ...string) (Gossip, error) {
+func ListenGossip(name, address, secret string, log *slog.Logger, others ...string) (
+	Gossip, error) {
 	g := Gossip{hint: &atomic.Pointer[func(string, bool)]{}}
 	opts := cluster.GossipOptions{Name: name, Address: address, Secret: []byte(secret),
 		Events: cluster.GossipEvents{

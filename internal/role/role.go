@@ -66,7 +66,8 @@ func (m *Model) DigestText() string { return hex.EncodeToString(m.Digest[:]) }
 func (m *Model) Close() error { return m.Checkpoint.Close() }
 
 // engine loads the model's own layers and starts the engine over experts.
-func (m *Model) engine(experts moe.Experts, opts coordinator.Options) (*coordinator.Coordinator, error) {
+func (m *Model) engine(experts moe.Experts, opts coordinator.Options) (
+	*coordinator.Coordinator, error) {
 	dir := m.Checkpoint.Dir()
 	tok, err := tokenizer.Load(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
