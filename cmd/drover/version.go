@@ -17,8 +17,10 @@ var version = "0.1.0-dev"
 func newVersionCommand(g *globals) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use:     "version",
-		Short:   "Print the version",
+		Use:   "version",
+		Short: "Print the version",
+		Long: "Version prints the version, the commit, and the Go and platform that built it.\n\n" +
+			"Exit codes: 0 done, 2 wrong usage.",
 		Example: "  drover version --json",
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
