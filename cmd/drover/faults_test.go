@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"regexp"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	droverv1 "drover/proto/drover/v1"
+)
+
+// The promises about a node that is gone: how long a request may take to end, and how
+// soon all of them are answered again.
+const (
+	endsWithin     = 2500 * slack * time.Millisecond
+	recoversWithin = 10 * slack * time.Second
+)
+
+// lost is what an error says about an expert that cannot be reached.
+var lost = regexp.MustCompile(`layer \d+ expert \d+: .*node-\d`)
+
+// TestNodeKilledWithReplicas kills a node while every expert has another copy: no
+// request notices, neither the one that is being answered nor the next.
+func TestNodeKilledWithReplicas(t *testing.T) {
+	u := startUp(t, "--nodes", "3", "--replicas", "2")
+	want := u.mustAsk(t, story)
+	wantLong := tell(t, u, func() {})
+	_, pid := u.node(t, 2)
+	kill := func() {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := tell(t, u, kill); !slices.Equal(got, wantLong) {
+		t.Errorf("during the kill: tokens %v\nbefore: %v", got, wantLong)
+	}
+	got, err := u.askNow(t, story)
+	if err != nil || got != want {
+		t.Errorf("after the kill: %v, %q; before: %q", err, got, want)
+	}
+}
+
+// tell returns the tokens of a long answer, and calls meanwhile after some of them.
+func tell(t *testing.T, u *up, meanwhile func()) []int32 {
+	t.Helper()
+	stream, err := u.coordinator.Generate(t.Context(), longStory())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const some = 20
+	var tokens []int32
+	for called := false; ; {
+		r, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return tokens
+		}
+		if err != nil {
+			t.Fatalf("after %d tokens: %v", len(tokens), err)
+		}
+		tokens = append(tokens, r.GetDelta().GetTokenIds()...)
+		if !called && len(tokens) >= some {
+			called = true
+			meanwhile()
+		}
+	}
+}
+
+// askNow asks a question whose answer, or error, must come within the promised time.
+func (u *up) askNow(t *testing.T, question string) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*endsWithin)
+	defer cancel()
+	began := time.Now()
+	text, err := u.ask(ctx, question)
+	if took := time.Since(began); took > endsWithin {
+		t.Errorf("%q ended after %v, want at most %v: %v", question, took, endsWithin, err)
+	}
+	return text, err
+}
+
+// checkLost wants what a request may get when a node is gone: the answer or an error
+// that names the layer, the expert and the node.
+func checkLost(t *testing.T, got string, err error, want string) {
+	t.Helper()
+	switch {
+	case err == nil && got != want:
+		t.Errorf("answered %q, before %q", got, want)
+	case err != nil && (status.Code(err) != codes.Unavailable || !lost.MatchString(err.Error())):
+		t.Errorf("%v, want UNAVAILABLE and the layer, the expert and the node", err)
+	}
+}
+
+// recovers waits until a question is answered as before, since some moment.
+func (u *up) recovers(t *testing.T, since time.Time, question, want string) {
+	t.Helper()
+	eventually(t, time.Until(since.Add(recoversWithin)), "answers again", func() (bool, string) {
+		got, err := u.askNow(t, question)
+		if err != nil {
+			checkLost(t, got, err, want)
+			return false, err.Error()
+		}
+		if got != want {
+			t.Fatalf("answered %q, before %q", got, want)
+		}
+		return true, ""
+	})
+	select {
+	case <-u.ended:
+		t.Error("drover up has ended")
+	default:
+	}
+}
+
+// returns waits until a node is ready and holds experts.
+func (u *up) returns(t *testing.T, id string, not uint64) {
+	t.Helper()
+	eventually(t, recoversWithin, id+" is back", func() (bool, string) {
+		n := u.nodes(t)[id]
+		return n.GetState() == "ready" && n.GetReplicaCount() > 0 && n.GetPid() != not, n.String()
+	})
+}
+
+// TestNodeKilled kills a node that holds the only copies of its experts.
+func TestNodeKilled(t *testing.T) {
+	u := startUp(t, "--nodes", "3")
+	want := u.mustAsk(t, story)
+	id, pid := u.node(t, 2)
+	began := time.Now()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	got, err := u.askNow(t, story)
+	t.Logf("the request after the kill: %v after %v", err, time.Since(began))
+	checkLost(t, got, err, want)
+	u.recovers(t, began, story, want)
+	t.Logf("answers again after %v", time.Since(began))
+	u.returns(t, id, uint64(pid))
+	if got := u.mustAsk(t, story); got != want {
+		t.Errorf("with the node started again: %q, before %q", got, want)
+	}
+}
+
+// TestNodeStopped stops a node, which then neither answers nor is gone, and continues it
+// when the others have taken over.
+func TestNodeStopped(t *testing.T) {
+	u := startUp(t, "--nodes", "3")
+	want := u.mustAsk(t, story)
+	id, pid := u.node(t, 2)
+	began := time.Now()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }() // or the cluster ends slowly
+	got, err := u.askNow(t, story)
+	t.Logf("the request after the stop: %v after %v", err, time.Since(began))
+	checkLost(t, got, err, want)
+	u.recovers(t, began, story, want)
+	t.Logf("answers again after %v", time.Since(began))
+	eventually(t, recoversWithin, "the others hold all experts", func() (bool, string) {
+		p := u.placement(t)
+		held := map[string]int{}
+		for _, experts := range p.Layers {
+			for _, on := range experts {
+				for _, node := range on {
+					held[node]++
+				}
+			}
+		}
+		return held[id] == 0 && len(held) == 2, ""
+	})
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	u.returns(t, id, 0)
+	if got := u.mustAsk(t, story); got != want {
+		t.Errorf("with the node continued: %q, before %q", got, want)
+	}
+	if n := u.nodes(t)[id]; n.Pid != uint64(pid) {
+		t.Errorf("%s has become process %d, was %d", id, n.Pid, pid)
+	}
+}
+
+// TestNodeStoppedBriefly stops a node for less time than its lease: nothing is placed
+// anew, and requests go on.
+func TestNodeStoppedBriefly(t *testing.T) {
+	u := startUp(t, "--nodes", "2")
+	want := u.mustAsk(t, story)
+	before, err := u.cluster.GetPlacement(t.Context(), &droverv1.GetPlacementRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, pid := u.node(t, 1)
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	resumed := time.AfterFunc(300*time.Millisecond, func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+	defer resumed.Stop()
+	if got, err := u.askNow(t, story); err != nil || got != want {
+		t.Errorf("%v, %q; before: %q", err, got, want)
+	}
+	after, err := u.cluster.GetPlacement(t.Context(), &droverv1.GetPlacementRequest{})
+	if err != nil || after.Revision != before.Revision {
+		t.Errorf("placement: %v, revision %d, before %d", err, after.GetRevision(), before.Revision)
+	}
+}

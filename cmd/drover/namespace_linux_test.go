@@ -1,0 +1,112 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestNamespaces runs two expert nodes in network namespaces of their own, which reach
+// each other and the coordinator over a bridge only, as machines on one network do.
+func TestNamespaces(t *testing.T) {
+	hub := newNetwork(t)
+	left, right := hub.machine(t, "left", "10.213.77.2"), hub.machine(t, "right", "10.213.77.3")
+	etcd := start(t, hub.place, []string{"etcd", t.TempDir(), "http://10.213.77.1:2379"})
+	eventually(t, 20*slack*time.Second, "etcd is ready", func() (bool, string) {
+		return etcd.out.String() == "ready\n", "it does not say so"
+	})
+	r := &roles{etcd: "http://10.213.77.1:2379", model: demoModel(t)}
+	r.expertNode(t, left, "left", "--listen", "10.213.77.2:7071", "--insecure")
+	r.expertNode(t, right, "right", "--listen", "10.213.77.3:7071", "--insecure")
+	_, endpoint := r.coordinator(t, hub.place, "--grpc", "10.213.77.1:7070", "--insecure")
+
+	run := launch(t, left, "run", "--insecure", "--endpoint", endpoint, translate)
+	if code := run.wait(10 * slack * time.Second); code != 0 || run.out.String() != translated+"\n" {
+		t.Errorf("run: exit code %d, printed %q", code, &run.out)
+	}
+	list := launch(t, right, "nodes", "--insecure", "--endpoint", endpoint)
+	if code := list.wait(10 * slack * time.Second); code != 0 {
+		t.Errorf("nodes: exit code %d", code)
+	}
+	for _, want := range []string{"10.213.77.2:7071", "10.213.77.3:7071"} {
+		if !strings.Contains(list.out.String(), want) {
+			t.Errorf("nodes does not list %s:\n%s", want, &list.out)
+		}
+	}
+}
+
+// network is a bridge in a namespace of its own, to which machines are tied.
+type network struct {
+	place  place
+	prefix string // of the names of namespaces
+}
+
+// newNetwork makes a network until the test ends, or skips the test where that is not
+// permitted. The machine's own network is not touched.
+func newNetwork(t *testing.T) *network {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	if _, err := exec.LookPath("ip"); err != nil {
+		t.Skip("network namespaces need the command ip: ", err)
+	}
+	n := &network{prefix: fmt.Sprintf("drover-test-%d-", os.Getpid())}
+	if out, err := n.namespace(t, "hub"); err != nil {
+		t.Skipf("network namespaces are not permitted here: %v: %s", err, out)
+	}
+	n.place = n.inside("hub")
+	hub := n.prefix + "hub"
+	if out, err := ip("-n", hub, "link", "add", "bridge", "type", "bridge"); err != nil {
+		t.Skipf("bridges are not permitted here: %v: %s", err, out)
+	}
+	mustIP(t, "-n", hub, "address", "add", "10.213.77.1/24", "dev", "bridge")
+	mustIP(t, "-n", hub, "link", "set", "bridge", "up")
+	mustIP(t, "-n", hub, "link", "set", "lo", "up")
+	return n
+}
+
+// machine makes a namespace with an address on the bridge.
+func (n *network) machine(t *testing.T, name, address string) place {
+	t.Helper()
+	if out, err := n.namespace(t, name); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	hub, space := n.prefix+"hub", n.prefix+name
+	mustIP(t, "-n", hub, "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", space)
+	mustIP(t, "-n", hub, "link", "set", name, "master", "bridge")
+	mustIP(t, "-n", hub, "link", "set", name, "up")
+	mustIP(t, "-n", space, "address", "add", address+"/24", "dev", "eth0")
+	mustIP(t, "-n", space, "link", "set", "eth0", "up")
+	return n.inside(name)
+}
+
+// namespace makes an empty namespace until the test ends.
+func (n *network) namespace(t *testing.T, name string) (out string, err error) {
+	t.Helper()
+	space := n.prefix + name
+	if out, err = ip("netns", "add", space); err == nil {
+		t.Cleanup(func() { mustIP(t, "netns", "delete", space) })
+	}
+	return out, err
+}
+
+// inside is the place of processes in a namespace.
+func (n *network) inside(name string) place {
+	return place{via: []string{"ip", "netns", "exec", n.prefix + name}}
+}
+
+func ip(args ...string) (out string, err error) {
+	text, err := exec.Command("ip", args...).CombinedOutput()
+	return string(text), err
+}
+
+func mustIP(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := ip(args...); err != nil {
+		t.Errorf("ip %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+}
