@@ -126,6 +126,11 @@ func New(conn grpc.ClientConnInterface, opts Options) *http.Server {
 	}
 }
 
+type modelList struct {
+	Object string      `json:"object"`
+	Data   []modelCard `json:"data"`
+}
+
 // modelCard is one entry of the list of models.
 type modelCard struct {
 	ID      string `json:"id"`
@@ -164,7 +169,7 @@ func (s *server) models(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, err)
 		return
 	}
-	s.reply(w, http.StatusOK, map[string]any{"object": "list", "data": []modelCard{card}})
+	s.reply(w, http.StatusOK, modelList{"list", []modelCard{card}})
 }
 
 func (s *server) model(w http.ResponseWriter, r *http.Request) {

@@ -186,25 +186,3 @@ func TestLongAnswer(t *testing.T) {
 		}
 	}
 }
-
-func FuzzChatRequest(f *testing.F) {
-	for _, s := range []string{`{"messages":[{"role":"user","content":"hi"}],"n":2,"seed":-3}`,
-		`{"messages":[{"role":"tool","content":[{"type":"text"}]}],"tools":[` + weather + `]}`,
-		`{"prompt":[[1,2],[3]],"logit_bias":{"1":2},"stop":["a"],"logprobs":1}`} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, body []byte) {
-		var chat chatRequest
-		if unmarshal(body, &chat) == nil {
-			if reqs, err := chat.requests(); (len(reqs) == 0) == (err == nil) || len(reqs) > maxChoices {
-				t.Errorf("%d requests, error %v", len(reqs), err)
-			}
-		}
-		var text completionRequest
-		if unmarshal(body, &text) == nil {
-			if reqs, err := text.requests(); (len(reqs) == 0) == (err == nil) || len(reqs) > maxChoices {
-				t.Errorf("%d requests, error %v", len(reqs), err)
-			}
-		}
-	})
-}

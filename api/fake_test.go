@@ -25,6 +25,8 @@ import (
 type fake struct {
 	droverv1.UnimplementedCoordinatorServiceServer
 
+	// refuse ends Generate at once.
+	refuse error
 	// answer streams between Started and the return; nil answers "hello".
 	answer func(out grpc.ServerStreamingServer[droverv1.GenerateResponse]) error
 
@@ -37,6 +39,9 @@ func (f *fake) Generate(req *droverv1.GenerateRequest,
 	f.mu.Lock()
 	f.requests = append(f.requests, req)
 	f.mu.Unlock()
+	if f.refuse != nil {
+		return f.refuse
+	}
 	started := &droverv1.Started{RequestId: "r", Model: "demo", PromptTokenCount: 5}
 	err := out.Send(&droverv1.GenerateResponse{
 		Event: &droverv1.GenerateResponse_Started{Started: started}})
@@ -98,7 +103,7 @@ type front struct {
 	health *health.Server
 }
 
-func newFront(t *testing.T, f *fake, opts Options) *front {
+func newFront(t testing.TB, f *fake, opts Options) *front {
 	t.Helper()
 	listener := bufconn.Listen(1 << 20)
 	g := grpc.NewServer()

@@ -109,12 +109,14 @@ func TestToolCalls(t *testing.T) {
 		"no tools":      {say(call), "", call, "", "stop"},
 		"text first":    {say("Sure: ", call), weather, "Sure: " + call, "", "stop"},
 		"text after":    {say(call, " ok"), weather, call + " ok", "", "stop"},
-		"other tool":    {say(`{"name":"x","parameters":{}}`), weather, `{"name":"x","parameters":{}}`, "", "stop"},
+		"other tool": {say(`{"name":"x","parameters":{}}`), weather,
+			`{"name":"x","parameters":{}}`, "", "stop"},
 		"no parameters": {say(`{"name":"weather"}`), weather, `{"name":"weather"}`, "", "stop"},
 		"more keys": {say(`{"name":"weather","parameters":{},"x":1}`), weather,
 			`{"name":"weather","parameters":{},"x":1}`, "", "stop"},
-		"cut off":    {sayUntil(length, `{"name": "wea`), weather, `{"name": "wea`, "", "length"},
-		"list":       {say(`{"name":"weather","parameters":[]}`), weather, `{"name":"weather","parameters":[]}`, "", "stop"},
+		"cut off": {sayUntil(length, `{"name": "wea`), weather, `{"name": "wea`, "", "length"},
+		"list": {say(`{"name":"weather","parameters":[]}`), weather,
+			`{"name":"weather","parameters":[]}`, "", "stop"},
 		"only space": {say(" "), weather, " ", "", "stop"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -131,7 +133,8 @@ func TestToolCalls(t *testing.T) {
 			choice := dig(t, parse(t, out), "choices", 0)
 			message := dig(t, choice, "message")
 			list, _ := dig(t, message, "tool_calls").([]any)
-			if dig(t, choice, "finish_reason") != tc.reason || len(list) != strings.Count(tc.calls, "weather") {
+			if dig(t, choice, "finish_reason") != tc.reason ||
+				len(list) != strings.Count(tc.calls, "weather") {
 				t.Errorf("whole: %v", choice)
 			}
 			if text, _ := dig(t, message, "content").(string); text != tc.text {
