@@ -83,11 +83,15 @@ func checkName(what, name string) error {
 	return nil
 }
 
-func (s Scope) prefix() string            { return root + s.Cluster + "/" }
-func (s Scope) nodes() string             { return s.prefix() + "nodes/" }
-func (s Scope) ready() string             { return s.prefix() + "ready/" }
-func (s Scope) plan() string              { return s.prefix() + "placement/" + s.Model + "/plan" }
-func (s Scope) intent() string            { return s.prefix() + "placement/" + s.Model + "/intent" }
-func (s Scope) planner() string           { return s.prefix() + "placement/" + s.Model + "/planner" }
-func (s Scope) history() string           { return s.prefix() + "history/" + s.Model + "/" }
-func (s Scope) historyOf(r uint64) string { return fmt.Sprintf("%s%020d", s.history(), r) }
+func (s Scope) prefix() string    { return root + s.Cluster + "/" }
+func (s Scope) nodes() string     { return s.prefix() + "nodes/" }
+func (s Scope) ready() string     { return s.prefix() + "ready/" }
+func (s Scope) placement() string { return s.prefix() + "placement/" + s.Model + "/" }
+func (s Scope) plan() string      { return s.placement() + "plan" }
+func (s Scope) intent() string    { return s.placement() + "intent" }
+func (s Scope) planner() string   { return s.placement() + "planner" }
+func (s Scope) history() string   { return s.prefix() + "history/" + s.Model + "/" }
+
+func (s Scope) historyOf(revision uint64) string {
+	return fmt.Sprintf("%s%020d", s.history(), revision)
+}

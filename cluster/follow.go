@@ -27,29 +27,33 @@ type follower struct {
 	// says that the copy was read anew, after a break of unknown length.
 	apply func(entries map[string]Entry, revision int64, fresh bool)
 	// away is called when the store does not answer, with nil when it does again.
-	away func(error)
+	away   func(error)
+	isAway bool // touched by run, or by the probe that run waits for
 }
 
 // run follows until ctx ends.
 func (f *follower) run(ctx context.Context) {
-	isAway := false
 	for ctx.Err() == nil {
 		identity, entries, revision, err := f.load(ctx)
 		if err == nil {
-			if isAway {
-				isAway = false
-				f.away(nil)
-			}
+			f.report(nil)
 			err = f.watch(ctx, identity, entries, revision)
 		}
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil && !errors.Is(err, ErrCompacted) && !errors.Is(err, errReplaced) {
-			isAway = true
-			f.away(err)
+		if !errors.Is(err, ErrCompacted) && !errors.Is(err, errReplaced) {
+			f.report(err)
 			pause(ctx, retryDelay)
 		}
+	}
+}
+
+// report calls away when the store's state changes.
+func (f *follower) report(err error) {
+	if f.isAway != (err != nil) {
+		f.isAway = err != nil
+		f.away(err)
 	}
 }
 
@@ -108,6 +112,9 @@ func (f *follower) probe(ctx context.Context, identity string, cancel context.Ca
 		if err == nil && now != identity {
 			cancel(errReplaced)
 			return
+		}
+		if ctx.Err() == nil {
+			f.report(err) // a watch of etcd waits in silence
 		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -255,6 +254,3 @@ func call1[T any](f func(T), v T) {
 		f(v)
 	}
 }
-
-// placement is the prefix of the plan and the intent.
-func (s Scope) placement() string { return strings.TrimSuffix(s.plan(), "plan") }

@@ -28,8 +28,8 @@ type PlannerOptions struct {
 	// that ten nodes that join make one plan. An expert without a replica does not wait.
 	// Zero means 200 ms.
 	Settle time.Duration
-	// LoadTimeout bounds how long nodes may take to load an intent; the slow ones are
-	// then left out for as long. Zero means 15 min.
+	// LoadTimeout bounds how long nodes may take to load what a plan gives them; the slow
+	// ones are then left out for as long. Zero means 15 min.
 	LoadTimeout time.Duration
 	// TTL is the lease of the election, and how long absences are not acted on after the
 	// store was away. Zero means the Watcher's.
@@ -72,15 +72,15 @@ type Planner struct {
 	poke    chan struct{} // has room for one
 
 	// Only run touches the fields below.
-	elected     bool
-	generation  int   // of the state that wrote belongs to
-	wrote       int64 // store's revision after the last write
-	nodes       []placement.Node
-	nodesSince  time.Time
-	intentMod   int64 // the intent whose loading is timed
-	intentSince time.Time
-	leftOut     map[string]time.Time
-	refused     string
+	elected    bool
+	generation int   // of the state that wrote belongs to
+	wrote      int64 // store's revision after the last write
+	nodes      []placement.Node
+	nodesSince time.Time
+	slow       uint64 // revision whose loading is timed; 0: none
+	slowSince  time.Time
+	leftOut    map[string]time.Time
+	refused    string
 }
 
 // StartPlanner starts a Planner beside a Watcher of the same store.
@@ -197,7 +197,7 @@ func (p *Planner) step(ctx context.Context, lease Lease, returned time.Time) tim
 func (p *Planner) setElected(elected bool) {
 	if p.elected != elected {
 		p.elected, p.refused = elected, ""
-		p.nodes, p.nodesSince, p.intentMod = nil, time.Time{}, 0
+		p.nodes, p.nodesSince, p.slow = nil, time.Time{}, 0
 		call1(p.opts.Events.Elected, elected)
 	}
 }
@@ -236,18 +236,20 @@ type decision struct {
 // decide says what the elected planner does next. Until calm, absences prove nothing (C4).
 func (p *Planner) decide(s *state, now, calm time.Time) decision {
 	nodes := p.eligible(s, now)
-	intent := s.pending()
-	if intent != nil && p.fits(intent) {
-		if missing, slow := p.unready(s, intent, nodes); len(missing) == 0 {
-			if len(slow) == 0 {
-				return p.commit(s, intent)
-			}
-			if wait := p.intentDeadline(s, now).Sub(now); wait > 0 {
-				return decision{wait: wait}
-			}
-			p.leaveOut(slow, now)
-			return decision{wait: 0}
+	loading := s.plan
+	if intent := s.pending(); intent != nil && p.fits(intent) {
+		loading = intent
+	}
+	missing, slow := p.unready(s, loading, nodes)
+	patience := p.patience(loading, slow, now)
+	if patience <= 0 {
+		return decision{wait: 0} // without the slow ones
+	}
+	if loading != s.plan && len(missing) == 0 {
+		if len(slow) == 0 {
+			return p.commit(s, loading)
 		}
+		return decision{wait: patience}
 	}
 	if wait := calm.Sub(now); s.plan != nil && wait > 0 && p.absent(s, nodes) {
 		return decision{wait: wait}
@@ -259,7 +261,9 @@ func (p *Planner) decide(s *state, now, calm time.Time) decision {
 	if wait := p.settle(s, nodes, now); wait > 0 {
 		return decision{wait: wait}
 	}
-	return p.intend(s, nodes)
+	d := p.intend(s, nodes)
+	d.wait = min(d.wait, patience)
+	return d
 }
 
 // eligible lists the usable nodes that are not left out.
@@ -278,18 +282,42 @@ func (p *Planner) fits(plan *placement.Plan) bool {
 	return plan.Experts == p.opts.Experts && slices.Equal(plan.Layers, p.opts.Layers)
 }
 
-// unready lists the nodes of an intent that are gone, and those that have yet to load it.
-func (p *Planner) unready(s *state, intent *placement.Plan, nodes []placement.Node) (
+// unready lists the nodes of a plan that are gone, and those that have yet to load it.
+func (p *Planner) unready(s *state, plan *placement.Plan, nodes []placement.Node) (
 	missing, slow []string) {
-	for _, id := range intent.NodeIDs {
+	if plan == nil {
+		return nil, nil
+	}
+	for _, id := range plan.NodeIDs {
 		here := slices.ContainsFunc(nodes, func(n placement.Node) bool { return n.ID == id })
 		if !here {
 			missing = append(missing, id)
-		} else if s.nodes[id].Revision != intent.Revision {
+		} else if s.nodes[id].Revision < plan.Revision {
 			slow = append(slow, id)
 		}
 	}
 	return missing, slow
+}
+
+// patience returns how long the slow nodes of a plan may go on loading. When it is used
+// up they are left out for a while.
+func (p *Planner) patience(plan *placement.Plan, slow []string, now time.Time) time.Duration {
+	if len(slow) == 0 {
+		p.slow = 0
+		return forever
+	}
+	if p.slow != plan.Revision {
+		p.slow, p.slowSince = plan.Revision, now
+	}
+	left := p.slowSince.Add(p.opts.LoadTimeout).Sub(now)
+	if left <= 0 {
+		for _, id := range slow {
+			p.leftOut[id] = now.Add(p.opts.LoadTimeout)
+			call1(p.opts.Events.LeftOut, id)
+		}
+		p.slow = 0
+	}
+	return left
 }
 
 // absent tells whether the plan, or its record, misses a node.
@@ -297,20 +325,6 @@ func (p *Planner) absent(s *state, nodes []placement.Node) bool {
 	return s.planMod == 0 || slices.ContainsFunc(s.plan.NodeIDs, func(id string) bool {
 		return !slices.ContainsFunc(nodes, func(n placement.Node) bool { return n.ID == id })
 	})
-}
-
-func (p *Planner) intentDeadline(s *state, now time.Time) time.Time {
-	if p.intentMod != s.intentMod {
-		p.intentMod, p.intentSince = s.intentMod, now
-	}
-	return p.intentSince.Add(p.opts.LoadTimeout)
-}
-
-func (p *Planner) leaveOut(slow []string, now time.Time) {
-	for _, id := range slow {
-		p.leftOut[id] = now.Add(p.opts.LoadTimeout)
-		call1(p.opts.Events.LeftOut, id)
-	}
 }
 
 // settle returns how long to wait for the nodes to stay as they are.

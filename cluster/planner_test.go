@@ -207,6 +207,25 @@ func randomFaults(t *testing.T, rng *rand.Rand) {
 	}
 }
 
+// TestRestartedNodeCannotLoad restarts a node of the committed plan on a broken disk:
+// others take over what it cannot load again.
+func TestRestartedNodeCannotLoad(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		w := newWorld(t, &Memory{}, PlannerOptions{LoadTimeout: time.Minute})
+		defer w.close()
+		a := w.join("a")
+		w.join("b")
+		w.await(time.Second, "the first plan", uses("a", "b"))
+		w.kill(a)
+		w.join("a").set(errors.New("disk is broken"), 0)
+		time.Sleep(50 * time.Second)
+		if v := w.watcher.View(); !uses("a", "b")(v) {
+			t.Errorf("before the timeout: %+v", v)
+		}
+		w.await(time.Minute, "b takes over", uses("b"))
+	})
+}
+
 // TestHistoryIsBounded counts the plans in the store.
 func TestHistoryIsBounded(t *testing.T) {
 	virtual(t, func(t *testing.T) {
