@@ -199,6 +199,15 @@ func TestSeveralChoices(t *testing.T) {
 	}
 }
 
+// TestNoFingerprint checks that an answer does not need Describe.
+func TestNoFingerprint(t *testing.T) {
+	s := newFront(t, &fake{silent: true}, Options{})
+	code, text := s.post(t, chatPath, `{"messages":[{"role":"user","content":"hi"}]}`)
+	if f, has := parse(t, text)["system_fingerprint"]; code != 200 || !has || f != nil {
+		t.Errorf("status %d, %s; want 200 and a fingerprint of null", code, text)
+	}
+}
+
 func TestLogprobs(t *testing.T) {
 	s := newFront(t, &fake{answer: say("h", "\"i")}, Options{})
 	_, text := s.post(t, chatPath,

@@ -13,9 +13,11 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 
 	droverv1 "drover/proto/drover/v1"
@@ -25,6 +27,8 @@ import (
 type fake struct {
 	droverv1.UnimplementedCoordinatorServiceServer
 
+	// silent makes Describe end with an error.
+	silent bool
 	// refuse ends Generate at once.
 	refuse error
 	// answer streams between Started and the return; nil answers "hello".
@@ -56,6 +60,9 @@ func (f *fake) Generate(req *droverv1.GenerateRequest,
 
 func (f *fake) Describe(context.Context, *droverv1.DescribeRequest) (
 	*droverv1.DescribeResponse, error) {
+	if f.silent {
+		return nil, status.Error(codes.PermissionDenied, "not for you")
+	}
 	return &droverv1.DescribeResponse{Model: "demo", NumericMode: "bf16",
 		ModelDigest: []byte{1, 2, 3, 4, 5, 6, 7, 8}}, nil
 }

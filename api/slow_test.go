@@ -57,8 +57,9 @@ func TestSlowClient(t *testing.T) {
 	}
 }
 
-// TestUnreadBody checks that a route without a body does not wait for one for ever.
-func TestUnreadBody(t *testing.T) {
+// TestServerTimeouts checks that bodies which no route reads are bounded, and that
+// streams are not.
+func TestServerTimeouts(t *testing.T) {
 	server := New(nil, Options{BodyTimeout: time.Second})
 	if got, want := server.ReadTimeout, headerTimeout+time.Second; got != want {
 		t.Errorf("ReadTimeout %v, want %v", got, want)
