@@ -14,8 +14,11 @@ import (
 
 func newBenchCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
-		Use:     "bench",
-		Short:   "Measure speed",
+		Use:   "bench",
+		Short: "Measure speed",
+		Long: `Bench measures speed; each of its commands says of what.
+
+Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 		Example: "  drover bench model --model models/tiny-maverick",
 		Args:    noArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },

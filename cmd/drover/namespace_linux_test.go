@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -35,6 +36,36 @@ func TestNamespaces(t *testing.T) {
 		if !strings.Contains(list.out.String(), want) {
 			t.Errorf("nodes does not list %s:\n%s", want, &list.out)
 		}
+	}
+	t.Run("unreachable", func(t *testing.T) { checkUnreachable(t, hub, endpoint) })
+}
+
+// checkUnreachable cuts one machine off. Nothing tells the coordinator so, unlike the end
+// of a process, and yet a request ends in time, and the other machine takes over.
+func checkUnreachable(t *testing.T, hub *network, endpoint string) {
+	run := func() (code int, printed string) {
+		p := launch(t, hub.place, "run", "--insecure", "--endpoint", endpoint, translate)
+		code = p.wait(endsWithin + slack*time.Second) // the command starts, too
+		return code, p.out.String() + p.errors.String()
+	}
+	mustIP(t, "-n", hub.prefix+"hub", "link", "set", "left", "down")
+	const leaseToo = 10 * slack * time.Second // the default lease ends after 5 s
+	eventually(t, recoversWithin+leaseToo, "answers without left", func() (bool, string) {
+		code, printed := run()
+		if code == exitDone && printed != translated+"\n" ||
+			code != exitDone && !regexp.MustCompile(`layer \d+ expert \d+: .*left`).MatchString(printed) {
+			t.Fatalf("exit code %d, %s", code, printed)
+		}
+		return code == exitDone, printed
+	})
+	mustIP(t, "-n", hub.prefix+"hub", "link", "set", "left", "up")
+	eventually(t, recoversWithin+leaseToo, "left is back", func() (bool, string) {
+		list := launch(t, hub.place, "nodes", "--insecure", "--endpoint", endpoint)
+		list.wait(10 * slack * time.Second)
+		return regexp.MustCompile(`left +.* ready `).MatchString(list.out.String()), list.out.String()
+	})
+	if code, printed := run(); code != exitDone || printed != translated+"\n" {
+		t.Errorf("with left back: exit code %d, %s", code, printed)
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -17,7 +18,7 @@ func TestMain(m *testing.M) {
 // TestScripts runs the command lines of testdata: what people see of wrong usage, help,
 // addresses that must not be plain, and answers without a network.
 func TestScripts(t *testing.T) {
-	model, err := filepath.Abs(testcluster.Path("models/tiny-maverick"))
+	fixtures, err := filepath.Abs(testcluster.Path("testdata/fixtures"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,7 +26,8 @@ func TestScripts(t *testing.T) {
 		Dir:      "testdata",
 		Deadline: time.Now().Add(2 * time.Minute),
 		Setup: func(e *testscript.Env) error {
-			e.Setenv("MODEL", model)
+			e.Setenv("MODEL", demoModel(t))
+			e.Setenv("FIXTURES", fixtures)
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": code},
@@ -40,7 +42,7 @@ func code(ts *testscript.TestScript, neg bool, args []string) {
 	err := ts.Exec(args[1], args[2:]...)
 	got := "0"
 	if exit, ok := err.(interface{ ExitCode() int }); ok {
-		got = string(rune('0' + exit.ExitCode()))
+		got = strconv.Itoa(exit.ExitCode())
 	} else if err != nil {
 		ts.Fatalf("%v: %v", args[1:], err)
 	}
