@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"fmt"
-	"net"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -19,17 +18,12 @@ import (
 // TestEtcdRestart stops a real etcd and starts it again on its state: the View stays,
 // and changes go on.
 func TestEtcdRestart(t *testing.T) {
-	port, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	opts := etcdserver.Options{Dir: filepath.Join(t.TempDir(), "etcd"),
-		ClientURL: "http://" + port.Addr().String()}
-	port.Close()
+	opts := etcdserver.Options{Dir: filepath.Join(t.TempDir(), "etcd")}
 	srv, err := etcdserver.Start(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
+	opts.ClientURL = srv.Endpoint() // where it will return
 	store := openEtcd(t, srv.Endpoint())
 	w := newWorld(t, store, PlannerOptions{})
 	defer w.close()
