@@ -56,7 +56,7 @@ func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
 	setProcessors()
 	o := role.CoordinatorOptions{ModelDir: f.model, Mode: mode, ClusterName: f.cluster,
 		Replicas: f.replicas, MinNodes: f.minNodes, AllowScore: f.allowScore, Version: version,
-		Log: f.logger(g)}
+		PlainText: f.insecure, Log: f.logger(g)}
 	store, closeStore, err := f.openStore()
 	if err != nil {
 		return err

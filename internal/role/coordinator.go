@@ -43,8 +43,10 @@ type CoordinatorOptions struct {
 	AllowScore bool
 	// ShortLease makes the cluster notice a node's end sooner; for one machine.
 	ShortLease bool
-	Version    string
-	Log        *slog.Logger
+	// PlainText allows rows to travel unencrypted to nodes that are not on loopback.
+	PlainText bool
+	Version   string
+	Log       *slog.Logger
 }
 
 // Coordinator is a running coordinator.
@@ -122,7 +124,8 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 	o.Gossip.report(watcher.SetSuspect)
 	c.undo.push(o.Gossip.Close)
 	c.router, err = router.New(router.Options{ModelDigest: m.Digest[:], Mode: o.Mode, Spec: spec,
-		KernelClass: kernel.Class(o.Mode), Events: routerEvents(o.Log)})
+		KernelClass: kernel.Class(o.Mode), DialOptions: dialOptions(o.PlainText),
+		Events: routerEvents(o.Log)})
 	if err != nil {
 		return nil, nil, err
 	}
