@@ -123,12 +123,12 @@ func parseNormalizer(raw json.RawMessage) ([]func(string) string, error) {
 // times longer each can make a text.
 func newReplace(s step, growth *int) (func(string) string, error) {
 	if s.Pattern.String == nil || *s.Pattern.String == "" {
-		return nil, fmt.Errorf("Replace is supported only with a string pattern")
+		return nil, fmt.Errorf("type Replace is supported only with a string pattern")
 	}
 	from, to := *s.Pattern.String, s.Content
 	*growth *= 1 + min(max(len(to)-1, 0)/len(from), maxGrowth)
 	if *growth > maxGrowth {
-		return nil, fmt.Errorf("Replace makes text more than %d times longer", maxGrowth)
+		return nil, fmt.Errorf("type Replace makes text more than %d times longer", maxGrowth)
 	}
 	return func(text string) string { return strings.ReplaceAll(text, from, to) }, nil
 }

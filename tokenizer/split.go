@@ -107,7 +107,7 @@ func newSplit(s step) (splitter, error) {
 			return nil, err
 		}
 	default:
-		return nil, fmt.Errorf("Split has no pattern")
+		return nil, fmt.Errorf("type Split has no pattern")
 	}
 	return p, nil
 }
@@ -246,7 +246,7 @@ type metaspace struct {
 
 func newMetaspace(s step) (splitter, error) {
 	if utf8.RuneCountInString(s.Replacement) != 1 {
-		return nil, fmt.Errorf("Metaspace: replacement %.60q is not one character", s.Replacement)
+		return nil, fmt.Errorf("type Metaspace: replacement %.60q is not one character", s.Replacement)
 	}
 	m := metaspace{replacement: s.Replacement, cut: s.Split == nil || *s.Split}
 	switch s.PrependScheme {
@@ -256,7 +256,7 @@ func newMetaspace(s step) (splitter, error) {
 		m.atStart = true
 	case "never":
 	default:
-		return nil, fmt.Errorf("Metaspace: prepend_scheme %.60q is not supported", s.PrependScheme)
+		return nil, fmt.Errorf("type Metaspace: prepend_scheme %.60q is not supported", s.PrependScheme)
 	}
 	return m, nil
 }

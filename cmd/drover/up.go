@@ -47,7 +47,8 @@ Exit codes: 0 ended by an interrupt after it was ready, 1 an error, 2 wrong usag
 	c.Flags().IntVar(&o.Nodes, "nodes", 4, "expert-node processes, 1 to 64")
 	c.Flags().IntVar(&o.Replicas, "replicas", 1, "copies of each expert, on nodes of their own")
 	c.Flags().StringVar(&o.StateDir, "dir", "", "folder for etcd's state (default: a temporary one)")
-	c.Flags().StringVar(&o.GRPC, "grpc", "", "gRPC address (default "+defaultEndpoint+" or a free port)")
+	c.Flags().StringVar(&o.GRPC, "grpc", "",
+		"gRPC address (default "+defaultEndpoint+" or a free port)")
 	c.Flags().StringVar(&o.HTTP, "http", "",
 		"HTTP address (default 127.0.0.1:8080 or a free port)")
 	c.Flags().StringVar(&f.mode, "mode", "bf16", "numeric mode: exact or bf16")

@@ -19,7 +19,6 @@ type parser struct {
 	depth  int
 	loops  int          // loops around the current position within the same macro
 	macros []*macroStmt // macros around the current position
-	ends   []string     // closing tags that the blocks around wait for
 }
 
 func (p *parser) peek() token { return p.tokens[p.pos] }
