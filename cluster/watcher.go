@@ -102,6 +102,12 @@ func (s *state) usable() []placement.Node {
 	return nodes
 }
 
+// life is one life of a node.
+type life struct {
+	id    string
+	epoch uint64
+}
+
 // Watcher keeps a coordinator's View of the cluster up to date.
 type Watcher struct {
 	opts    WatcherOptions
@@ -115,7 +121,7 @@ type Watcher struct {
 	revision int64
 	lingers  map[string]Entry // nodes that vanished while the store was away
 	timer    *time.Timer      // ends the lingering
-	suspect  map[string]bool
+	suspect  map[life]bool
 	changed  chan struct{}
 }
 
@@ -133,7 +139,7 @@ func Watch(ctx context.Context, store Store, opts WatcherOptions) (*Watcher, err
 	}
 	ctx, stop := context.WithCancel(ctx)
 	w := &Watcher{opts: opts, stop: stop, stopped: make(chan struct{}),
-		suspect: map[string]bool{}, changed: make(chan struct{})}
+		suspect: map[life]bool{}, changed: make(chan struct{})}
 	w.state.Store(&state{})
 	w.view.Store(&placement.View{Plan: &placement.Plan{}, Nodes: map[string]placement.Node{}})
 	f := &follower{store: store, scope: opts.Scope, prefix: opts.Scope.prefix(),
@@ -186,17 +192,19 @@ func (w *Watcher) Nodes() []NodeState {
 	return nodes
 }
 
-// SetSuspect notes a hint about a node: it seems to be dead, or alive again.
-func (w *Watcher) SetSuspect(nodeID string, suspect bool) {
+// SetSuspect notes a hint about one life of a node: it seems to be dead, or alive
+// again. A hint about an earlier life says nothing of the present one.
+func (w *Watcher) SetSuspect(nodeID string, epoch uint64, suspect bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.suspect[nodeID] == suspect {
+	l := life{nodeID, epoch}
+	if w.suspect[l] == suspect {
 		return
 	}
 	if suspect {
-		w.suspect[nodeID] = true
+		w.suspect[l] = true
 	} else {
-		delete(w.suspect, nodeID)
+		delete(w.suspect, l)
 	}
 	w.publish(w.state.Load())
 }
@@ -250,7 +258,7 @@ func (w *Watcher) endLinger() {
 // publish makes a state and its View visible. The caller holds mu.
 func (w *Watcher) publish(s *state) {
 	v := &placement.View{Plan: s.plan, Nodes: map[string]placement.Node{},
-		Suspect: maps.Clone(w.suspect)}
+		Suspect: map[string]bool{}}
 	if v.Plan == nil {
 		v.Plan = &placement.Plan{}
 	}
@@ -258,7 +266,11 @@ func (w *Watcher) publish(s *state) {
 		if n.Reason == "" {
 			v.Nodes[id] = n.Node
 		}
+		if w.suspect[life{id, n.Epoch}] {
+			v.Suspect[id] = true
+		}
 	}
+	maps.DeleteFunc(w.suspect, func(l life, _ bool) bool { return s.nodes[l.id].Epoch > l.epoch })
 	w.state.Store(s)
 	w.view.Store(v)
 	close(w.changed)

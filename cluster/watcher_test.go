@@ -196,11 +196,11 @@ func TestServer(t *testing.T) {
 		if got := states(); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
-		w.watcher.SetSuspect("a", true)
+		w.watcher.SetSuspect("a", w.watcher.View().Nodes["a"].Epoch, true)
 		if got := states(); !strings.Contains(got, "a suspect") {
 			t.Errorf("got %s, want a suspect", got)
 		}
-		w.watcher.SetSuspect("a", false)
+		w.watcher.SetSuspect("a", w.watcher.View().Nodes["a"].Epoch, false)
 		b.member.Close()
 		time.Sleep(100 * time.Millisecond)
 		if got := states(); !strings.Contains(got, "b gone") || strings.Contains(got, "suspect") {
@@ -304,6 +304,27 @@ func FuzzRecords(f *testing.F) {
 		again, err := decodeNode(encodeJSON(r))
 		if err != nil || again != r {
 			t.Fatalf("a record changes: %+v, then %+v, %v", r, again, err)
+		}
+	})
+}
+
+// A hint about a node's earlier life says nothing of its present one.
+func TestSuspectIsOfOneLife(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		w := newWorld(t, &Memory{}, PlannerOptions{})
+		defer w.close()
+		old := w.join("a")
+		w.await(5*time.Second, "the first plan", uses("a"))
+		before := w.watcher.View().Nodes["a"].Epoch
+		w.watcher.SetSuspect("a", before, true)
+		if !w.watcher.View().Suspect["a"] {
+			t.Error("a node that gossip believes dead is not suspect")
+		}
+		w.kill(old)
+		w.join("a")
+		time.Sleep(time.Second)
+		if now := w.watcher.View().Nodes["a"].Epoch; now == before || w.watcher.View().Suspect["a"] {
+			t.Errorf("epoch %d after %d: suspect %v", now, before, w.watcher.View().Suspect)
 		}
 	})
 }

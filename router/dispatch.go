@@ -58,13 +58,16 @@ func (l *lane) resetAssigned() {
 }
 
 // choose picks the link for a part: a connected one, not suspected and not the one
-// that just failed, and of these the one with the fewest experts. Links in without
-// are excluded.
+// that just failed, and of these the one with the fewest experts. Equals are spread by
+// a hash of layer and expert, so that no node takes all of a small batch. Links in
+// without are excluded.
 func (l *lane) choose(p *part, now time.Duration, without func(*link) bool) *link {
 	var best *link
 	bestClass, equals := 0, 0
-	for _, i := range l.table.replicas(l.pos, int(p.expert)) {
-		n := l.table.nodes[i]
+	on := l.table.replicas(l.pos, int(p.expert))
+	first := spread(l.pos, int(p.expert))
+	for j := range on {
+		n := l.table.nodes[on[(first+j)%len(on)]]
 		if n == nil {
 			continue
 		}
@@ -96,6 +99,11 @@ func (l *lane) choose(p *part, now time.Duration, without func(*link) bool) *lin
 		best.assigned++
 	}
 	return best
+}
+
+// spread hashes a layer's position and an expert (Knuth's multiplicative hash).
+func spread(layer, expert int) int {
+	return int(uint32(layer<<16|expert) * 2654435761 >> 16)
 }
 
 // sendParts sends the parts chosen for a link, in as few frames as their bound and

@@ -71,7 +71,9 @@ func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
 			return fmt.Errorf("serve HTTP: %w", err)
 		}
 	}
-	if o.Gossip, err = f.openGossip("coordinator-"+processName(), o.Log); err != nil {
+	if o.Gossip, err = f.openGossip(func(secret string, others []string) (role.Gossip, error) {
+		return role.ListenGossip("coordinator-"+processName(), f.gossip, secret, o.Log, others...)
+	}); err != nil {
 		return err
 	}
 	c, err := role.StartCoordinator(ctx, o)

@@ -76,12 +76,14 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 	}
 	defer closeStore()
 	o := role.ExpertNodeOptions{ModelDir: f.model, Mode: mode, Store: store, ClusterName: f.cluster,
-		ID: f.id, Listen: f.listen, Advertise: f.advertise, CapacityBytes: f.capacity,
+		ID: f.id, Epoch: role.NewEpoch(), Listen: f.listen, Advertise: f.advertise, CapacityBytes: f.capacity,
 		Domain: f.domain, ShortLease: f.shortLease, Log: f.logger(g).With("node", f.id)}
 	if f.withParent {
 		o.Log = quiet(g, f.id)
 	}
-	if o.Gossip, err = f.openGossip(f.id, o.Log); err != nil {
+	if o.Gossip, err = f.openGossip(func(secret string, others []string) (role.Gossip, error) {
+		return role.NodeGossip(f.id, o.Epoch, f.gossip, secret, o.Log, others...)
+	}); err != nil {
 		return err
 	}
 	n, err := role.StartExpertNode(ctx, o)

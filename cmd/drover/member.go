@@ -80,7 +80,8 @@ func (m *member) openStore() (cluster.Store, func(), error) {
 }
 
 // openGossip takes part in gossip where an address was given.
-func (m *member) openGossip(name string, log *slog.Logger) (role.Gossip, error) {
+func (m *member) openGossip(open func(secret string, others []string) (role.Gossip, error)) (
+	role.Gossip, error) {
 	if m.gossip == "" {
 		return role.Gossip{}, nil
 	}
@@ -93,7 +94,7 @@ func (m *member) openGossip(name string, log *slog.Logger) (role.Gossip, error) 
 	if m.join != "" {
 		others = strings.Split(m.join, ",")
 	}
-	return role.ListenGossip(name, m.gossip, key, log, others...)
+	return open(key, others)
 }
 
 // processName is a name that no other process of the cluster has.

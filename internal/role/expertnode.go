@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -28,8 +27,9 @@ type ExpertNodeOptions struct {
 	// Store is the cluster's authority; ClusterName its name there.
 	Store       cluster.Store
 	ClusterName string
-	// ID names the node for as long as it lives, also over restarts.
-	ID string
+	// ID names the node, also over restarts; Epoch, of NewEpoch, names this life of it.
+	ID    string
+	Epoch uint64
 	// Listen is the address of the ExpertService; port 0 takes a free one.
 	Listen string
 	// Advertise is the address that others use. Empty means the one that is listened on.
@@ -94,7 +94,7 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 // node describes the node, which listens on address, to the cluster.
 func (o *ExpertNodeOptions) node(m *Model, address string) placement.Node {
 	node := placement.Node{
-		ID: o.ID, Address: o.Advertise, Epoch: uint64(time.Now().UnixNano()),
+		ID: o.ID, Address: o.Advertise, Epoch: o.Epoch,
 		CapacityBytes: o.CapacityBytes, Domain: o.Domain,
 		KernelClass: kernel.Class(o.Mode), ModelDigest: m.DigestText(),
 		Host: hostName(), PID: os.Getpid(),

@@ -2,8 +2,12 @@ package role
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"strconv"
+	"strings"
 	"sync/atomic"
+	"time"
 
 	"drover/cluster"
 )
@@ -14,19 +18,46 @@ type Gossip struct {
 	Address string
 
 	running *cluster.Gossip
-	hint    *atomic.Pointer[func(name string, suspect bool)]
+	hint    *atomic.Pointer[suspicion]
+}
+
+// suspicion is called when one life of a node seems dead, or alive.
+type suspicion func(nodeID string, epoch uint64, suspect bool)
+
+// gossipName names one life of a node: a node that starts again is a new member, and
+// what is said of its earlier life does not stick to it.
+func gossipName(nodeID string, epoch uint64) string { return fmt.Sprintf("%s@%d", nodeID, epoch) }
+
+// parseGossipName undoes gossipName; coordinators have other names.
+func parseGossipName(name string) (nodeID string, epoch uint64, ok bool) {
+	at := strings.LastIndexByte(name, '@')
+	if at < 0 {
+		return "", 0, false
+	}
+	epoch, err := strconv.ParseUint(name[at+1:], 10, 64)
+	return name[:at], epoch, err == nil
+}
+
+// NewEpoch numbers a life of a node, above those before it.
+func NewEpoch() uint64 { return uint64(time.Now().UnixNano()) }
+
+// NodeGossip is ListenGossip for one life of an expert node.
+func NodeGossip(nodeID string, epoch uint64, address, secret string, log *slog.Logger,
+	others ...string) (Gossip, error) {
+	return ListenGossip(gossipName(nodeID, epoch), address, secret, log, others...)
 }
 
 // ListenGossip takes part in gossip at once, under a name that is unique in the
 // cluster and with a secret that all its processes share; others are addresses to join.
 func ListenGossip(name, address, secret string, log *slog.Logger, others ...string) (
 	Gossip, error) {
-	g := Gossip{hint: &atomic.Pointer[func(string, bool)]{}}
+	g := Gossip{hint: &atomic.Pointer[suspicion]{}}
 	opts := cluster.GossipOptions{Name: name, Address: address, Secret: []byte(secret),
 		Events: cluster.GossipEvents{
 			Hint: func(name string, alive bool, _ []byte) {
-				if hint := g.hint.Load(); hint != nil {
-					(*hint)(name, !alive)
+				hint := g.hint.Load()
+				if id, epoch, ok := parseGossipName(name); ok && hint != nil {
+					(*hint)(id, epoch, !alive)
 				}
 			},
 			Log: func(line string) { log.Debug("gossip", "line", line) },
@@ -43,7 +74,7 @@ func ListenGossip(name, address, secret string, log *slog.Logger, others ...stri
 }
 
 // report has hints about nodes passed on: a node that seems dead is suspect.
-func (g Gossip) report(hint func(nodeID string, suspect bool)) {
+func (g Gossip) report(hint suspicion) {
 	if g.running != nil {
 		g.hint.Store(&hint)
 	}
