@@ -77,7 +77,8 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 	defer closeStore()
 	o := role.ExpertNodeOptions{ModelDir: f.model, Mode: mode, Store: store, ClusterName: f.cluster,
 		ID: f.id, Epoch: role.NewEpoch(), Listen: f.listen, Advertise: f.advertise,
-		CapacityBytes: f.capacity, Domain: f.domain, ShortLease: f.shortLease, Log: f.logger(g).With("node", f.id)}
+		CapacityBytes: f.capacity, Domain: f.domain, ShortLease: f.shortLease,
+		Log: f.logger(g).With("node", f.id)}
 	if f.withParent {
 		o.Log = quiet(g, f.id)
 	}

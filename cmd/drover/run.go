@@ -99,8 +99,8 @@ func (f *runFlags) ask(c *cobra.Command, g *globals, conn *grpc.ClientConn, prom
 		fmt.Fprintln(g.out)
 	}
 	if isTerminal(g.err) {
-		fmt.Fprintf(g.err, "%d tokens, %.0f tokens/s, first after %s\n", got.Tokens,
-			got.TokensPerSecond(), got.FirstToken.Round(time.Millisecond/10))
+		fmt.Fprintf(g.err, "%d tokens, %.0f tokens/s, first after %s\n", len(got.Tokens),
+			got.TokensPerSecond(), got.FirstToken().Round(time.Millisecond/10))
 	}
 	return nil
 }

@@ -1,30 +1,45 @@
-// Package answer asks a coordinator for one answer and collects its stream.
+// Package answer asks a coordinator for answers and collects their streams.
 package answer
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"strings"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	droverv1 "drover/proto/drover/v1"
 )
 
-// Answer is a finished answer.
+// Answer is a whole answer.
 type Answer struct {
 	Text   string
-	Tokens int
-	// FirstToken and Total run from the request's arrival at the coordinator.
-	FirstToken, Total time.Duration
-	Reason            droverv1.FinishReason
+	Tokens []int32
+	// Logprobs has one entry for each token, if they were asked for.
+	Logprobs []*droverv1.TokenLogprobs
+	// Reason is "stop" or "length".
+	Reason string
+	// Started and Finished are the stream's first and last event.
+	Started  *droverv1.Started
+	Finished *droverv1.Finished
+}
+
+// FirstToken is the time from the request's arrival at the coordinator to its first token.
+func (a *Answer) FirstToken() time.Duration {
+	return time.Duration(a.Finished.GetFirstTokenMicros()) * time.Microsecond
 }
 
 // TokensPerSecond is the rate of tokens after the first.
 func (a *Answer) TokensPerSecond() float64 {
-	if a.Tokens < 2 || a.Total <= a.FirstToken {
+	total := time.Duration(a.Finished.GetTotalMicros()) * time.Microsecond
+	if len(a.Tokens) < 2 || total <= a.FirstToken() {
 		return 0
 	}
-	return float64(a.Tokens-1) / (a.Total - a.FirstToken).Seconds()
+	return float64(len(a.Tokens)-1) / (total - a.FirstToken()).Seconds()
 }
 
 // Chat makes a request of one user's message.
@@ -38,32 +53,58 @@ func Conversation(messages []*droverv1.ChatMessage) *droverv1.GenerateRequest {
 		Chat: &droverv1.Chat{Messages: messages}}}
 }
 
-// Stream sends a request and calls each with the text as it comes.
+// Ask sends one request and collects its answer.
+func Ask(
+	ctx context.Context, client droverv1.CoordinatorServiceClient, req *droverv1.GenerateRequest,
+) (*Answer, error) {
+	return Stream(ctx, client, req, func(string) {})
+}
+
+// Stream is Ask that also calls each with the text as it comes.
 func Stream(ctx context.Context, client droverv1.CoordinatorServiceClient,
 	req *droverv1.GenerateRequest, each func(text string)) (*Answer, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	defer cancel() // ends the stream on every way out
 	stream, err := client.Generate(ctx, req)
 	if err != nil {
 		return nil, err
 	}
 	a := &Answer{}
+	var text strings.Builder
 	for {
 		r, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
+		switch {
+		case errors.Is(err, io.EOF) && a.Finished == nil:
+			return nil, status.Error(codes.Unavailable, "the answer broke off")
+		case errors.Is(err, io.EOF):
+			a.Text = text.String()
 			return a, nil
-		}
-		if err != nil {
+		case err != nil:
 			return nil, err
 		}
-		if text := r.GetDelta().GetText(); text != "" {
-			a.Text += text
-			each(text)
-		}
-		if f := r.GetFinished(); f != nil {
-			a.Tokens, a.Reason = int(f.TokenCount), f.Reason
-			a.FirstToken = time.Duration(f.FirstTokenMicros) * time.Microsecond
-			a.Total = time.Duration(f.TotalMicros) * time.Microsecond
+		switch e := r.Event.(type) {
+		case *droverv1.GenerateResponse_Started:
+			a.Started = e.Started
+		case *droverv1.GenerateResponse_Delta:
+			text.WriteString(e.Delta.Text)
+			each(e.Delta.Text)
+			a.Tokens = append(a.Tokens, e.Delta.TokenIds...)
+			a.Logprobs = append(a.Logprobs, e.Delta.Logprobs...)
+		case *droverv1.GenerateResponse_Finished:
+			a.Finished = e.Finished
+			if a.Reason, err = reasonName(e.Finished.Reason); err != nil {
+				return nil, err
+			}
 		}
 	}
+}
+
+func reasonName(r droverv1.FinishReason) (string, error) {
+	switch r {
+	case droverv1.FinishReason_FINISH_REASON_STOP:
+		return "stop", nil
+	case droverv1.FinishReason_FINISH_REASON_LENGTH:
+		return "length", nil
+	}
+	return "", fmt.Errorf("the coordinator finished for an unknown reason, %v", r)
 }

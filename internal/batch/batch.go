@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"drover/internal/answer"
 	droverv1 "drover/proto/drover/v1"
 )
 
@@ -101,7 +102,7 @@ func Run(
 	if err := opts.validate(); err != nil {
 		return Summary{}, err
 	}
-	if err := Reachable(ctx, client); err != nil {
+	if err := answer.Reachable(ctx, client); err != nil {
 		return Summary{}, err
 	}
 	prompts, err := os.Open(opts.Prompts)
@@ -154,7 +155,7 @@ type run struct {
 func (r *run) all(ctx context.Context, in *Lines) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	pending := make(chan chan answer, 4*r.opts.Concurrency)
+	pending := make(chan chan record, 4*r.opts.Concurrency)
 	readErr := make(chan error, 1)
 	go func() {
 		readErr <- r.ask(ctx, in, pending)
@@ -169,7 +170,7 @@ func (r *run) all(ctx context.Context, in *Lines) error {
 
 // ask reads prompts and starts a request for each, at most Concurrency at once. It returns when
 // all of them have ended.
-func (r *run) ask(ctx context.Context, in *Lines, pending chan<- chan answer) error {
+func (r *run) ask(ctx context.Context, in *Lines, pending chan<- chan record) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	free := make(chan struct{}, r.opts.Concurrency)
@@ -186,9 +187,9 @@ func (r *run) ask(ctx context.Context, in *Lines, pending chan<- chan answer) er
 		case <-ctx.Done():
 			return nil // write reports it
 		}
-		slot := make(chan answer, 1)
+		slot := make(chan record, 1)
 		wg.Go(func() {
-			slot <- r.answer(ctx, l)
+			slot <- r.one(ctx, l)
 			<-free
 		})
 		select {
@@ -200,7 +201,7 @@ func (r *run) ask(ctx context.Context, in *Lines, pending chan<- chan answer) er
 }
 
 // write appends the answers in order until the last, an error, or the end of ctx.
-func (r *run) write(ctx context.Context, pending <-chan chan answer) error {
+func (r *run) write(ctx context.Context, pending <-chan chan record) error {
 	r.opts.Progress(r.sum.Lines, r.total)
 	for slot := range pending {
 		a := <-slot
@@ -223,26 +224,25 @@ func (r *run) write(ctx context.Context, pending <-chan chan answer) error {
 	return context.Cause(ctx)
 }
 
-// answer asks one line.
-func (r *run) answer(ctx context.Context, l Line) answer {
+// one asks one line.
+func (r *run) one(ctx context.Context, l Line) record {
 	p, err := parsePrompt(l)
 	if err != nil {
-		return answer{ID: p.id, Tokens: []int32{}, Error: err.Error()}
+		return record{ID: p.id, Tokens: []int32{}, Error: err.Error()}
 	}
-	ask := AskPatiently
+	ask := answer.AskPatiently
 	if r.gone.Load() {
-		ask = Ask
+		ask = answer.Ask
 	}
 	res, err := ask(ctx, r.client, p.request(r.opts.Defaults))
-	r.gone.Store(mayComeBack(err))
-	a := answer{ID: p.id, Text: res.Text, Tokens: res.Tokens, Reason: res.Reason}
-	if a.Tokens == nil {
-		a.Tokens = []int32{}
-	}
+	r.gone.Store(answer.MayComeBack(err))
+	a := record{ID: p.id, Tokens: []int32{}}
 	if err != nil {
 		a.unfinished = ctx.Err() != nil
 		a.Error = oneLine(err)
+		return a
 	}
+	a.Text, a.Tokens, a.Reason = res.Text, append(a.Tokens, res.Tokens...), res.Reason
 	return a
 }
 

@@ -288,7 +288,7 @@ func TestPatience(t *testing.T) {
 		}).Serve(t)
 	r := run{opts: opts, client: client}
 	r.gone.Store(true)
-	a := r.answer(t.Context(), Line{1, []byte(`{"prompt":"p"}`)})
+	a := r.one(t.Context(), Line{1, []byte(`{"prompt":"p"}`)})
 	if a.Error != "Unavailable: layer 1 expert 2: no live replica" || tries.Load() != 1 {
 		t.Errorf("away: %+v after %d tries", a, tries.Load())
 	}

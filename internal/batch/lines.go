@@ -96,19 +96,19 @@ func countLines(f *os.File) (int, error) {
 	return n, err
 }
 
-// answer is one line of the answers.
-type answer struct {
+// record is one line of the answers.
+type record struct {
 	ID     json.RawMessage `json:"id"`
 	Text   string          `json:"text"`
 	Tokens []int32         `json:"tokens"`
 	Reason string          `json:"finish_reason"`
 	Error  string          `json:"error"`
 
-	unfinished bool // the run was cancelled before the answer was complete
+	unfinished bool // the run was cancelled before the record was complete
 }
 
 // line is the answer as it stands in the file.
-func (a answer) line() ([]byte, error) {
+func (a record) line() ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"sync"
 
+	"drover/internal/answer"
 	"drover/internal/batch"
 	droverv1 "drover/proto/drover/v1"
 )
@@ -110,7 +111,7 @@ func Run(
 	if err != nil {
 		return Result{}, err
 	}
-	if err := batch.Reachable(ctx, client); err != nil {
+	if err := answer.Reachable(ctx, client); err != nil {
 		return Result{}, err
 	}
 	if err := askAll(ctx, client, opts, questions); err != nil {
@@ -214,7 +215,7 @@ func (q *question) ask(
 	ctx context.Context, client droverv1.CoordinatorServiceClient, maxTokens uint32,
 ) error {
 	greedy := float32(0)
-	a, err := batch.AskPatiently(ctx, client, &droverv1.GenerateRequest{
+	a, err := answer.AskPatiently(ctx, client, &droverv1.GenerateRequest{
 		Prompt:    &droverv1.GenerateRequest_Chat{Chat: q.chat},
 		Sampling:  &droverv1.Sampling{Temperature: &greedy},
 		MaxTokens: maxTokens,

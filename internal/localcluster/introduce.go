@@ -66,7 +66,7 @@ func (c *Cluster) ask(ctx context.Context, w io.Writer,
 		}
 	}
 	fmt.Fprintf(w, "  (%d tokens at %.0f tokens/s; %d of %d expert nodes served it)\n\n",
-		got.Tokens, got.TokensPerSecond(), served, len(after))
+		len(got.Tokens), got.TokensPerSecond(), served, len(after))
 	return nil
 }
 

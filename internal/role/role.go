@@ -91,10 +91,10 @@ func (m *Model) engine(experts moe.Experts, opts coordinator.Options) (
 // canary sends one token through every layer, so that ready means ready. That the
 // coordinator is full of other requests counts as ready.
 func canary(ctx context.Context, c droverv1.CoordinatorServiceClient, token int32) error {
-	_, err := answer.Stream(ctx, c, &droverv1.GenerateRequest{
+	_, err := answer.Ask(ctx, c, &droverv1.GenerateRequest{
 		Prompt:    &droverv1.GenerateRequest_Tokens{Tokens: &droverv1.Tokens{Ids: []int32{token}}},
 		MaxTokens: 1, IgnoreEos: true,
-	}, func(string) {})
+	})
 	if err != nil && status.Code(err) != codes.ResourceExhausted {
 		return fmt.Errorf("canary token: %w", err)
 	}

@@ -8,7 +8,7 @@ import (
 	"os"
 	"time"
 
-	"drover/internal/batch"
+	"drover/internal/answer"
 	droverv1 "drover/proto/drover/v1"
 	"drover/tokenizer"
 	"drover/tokenizer/jinja"
@@ -72,7 +72,7 @@ func (v *verifier) chat(
 	}
 	c.text("prompt", text, cc.PromptText)
 	c.ids("prompt ids", ids, cc.PromptIDs)
-	a, err := batch.Ask(ctx, client, greedyRequest(cc.PromptIDs, len(cc.GreedyIDs)))
+	a, err := answer.Ask(ctx, client, greedyRequest(cc.PromptIDs, len(cc.GreedyIDs)))
 	if err != nil {
 		return err
 	}

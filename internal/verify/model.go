@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 
 	"drover/checkpoint"
-	"drover/internal/batch"
+	"drover/internal/answer"
 	"drover/model"
 	droverv1 "drover/proto/drover/v1"
 )
@@ -198,7 +198,7 @@ func (m *modelCheck) greedy(ctx context.Context, c *check, p string, ids []int32
 	if err != nil {
 		return err
 	}
-	a, err := batch.Ask(ctx, m.client, greedyRequest(ids, len(want)))
+	a, err := answer.Ask(ctx, m.client, greedyRequest(ids, len(want)))
 	if err != nil {
 		return err
 	}

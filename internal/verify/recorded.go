@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"drover/internal/answer"
 	"drover/internal/batch"
 	droverv1 "drover/proto/drover/v1"
 )
@@ -144,7 +145,7 @@ func (v *verifier) replay(
 	top := uint32(len(r.TopIDs[0]))
 	req := greedyRequest(r.InputIDs, len(r.OutputIDs))
 	req.TopLogprobs = &top
-	a, err := batch.Ask(ctx, client, req)
+	a, err := answer.Ask(ctx, client, req)
 	if err != nil {
 		return err
 	}
@@ -179,7 +180,7 @@ func (r recording) askText(
 	req := greedyRequest(nil, len(r.OutputIDs))
 	req.Prompt = &droverv1.GenerateRequest_Chat{Chat: chat}
 	req.IgnoreEos = false
-	a, err := batch.Ask(ctx, client, req)
+	a, err := answer.Ask(ctx, client, req)
 	if err != nil {
 		return err
 	}
