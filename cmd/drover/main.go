@@ -25,7 +25,11 @@ const (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup has it ignored
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	code := execute(ctx, os.Args[1:], &globals{in: os.Stdin, out: os.Stdout, err: os.Stderr})
 	stop()
 	os.Exit(code)
@@ -69,6 +73,10 @@ func report(w io.Writer, err error, hint string) {
 	text := err.Error()
 	if s, ok := status.FromError(err); ok && s.Code() != codes.OK {
 		text = s.Message()
+	}
+	// gRPC wraps what the operating system said of a failed connection.
+	if _, dial, ok := strings.Cut(text, "transport: Error while dialing: "); ok {
+		text = "no connection to a coordinator: " + strings.TrimSuffix(dial, "\"")
 	}
 	fmt.Fprintf(w, "drover: %s\n", strings.ReplaceAll(text, "\n", "; "))
 	if hint != "" {

@@ -6,6 +6,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -68,6 +70,9 @@ func (f *upFlags) run(ctx context.Context, g *globals) error {
 	o.Stderr = g.err
 	o.Log = slog.New(slog.NewTextHandler(g.err, &slog.HandlerOptions{Level: level}))
 	setProcessors()
+	// Readers of the output may leave (drover up | head): that must not end this process
+	// before it has tidied up.
+	signal.Ignore(syscall.SIGPIPE)
 	c, err := localcluster.Start(ctx, *o)
 	if err != nil {
 		return err
@@ -76,7 +81,7 @@ func (f *upFlags) run(ctx context.Context, g *globals) error {
 	if f.asJSON {
 		err = f.printReady(g.out, c)
 	} else {
-		err = localcluster.Introduce(ctx, g.out, c, o.Nodes)
+		err = localcluster.Introduce(ctx, g.out, c)
 	}
 	if err != nil && ctx.Err() == nil {
 		return err
@@ -118,5 +123,5 @@ func (f *upFlags) printReady(w io.Writer, c *localcluster.Cluster) error {
 		Etcd  string `json:"etcd"`
 		Nodes int    `json:"nodes"`
 		PID   int    `json:"pid"`
-	}{c.GRPC, c.HTTP, c.Etcd, f.options.Nodes, os.Getpid()})
+	}{c.GRPC, c.HTTP, c.Etcd, c.Nodes, os.Getpid()})
 }
