@@ -1,11 +1,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -68,6 +70,10 @@ func (f *runFlags) run(c *cobra.Command, g *globals, args []string) error {
 		return usagef("give a prompt or --prompts, not both")
 	case !many && len(args) != 1:
 		return usagef("one prompt is needed, in quotes; got %d arguments", len(args))
+	case !many && strings.TrimSpace(args[0]) == "":
+		return usagef("the prompt is empty")
+	case !many && !utf8.ValidString(args[0]):
+		return errors.New("the prompt is not valid UTF-8")
 	}
 	conn, stop, err := f.connect(c.Context())
 	if err != nil {

@@ -5,9 +5,6 @@ import (
 	"fmt"
 	"io"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"drover/internal/answer"
 	droverv1 "drover/proto/drover/v1"
 )
@@ -17,20 +14,28 @@ const question = "Tell me a story about a fox."
 
 // Introduce prints where a cluster is, lets it answer one question, and says what
 // to do next. A model without a chat template is not asked.
-func Introduce(ctx context.Context, w io.Writer, c *Cluster, nodes int) error {
+func Introduce(ctx context.Context, w io.Writer, c *Cluster) error {
 	client := droverv1.NewCoordinatorServiceClient(c.Conn)
 	d, err := client.Describe(ctx, &droverv1.DescribeRequest{})
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "drover serves %s (%s, mode %s): %d layers, %d of them with %d experts each\n",
-		d.Model, d.Architecture, d.NumericMode, d.LayerCount, len(d.MoeLayers), d.ExpertsPerLayer)
+	layers := fmt.Sprintf("%d layers, %d of them with %d experts each", d.LayerCount,
+		len(d.MoeLayers), d.ExpertsPerLayer)
+	if len(d.MoeLayers) == 0 {
+		layers = fmt.Sprintf("%d dense layers", d.LayerCount)
+	}
+	fmt.Fprintf(w, "drover serves %s (%s, mode %s): %s\n", d.Model, d.Architecture, d.NumericMode,
+		layers)
 	fmt.Fprintf(w, "  gRPC  %s\n  HTTP  http://%s/v1\n  etcd  %s\n  %d expert nodes\n\n",
-		c.GRPC, c.HTTP, c.Etcd, nodes)
-	if d.HasChatTemplate {
-		if err := c.ask(ctx, w, client); err != nil && status.Code(err) != codes.InvalidArgument {
-			return err
-		}
+		c.GRPC, c.HTTP, c.Etcd, c.Nodes)
+	if !d.HasChatTemplate {
+		fmt.Fprintln(w, "The model has no chat template: it answers prompts of text or token ids "+
+			"over gRPC.\nCtrl-C ends the cluster.")
+		return nil
+	}
+	if err := c.ask(ctx, w, client); err != nil {
+		return err
 	}
 	fmt.Fprintf(w, "Try it from another terminal:\n"+
 		"  drover run --endpoint %s \"Translate to French: The cat sees the blue key.\"\n"+

@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -49,6 +48,8 @@ const (
 type Cluster struct {
 	// GRPC, HTTP and Etcd are the addresses that are served.
 	GRPC, HTTP, Etcd string
+	// Nodes is the number of expert nodes; a dense model has none.
+	Nodes int
 	// Conn reaches the coordinator without a network.
 	Conn *grpc.ClientConn
 
@@ -67,6 +68,9 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 }
 
 func (c *Cluster) start(ctx context.Context, o Options) error {
+	if err := c.look(&o); err != nil {
+		return err
+	}
 	dir, err := c.stateDir(o.StateDir)
 	if err != nil {
 		return err
@@ -97,7 +101,22 @@ func (c *Cluster) start(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	c.push(nodes.close)
 	return c.startRoles(ctx, o, roles{grpcListener, httpListener, key, nodes})
+}
+
+// look opens the model, so that one that cannot be served is one error and not one
+// for each process. A dense model has no work for expert nodes.
+func (c *Cluster) look(o *Options) error {
+	m, err := role.OpenModel(o.ModelDir, o.Mode)
+	if err != nil {
+		return err
+	}
+	if len(m.Spec.MoE.Layers) == 0 {
+		o.Nodes = 0
+	}
+	c.Nodes = o.Nodes
+	return m.Close()
 }
 
 // roles is what the coordinator and the nodes are started with.
@@ -110,15 +129,14 @@ type roles struct {
 func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
 	store, err := cluster.OpenEtcd(cluster.EtcdConfig{Endpoints: []string{c.Etcd}})
 	if err != nil {
-		return errors.Join(err, closeNursery(r.nodes))
+		return err
 	}
 	c.push(func() { _ = store.Close() })
 	gossip, err := role.ListenGossip("coordinator", "127.0.0.1:0", r.gossipKey, o.Log)
 	if err != nil {
-		return errors.Join(err, closeNursery(r.nodes))
+		return err
 	}
 	r.nodes.run(children(o, c.Etcd, gossip.Address, r.gossipKey))
-	c.push(r.nodes.close)
 	coordinator, err := role.StartCoordinator(ctx, role.CoordinatorOptions{
 		ModelDir: o.ModelDir, Mode: o.Mode, Store: store, MinNodes: o.Nodes, Replicas: o.Replicas,
 		GRPC: r.grpc, HTTP: r.http, Gossip: gossip, AllowScore: true, ShortLease: true, Log: o.Log,
@@ -130,11 +148,6 @@ func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
 	c.GRPC, c.HTTP = r.grpc.Addr().String(), r.http.Addr().String()
 	c.Conn = coordinator.Conn
 	return coordinator.WaitReady(ctx)
-}
-
-func closeNursery(n *nursery) error {
-	n.close()
-	return nil
 }
 
 // children are the expert nodes' command lines.

@@ -113,6 +113,8 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 		return nil, nil, err
 	}
 	c.undo.push(watcher.Close)
+	o.Gossip.report(watcher.SetSuspect)
+	c.undo.push(o.Gossip.Close)
 	spec := m.Source.Spec()
 	if len(spec.Layers) == 0 {
 		return watcher, nil, nil
@@ -125,8 +127,6 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 		return nil, nil, err
 	}
 	c.undo.push(planner.Close)
-	o.Gossip.report(watcher.SetSuspect)
-	c.undo.push(o.Gossip.Close)
 	c.router, err = router.New(router.Options{ModelDigest: m.Digest[:], Mode: o.Mode, Spec: spec,
 		KernelClass: kernel.Class(o.Mode), DialOptions: dialOptions(o.PlainText),
 		Events: routerEvents(o.Log)})
