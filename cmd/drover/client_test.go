@@ -115,7 +115,8 @@ type upLine struct {
 // startUp runs `drover up` on free ports until the test ends.
 func startUp(t *testing.T, args ...string) *up {
 	t.Helper()
-	return startUpAnywhere(t, append([]string{"--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"}, args...)...)
+	free := []string{"--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"}
+	return startUpAnywhere(t, append(free, args...)...)
 }
 
 // startUpAnywhere runs `drover up`, with the ports that it chooses, until the test ends.

@@ -200,7 +200,9 @@ func TestNodeStoppedBriefly(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	resumed := time.AfterFunc(300*time.Millisecond, func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+	resumed := time.AfterFunc(300*time.Millisecond, func() {
+		_ = syscall.Kill(pid, syscall.SIGCONT) // it is there: stopped
+	})
 	defer resumed.Stop()
 	if got, err := u.askNow(t, story); err != nil || got != want {
 		t.Errorf("%v, %q; before: %q", err, got, want)

@@ -43,7 +43,8 @@ func TestBatchInterrupted(t *testing.T) {
 			`"max_tokens":40,"ignore_eos":true}`+"\n", i, i)
 	}
 	dir := t.TempDir()
-	in, out, whole := filepath.Join(dir, "in"), filepath.Join(dir, "out"), filepath.Join(dir, "whole")
+	in := filepath.Join(dir, "in")
+	out, whole := filepath.Join(dir, "out"), filepath.Join(dir, "whole")
 	if err := os.WriteFile(in, []byte(prompts.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,8 @@ func TestNamespaces(t *testing.T) {
 	_, endpoint := r.coordinator(t, hub.place, "--grpc", "10.213.77.1:7070", "--insecure")
 
 	run := launch(t, left, "run", "--insecure", "--endpoint", endpoint, translate)
-	if code := run.wait(10 * slack * time.Second); code != 0 || run.out.String() != translated+"\n" {
+	code := run.wait(10 * slack * time.Second)
+	if code != exitDone || run.out.String() != translated+"\n" {
 		t.Errorf("run: exit code %d, printed %q", code, &run.out)
 	}
 	list := launch(t, right, "nodes", "--insecure", "--endpoint", endpoint)
@@ -48,12 +49,14 @@ func checkUnreachable(t *testing.T, hub *network, endpoint string) {
 		code = p.wait(endsWithin + slack*time.Second) // the command starts, too
 		return code, p.out.String() + p.errors.String()
 	}
+	lost := regexp.MustCompile(`layer \d+ expert \d+: .*left`)
+	ready := regexp.MustCompile(`left +.* ready `)
 	mustIP(t, "-n", hub.prefix+"hub", "link", "set", "left", "down")
 	const leaseToo = 10 * slack * time.Second // the default lease ends after 5 s
 	eventually(t, recoversWithin+leaseToo, "answers without left", func() (bool, string) {
 		code, printed := run()
 		if code == exitDone && printed != translated+"\n" ||
-			code != exitDone && !regexp.MustCompile(`layer \d+ expert \d+: .*left`).MatchString(printed) {
+			code != exitDone && !lost.MatchString(printed) {
 			t.Fatalf("exit code %d, %s", code, printed)
 		}
 		return code == exitDone, printed
@@ -62,7 +65,7 @@ func checkUnreachable(t *testing.T, hub *network, endpoint string) {
 	eventually(t, recoversWithin+leaseToo, "left is back", func() (bool, string) {
 		list := launch(t, hub.place, "nodes", "--insecure", "--endpoint", endpoint)
 		list.wait(10 * slack * time.Second)
-		return regexp.MustCompile(`left +.* ready `).MatchString(list.out.String()), list.out.String()
+		return ready.MatchString(list.out.String()), list.out.String()
 	})
 	if code, printed := run(); code != exitDone || printed != translated+"\n" {
 		t.Errorf("with left back: exit code %d, %s", code, printed)
@@ -107,7 +110,8 @@ func (n *network) machine(t *testing.T, name, address string) place {
 		t.Fatalf("%v: %s", err, out)
 	}
 	hub, space := n.prefix+"hub", n.prefix+name
-	mustIP(t, "-n", hub, "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", space)
+	mustIP(t, "-n", hub, "link", "add", name, "type", "veth",
+		"peer", "name", "eth0", "netns", space)
 	mustIP(t, "-n", hub, "link", "set", name, "master", "bridge")
 	mustIP(t, "-n", hub, "link", "set", name, "up")
 	mustIP(t, "-n", space, "address", "add", address+"/24", "dev", "eth0")

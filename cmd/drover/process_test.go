@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -108,8 +109,12 @@ func (p *process) stop() {
 	}
 }
 
-// alive says whether a process exists.
-func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
+// alive says whether a process runs. One that has ended may wait for its parent, which in a
+// container may be nobody.
+func alive(pid int) bool {
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)) // Linux only
+	return syscall.Kill(pid, 0) == nil && !bytes.Contains(stat, []byte(") Z "))
+}
 
 // eventually waits until ok says that something is so; why tells what is missing.
 func eventually(t *testing.T, atMost time.Duration, what string, ok func() (so bool, why string)) {

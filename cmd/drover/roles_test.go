@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -86,8 +87,8 @@ func TestRoles(t *testing.T) {
 		"--allow-score")
 	c := connectTo(t, endpoint)
 	want := c.mustAsk(t, story)
-	if code, stdout, _ := drover(t, "run", "--model", r.model, "--mode", "exact", story); code != 0 ||
-		stdout != want+"\n" {
+	code, stdout, _ := drover(t, "run", "--model", r.model, "--mode", "exact", story)
+	if code != exitDone || stdout != want+"\n" {
 		t.Errorf("the nodes answer %q, one process %q", want, stdout)
 	}
 	t.Run("slices", func(t *testing.T) { checkSlices(t, c) })
@@ -130,14 +131,16 @@ func checkSlices(t *testing.T, c *client) {
 		t.Logf("%s: %d replicas, %d bytes read, %d of weights, %d resident", id, s.ReplicaCount,
 			s.CheckpointBytesRead, s.WeightBytes, s.ResidentBytes)
 		if s.ReplicaCount != n.ReplicaCount {
-			t.Errorf("%s holds %d replicas, the placement says %d", id, s.ReplicaCount, n.ReplicaCount)
+			t.Errorf("%s holds %d replicas, the placement says %d", id, s.ReplicaCount,
+				n.ReplicaCount)
 		}
 		slice := uint64(inFile) * uint64(s.ReplicaCount) / replicas
 		if s.CheckpointBytesRead < slice || s.CheckpointBytesRead > inFile*3/5 {
 			t.Errorf("%s has read %d bytes of the checkpoint, want about %d of %d", id,
 				s.CheckpointBytesRead, slice, inFile)
 		}
-		if slack == 1 && s.ResidentBytes > s.WeightBytes+besideSlice { // the race detector takes more
+		// The race detector takes more memory.
+		if slack == 1 && s.ResidentBytes > s.WeightBytes+besideSlice {
 			t.Errorf("%s: %d bytes resident, want at most %d more than its slice of %d", id,
 				s.ResidentBytes, besideSlice, s.WeightBytes)
 		}
@@ -150,7 +153,8 @@ func checkScore(t *testing.T, c *client) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream, err := c.coordinator.Score(t.Context(), &droverv1.ScoreRequest{TokenIds: []int32{1, 2, 3}})
+	stream, err := c.coordinator.Score(t.Context(),
+		&droverv1.ScoreRequest{TokenIds: []int32{1, 2, 3}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,22 +200,39 @@ func checkAnotherNode(t *testing.T, r *roles, c *client, want string) *process {
 
 // TestRolesRefuse starts roles that cannot work; each says why in one line.
 func TestRolesRefuse(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	address := taken.Addr().String()
+	demo := demoModel(t)
 	for name, tc := range map[string]struct {
-		args []string
-		says string
+		role, model string
+		more        []string
+		says        string
+		code        int
 	}{
-		"no such model": {[]string{"expertnode", "--etcd", "127.0.0.1:1", "--model", "/nowhere"},
-			"/nowhere"},
-		"gossip without a key": {[]string{"expertnode", "--etcd", "127.0.0.1:1",
-			"--model", demoModel(t), "--gossip", "127.0.0.1:0"}, "DROVER_GOSSIP_KEY"},
-		"a taken address": {[]string{"coordinator", "--etcd", "127.0.0.1:1", "--model", demoModel(t),
-			"--grpc", "127.0.0.1:1:1"}, "127.0.0.1:1:1"},
+		"no such model": {"expertnode", "/nowhere", nil, "/nowhere", exitFailed},
+		"no model": {"coordinator", t.TempDir(), []string{"--grpc", "127.0.0.1:0", "--http",
+			"none"}, "config.json", exitFailed},
+		"no gossip key": {"expertnode", demo, []string{"--gossip", "127.0.0.1:0"},
+			"DROVER_GOSSIP_KEY", exitFailed},
+		"no address": {"coordinator", demo, []string{"--grpc", "127.0.0.1:1:1"},
+			"127.0.0.1:1:1", exitUsage},
+		"gRPC taken": {"coordinator", demo, []string{"--grpc", address, "--http", "none"},
+			address, exitFailed},
+		"HTTP taken": {"coordinator", demo, []string{"--grpc", "127.0.0.1:0", "--http", address},
+			address, exitFailed},
+		"rows taken": {"expertnode", demo, []string{"--listen", address}, address, exitFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := launch(t, place{}, tc.args...)
+			p := launch(t, place{env: []string{"DROVER_GOSSIP_KEY="}}, append([]string{tc.role,
+				"--etcd", "127.0.0.1:1", "--model", tc.model}, tc.more...)...)
 			code, said := p.wait(10*slack*time.Second), p.errors.String()
-			if code == 0 || !strings.HasPrefix(said, "drover: ") || !strings.Contains(said, tc.says) {
-				t.Errorf("exit code %d, %s", code, said)
+			if code != tc.code || !strings.HasPrefix(said, "drover: ") ||
+				!strings.Contains(said, tc.says) {
+				t.Errorf("exit code %d, want %d with %q; said: %s", code, tc.code, tc.says, said)
 			}
 		})
 	}

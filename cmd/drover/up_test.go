@@ -35,7 +35,8 @@ func TestUp(t *testing.T) {
 	}
 	t.Run("run", func(t *testing.T) {
 		run := launch(t, place{}, "run", "--endpoint", u.line.GRPC, translate)
-		if code := run.wait(10 * slack * time.Second); code != 0 || run.out.String() != translated+"\n" {
+		code := run.wait(10 * slack * time.Second)
+		if code != exitDone || run.out.String() != translated+"\n" {
 			t.Errorf("exit code %d, printed %q", code, &run.out)
 		}
 	})
@@ -162,7 +163,8 @@ func checkStreaming(t *testing.T, u *up) {
 		}
 	}
 	deltas := len(kinds) - 2
-	if deltas < 10 || kinds[0] != "Started" || kinds[1] != "Delta" || kinds[deltas+1] != "Finished" {
+	if deltas < 10 || kinds[0] != "Started" || kinds[1] != "Delta" ||
+		kinds[deltas+1] != "Finished" {
 		t.Errorf("events %v, want Started, many Delta, Finished", kinds)
 	}
 	if last.Sub(first) < 5*time.Millisecond {
@@ -174,19 +176,20 @@ func checkStreaming(t *testing.T, u *up) {
 func checkManyClients(t *testing.T, u *up) {
 	const clients = 64
 	objects := []string{"fox", "cat", "dog", "king", "rabbit", "girl", "lion", "queen"}
-	want := make([]string, len(objects))
+	questions, want := make([]string, len(objects)), make([]string, len(objects))
 	for i, object := range objects {
-		want[i] = u.mustAsk(t, "Tell me a story about a "+object+".")
+		questions[i] = "Tell me a story about a " + object + "."
+		want[i] = u.mustAsk(t, questions[i])
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*slack*time.Second)
 	defer cancel()
 	var wg sync.WaitGroup
 	for i := range clients {
 		wg.Go(func() {
-			object := i % len(objects)
-			got, err := connectTo(t, u.line.GRPC).ask(ctx, "Tell me a story about a "+objects[object]+".")
-			if err != nil || got != want[object] {
-				t.Errorf("client %d: %v, %q; alone: %q", i, err, got, want[object])
+			q := i % len(questions)
+			got, err := connectTo(t, u.line.GRPC).ask(ctx, questions[q])
+			if err != nil || got != want[q] {
+				t.Errorf("client %d: %v, %q; alone: %q", i, err, got, want[q])
 			}
 		})
 	}
