@@ -66,6 +66,9 @@ type Gossip struct {
 	meta  []byte
 	hints map[string]hint // not yet reported, by name
 	wake  chan struct{}   // has room for one
+	// members are the addresses of those alive, by name: memberlist's own nodes change
+	// under their readers.
+	members map[string]string
 }
 
 type hint struct {
@@ -82,7 +85,8 @@ func StartGossip(ctx context.Context, opts GossipOptions) (*Gossip, error) {
 		return nil, fmt.Errorf("cluster: gossip: a secret of %d bytes, at least %d; all processes"+
 			" of the cluster need the same", len(opts.Secret), minSecretBytes)
 	}
-	g := &Gossip{opts: opts, hints: map[string]hint{}, wake: make(chan struct{}, 1)}
+	g := &Gossip{opts: opts, hints: map[string]hint{}, wake: make(chan struct{}, 1),
+		members: map[string]string{}}
 	if err := g.checkMeta(opts.Meta); err != nil {
 		return nil, err
 	}
@@ -185,9 +189,7 @@ func (g *Gossip) rejoin(ctx context.Context) {
 	for {
 		var missing []string
 		for _, seed := range g.opts.Seeds() {
-			if !slices.ContainsFunc(g.list.Members(), func(n *memberlist.Node) bool {
-				return n.Address() == seed
-			}) {
+			if !g.isMember(seed) {
 				missing = append(missing, seed)
 			}
 		}
@@ -201,6 +203,12 @@ func (g *Gossip) rejoin(ctx context.Context) {
 			return
 		}
 	}
+}
+
+func (g *Gossip) isMember(address string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Contains(slices.Collect(maps.Values(g.members)), address)
 }
 
 // report calls Hint, outside memberlist's locks.
@@ -223,12 +231,17 @@ func (g *Gossip) report(ctx context.Context) {
 	}
 }
 
+// note keeps what memberlist tells, which holds its lock meanwhile.
 func (g *Gossip) note(n *memberlist.Node, alive bool) {
-	if n.Name == g.opts.Name {
-		return
-	}
 	g.mu.Lock()
-	g.hints[n.Name] = hint{alive, slices.Clone(n.Meta)}
+	if alive {
+		g.members[n.Name] = n.Address()
+	} else {
+		delete(g.members, n.Name)
+	}
+	if n.Name != g.opts.Name {
+		g.hints[n.Name] = hint{alive, slices.Clone(n.Meta)}
+	}
 	g.mu.Unlock()
 	select {
 	case g.wake <- struct{}{}:

@@ -106,7 +106,7 @@ func TestScannersEqualTheirPatterns(t *testing.T) {
 				t.Errorf("%s: no scanner for %q", family, pattern)
 				continue
 			}
-			find, err := newRegexFinder(pattern)
+			find, err := newRegexFinder(pattern, time.Minute)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -33,7 +33,7 @@ type place struct {
 // for one call of Encode.
 const (
 	maxPatternBytes = 4 << 10
-	maxMatchTime    = 250 * time.Millisecond
+	maxMatchTime    = time.Second
 	maxSplitTime    = 2 * time.Second
 	maxMatchStack   = 1 << 20
 )
@@ -66,7 +66,7 @@ func parsePreTokenizer(raw json.RawMessage) (list []splitter, byteLevel bool, er
 				list = append(list, prefixSpace{})
 			}
 			if s.UseRegex == nil || *s.UseRegex {
-				find, err := newRegexFinder(gptPattern)
+				find, err := newRegexFinder(gptPattern, maxMatchTime)
 				if err != nil {
 					return nil, false, err
 				}
@@ -103,7 +103,7 @@ func newSplit(s step) (splitter, error) {
 			}
 		}
 		var err error
-		if p.find, err = newRegexFinder(*s.Pattern.Regex); err != nil {
+		if p.find, err = newRegexFinder(*s.Pattern.Regex, maxMatchTime); err != nil {
 			return nil, err
 		}
 	default:
@@ -186,8 +186,8 @@ func literalFinder(text string) finder {
 	}
 }
 
-// newRegexFinder compiles a regular expression.
-func newRegexFinder(pattern string) (finder, error) {
+// newRegexFinder compiles a regular expression; matchTime bounds the search for one match.
+func newRegexFinder(pattern string, matchTime time.Duration) (finder, error) {
 	if len(pattern) > maxPatternBytes {
 		return nil, fmt.Errorf("pattern is longer than %d bytes", maxPatternBytes)
 	}
@@ -196,7 +196,7 @@ func newRegexFinder(pattern string) (finder, error) {
 		reason, _, _ := strings.Cut(err.Error(), "\n")
 		return nil, fmt.Errorf("pattern %.200q does not compile: %s", pattern, reason)
 	}
-	re.MatchTimeout = maxMatchTime
+	re.MatchTimeout = matchTime
 	return func(dst []span, s string, deadline time.Time) []span {
 		return regexMatches(re, dst, s, deadline)
 	}, nil

@@ -115,6 +115,14 @@ func TestRunRefuses(t *testing.T) {
 	}
 }
 
+func commonPrefix(a, b []byte) []byte {
+	n := 0
+	for n < min(len(a), len(b)) && a[n] == b[n] {
+		n++
+	}
+	return a[:n]
+}
+
 // TestResume cuts and damages the answers anywhere: running again gives the same file.
 func TestResume(t *testing.T) {
 	var asked atomic.Int64
@@ -170,8 +178,9 @@ func TestResume(t *testing.T) {
 		if again.Lines != first.Lines || again.Errors != first.Errors {
 			t.Fatalf("resumed %+v, first %+v", again, first)
 		}
-		kept := bytes.Count(want[:cut], []byte("\n"))
-		if refused := bytes.Index(want[:cut], []byte(`"r"`)); refused >= 0 {
+		whole := commonPrefix(damaged, want) // the tail may mend what the cut took
+		kept := bytes.Count(whole, []byte("\n"))
+		if refused := bytes.Index(whole, []byte(`"r"`)); refused >= 0 {
 			kept = bytes.Count(want[:refused], []byte("\n"))
 		}
 		if again.Resumed != kept {
