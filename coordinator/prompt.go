@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"unicode/utf8"
 
 	droverv1 "drover/proto/drover/v1"
@@ -87,6 +88,8 @@ func (p *prompter) chat(ctx context.Context, c *droverv1.Chat) ([]int32, error) 
 		return nil, &preconditionError{"chat: this model has no chat template; give text or tokens"}
 	case len(c.GetMessages()) == 0:
 		return nil, badField("chat.messages", "is empty")
+	case !slices.ContainsFunc(c.Messages, says):
+		return nil, badField("chat.messages", "no message has content")
 	}
 	vars, err := chatVariables(c)
 	if err != nil {
@@ -113,6 +116,11 @@ func templateError(ctx context.Context, err error) error {
 		return badField("chat", "the chat template refuses it: %s", raised.Message)
 	}
 	return badField("chat", "render the chat template: %v", err)
+}
+
+// says reports whether a message has anything for the model to read.
+func says(m *droverv1.ChatMessage) bool {
+	return m.GetContent() != "" || len(m.GetParts()) > 0 || len(m.GetToolCalls()) > 0
 }
 
 // chatVariables are the template's variables, in the form that published templates expect.

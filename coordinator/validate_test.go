@@ -129,12 +129,13 @@ func badChats() map[string][]*genReq {
 			{Name: "ok"}, {Name: name, ArgumentsJson: arguments}}}
 	}
 	return map[string][]*genReq{
-		"chat.messages": {chatRequest(nil), sayRequest()},
+		"chat.messages": {chatRequest(nil), sayRequest(),
+			sayRequest(&message{Role: "user"})},
 		"chat.messages[1].role": {sayRequest(user, &message{Content: "x"}),
 			sayRequest(user, &message{Role: "\xff"})},
 		"chat.messages[0].content":      {sayRequest(&message{Role: "user", Content: "\xff"})},
-		"chat.messages[0].name":         {sayRequest(&message{Role: "user", Name: "\xff"})},
-		"chat.messages[0].tool_call_id": {sayRequest(&message{Role: "tool", ToolCallId: "\xff"})},
+		"chat.messages[0].name":         {sayRequest(&message{Role: "user", Content: "x", Name: "\xff"})},
+		"chat.messages[0].tool_call_id": {sayRequest(&message{Role: "tool", Content: "x", ToolCallId: "\xff"})},
 		"chat.messages[0].parts[0]":     {parts(&droverv1.ContentPart{})},
 		"chat.messages[0].parts[0].text": {parts(
 			&droverv1.ContentPart{Kind: &droverv1.ContentPart_Text{Text: "\xff"}})},
