@@ -116,7 +116,8 @@ type NodeStatus struct {
 	Address string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
 	// Set when the node runs on the coordinator's machine.
 	Pid uint64 `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
-	// ready, loading, suspect or gone.
+	// ready, loading, suspect (gossip believes it dead), gone (the placement uses it, but it is not
+	// registered) or unusable (another model, numeric mode or kernel class).
 	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
 	// Bytes of packed weights that the node may hold, and holds by the committed placement.
 	CapacityBytes uint64 `protobuf:"varint,5,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"`

@@ -868,7 +868,8 @@ func (x *Started) GetSeed() uint64 {
 	return 0
 }
 
-// Delta carries new tokens and the text that became certain with them.
+// Delta carries new tokens and the text that became certain with them. The end or stop token that
+// ends an answer is not sent.
 type Delta struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	TokenIds []int32                `protobuf:"varint,1,rep,packed,name=token_ids,json=tokenIds,proto3" json:"token_ids,omitempty"`
@@ -1064,7 +1065,8 @@ type Finished struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Reason           FinishReason           `protobuf:"varint,1,opt,name=reason,proto3,enum=drover.v1.FinishReason" json:"reason,omitempty"`
 	PromptTokenCount uint32                 `protobuf:"varint,2,opt,name=prompt_token_count,json=promptTokenCount,proto3" json:"prompt_token_count,omitempty"`
-	TokenCount       uint32                 `protobuf:"varint,3,opt,name=token_count,json=tokenCount,proto3" json:"token_count,omitempty"`
+	// Tokens of the answer, without the one that ended it.
+	TokenCount uint32 `protobuf:"varint,3,opt,name=token_count,json=tokenCount,proto3" json:"token_count,omitempty"`
 	// From the request's arrival to the first token, and to the last, in microseconds.
 	FirstTokenMicros uint64 `protobuf:"varint,4,opt,name=first_token_micros,json=firstTokenMicros,proto3" json:"first_token_micros,omitempty"`
 	TotalMicros      uint64 `protobuf:"varint,5,opt,name=total_micros,json=totalMicros,proto3" json:"total_micros,omitempty"`
