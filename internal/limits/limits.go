@@ -1,0 +1,237 @@
+// Package limits measures what this machine can do at best: read memory, and multiply and add in
+// float32. Speeds of kernels are told as fractions of these, measured in the same minutes.
+//
+// Every rate is work by wall time, in bursts of some milliseconds. A loop in assembly runs for
+// less than 200 µs at a time, so that the Go runtime can stop it.
+package limits
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"drover/kernel"
+)
+
+// Kind is a limit.
+type Kind int
+
+const (
+	// Read is the rate of reading memory that is in no cache, in GB/s.
+	Read Kind = iota
+	// FMA is the rate of float32 operations in fused multiply-adds from registers, in GFLOP/s.
+	FMA
+	kinds
+)
+
+// Spread is the range of several bursts, in billions a second.
+type Spread struct {
+	Min    float64 `json:"min"`
+	Median float64 `json:"median"`
+	Max    float64 `json:"max"`
+}
+
+// Limit is the best of several ways to do a kind of work.
+type Limit struct {
+	Threads int `json:"threads"`
+	// Class is the instruction set of the best way: avx512, avx2, or go for plain Go, which is
+	// then below what the machine can do.
+	Class string `json:"class"`
+	// Way says how the best way goes.
+	Way string `json:"way"`
+	Spread
+}
+
+// Limits are the machine's limits, each with one thread and with all.
+type Limits struct {
+	Read []Limit `json:"read_gbps"`
+	FMA  []Limit `json:"fma_gflops"`
+}
+
+// BufferBytes is the memory that a Machine reads unless told otherwise: more than caches hold.
+const BufferBytes = 512 << 20
+
+const (
+	// burst is how long each thread works in a burst.
+	burst = 3 * time.Millisecond
+	// tries is how many bursts of each way decide which is best.
+	tries = 7
+	// chunk is read in one call: less than 200 µs at 3 GB/s.
+	chunk = 512 << 10
+)
+
+// Machine measures limits with a fixed number of threads at most. It is for one goroutine.
+type Machine struct {
+	threads int
+	buf     *kernel.Buffer
+	whole   [1]region // of one thread alone
+	regions []region  // of all threads
+	ways    [kinds][]way
+	best    map[selector]way
+}
+
+type selector struct {
+	kind    Kind
+	threads int
+}
+
+// way is one way to do a kind of work. do does a piece of it for a thread whose part of the
+// memory is r, and returns how much.
+type way struct {
+	class, name string
+	do          func(r *region) float64
+}
+
+// region is one thread's part of the memory, with the place of its next read.
+type region struct {
+	b  []byte
+	at int
+	_  [64]byte // no two threads write to one cache line
+}
+
+// New makes a Machine that reads so many bytes of memory, which it allocates and touches.
+func New(threads, bytes int) (*Machine, error) {
+	if threads < 1 {
+		return nil, fmt.Errorf("measure limits with %d threads: must be at least 1", threads)
+	}
+	each := bytes / threads / chunk * chunk
+	if each == 0 {
+		return nil, fmt.Errorf("measure limits with %d threads on %d bytes: %d bytes are needed "+
+			"for each", threads, bytes, chunk)
+	}
+	buf, err := kernel.NewBuffer(each * threads)
+	if err != nil {
+		return nil, err
+	}
+	m := &Machine{threads: threads, buf: buf, regions: make([]region, threads),
+		ways: [kinds][]way{readers(), multipliers()}, best: map[selector]way{}}
+	b := buf.Bytes()
+	for at := 0; at < len(b); at += 4096 {
+		b[at] = byte(at>>12) | 1 // every untouched page would be one page of zeros
+	}
+	m.whole[0].b = b
+	for i := range m.regions {
+		m.regions[i].b = b[i*each : (i+1)*each]
+	}
+	return m, nil
+}
+
+// Threads lists the numbers of threads that are measured: 1 and all.
+func (m *Machine) Threads() []int {
+	if m.threads == 1 {
+		return []int{1}
+	}
+	return []int{1, m.threads}
+}
+
+// Measure tries all ways in turn and keeps the best of each kind.
+func (m *Machine) Measure() (Limits, error) {
+	var l Limits
+	for _, n := range m.Threads() {
+		for kind, into := range map[Kind]*[]Limit{Read: &l.Read, FMA: &l.FMA} {
+			best, err := m.measure(selector{kind, n})
+			if err != nil {
+				return Limits{}, err
+			}
+			*into = append(*into, best)
+		}
+	}
+	return l, nil
+}
+
+func (m *Machine) measure(s selector) (Limit, error) {
+	ways := m.ways[s.kind]
+	rates := make([][]float64, len(ways))
+	for range tries {
+		for i, w := range ways {
+			rates[i] = append(rates[i], m.burst(w, s.threads))
+		}
+	}
+	var best Limit
+	for i, w := range ways {
+		if spread := SpreadOf(rates[i]); i == 0 || spread.Median > best.Median {
+			best = Limit{s.threads, w.class, w.name, spread}
+			m.best[s] = w
+		}
+	}
+	if !(best.Min > 0) {
+		return Limit{}, errors.New("measure limits: a burst took no time that could be measured")
+	}
+	return best, nil
+}
+
+// Burst measures one limit once more, in the way that Measure found best, in billions a second.
+// Threads is one of Threads(), and Measure was called.
+func (m *Machine) Burst(kind Kind, threads int) float64 {
+	return m.burst(m.best[selector{kind, threads}], threads)
+}
+
+func (m *Machine) burst(w way, threads int) float64 {
+	regions := m.regions
+	if threads == 1 {
+		regions = m.whole[:]
+	}
+	rate := Together(threads, burst, func(t int) float64 { return w.do(&regions[t]) })
+	runtime.KeepAlive(m.buf)
+	return rate / 1e9
+}
+
+// Together calls f on n threads, which begin at the same time, again and again until a time has
+// passed, at least once on each. It returns the sum of what f returned by the time each thread
+// took, per second. f is told the number of its thread, from 0.
+func Together(n int, atLeast time.Duration, f func(thread int) float64) float64 {
+	if n == 1 {
+		return alone(0, atLeast, f)
+	}
+	rates := make([]float64, n)
+	var waiting atomic.Int32
+	waiting.Store(int32(n))
+	var done sync.WaitGroup
+	for t := range n {
+		done.Go(func() {
+			waiting.Add(-1)
+			for waiting.Load() > 0 {
+				runtime.Gosched()
+			}
+			rates[t] = alone(t, atLeast, f)
+		})
+	}
+	done.Wait()
+	var sum float64
+	for _, r := range rates {
+		sum += r
+	}
+	return sum
+}
+
+func alone(thread int, atLeast time.Duration, f func(thread int) float64) float64 {
+	var work float64
+	start := time.Now()
+	for {
+		work += f(thread)
+		if took := time.Since(start); took >= max(atLeast, 1) {
+			return work / took.Seconds()
+		}
+	}
+}
+
+// SpreadOf returns the range of some rates, at least one, which it sorts.
+func SpreadOf(rates []float64) Spread {
+	slices.Sort(rates)
+	n := len(rates)
+	return Spread{rates[0], (rates[(n-1)/2] + rates[n/2]) / 2, rates[n-1]}
+}
+
+// next returns a piece of a region that was not read for the longest time.
+func (r *region) next(size int) []byte {
+	if r.at+size > len(r.b) {
+		r.at = 0
+	}
+	p := r.b[r.at : r.at+size]
+	r.at += size
+	return p
+}
