@@ -98,55 +98,27 @@ func (a *Attention) row(out, q, keys, values []float32, s rowState) {
 	for h := range a.Heads {
 		at := h / group * a.HeadDim
 		qh, oh := q[h*a.HeadDim:(h+1)*a.HeadDim], out[h*a.HeadDim:(h+1)*a.HeadDim]
-		best := s.max[h]
-		for t := range s.scores {
-			k := keys[t*kvDim+at : t*kvDim+at+a.HeadDim]
-			s.scores[t] = float32(dot(qh, k) * a.Scale)
-			best = max(best, s.scores[t])
+		dots(s.scores, qh, keys[at:], kvDim, a.Scale)
+		old := s.max[h]
+		best := old
+		for _, v := range s.scores {
+			if v > best {
+				best = v
+			}
 		}
 		sum := s.sum[h]
-		if old := s.max[h]; best > old {
+		if best > old {
 			shrink := float32(exp(float64(old) - float64(best)))
 			sum = float32(sum * shrink)
 			Scale(oh, shrink)
 			s.max[h] = best
 		}
-		for t, v := range s.scores {
-			p := float32(exp(float64(v) - float64(best)))
+		expShifted(s.scores, s.scores, best)
+		for _, p := range s.scores {
 			sum += p
-			addScaled(oh, values[t*kvDim+at:t*kvDim+at+a.HeadDim], p)
 		}
+		addWeighted(oh, values[at:], kvDim, s.scores)
 		s.sum[h] = sum
-	}
-}
-
-// dot sums a*b in eight interleaved chains, added in a fixed order.
-func dot(a, b []float32) float32 {
-	var s [8]float32
-	b = b[:len(a)]
-	i := 0
-	for ; i+8 <= len(a); i += 8 {
-		x, y := a[i:i+8:i+8], b[i:i+8:i+8]
-		s[0] += float32(x[0] * y[0])
-		s[1] += float32(x[1] * y[1])
-		s[2] += float32(x[2] * y[2])
-		s[3] += float32(x[3] * y[3])
-		s[4] += float32(x[4] * y[4])
-		s[5] += float32(x[5] * y[5])
-		s[6] += float32(x[6] * y[6])
-		s[7] += float32(x[7] * y[7])
-	}
-	for ; i < len(a); i++ {
-		s[0] += float32(a[i] * b[i])
-	}
-	return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
-}
-
-// addScaled sets y += x*p.
-func addScaled(y, x []float32, p float32) {
-	x = x[:len(y)]
-	for i, v := range x {
-		y[i] += float32(v * p)
 	}
 }
 

@@ -104,7 +104,7 @@ func (m *Matrix) Mul(y, x tensor.Rows) {
 		panic(fmt.Sprintf("kernel: (%d,%d) × %d×%d matrix into (%d,%d)",
 			x.N, x.Dim, m.N, m.K, y.N, y.Dim))
 	}
-	if useAVX2 && m.dtype == tensor.BF16 {
+	if level >= avx2 && m.dtype == tensor.BF16 {
 		m.mulAVX2(y, x)
 	} else {
 		m.mulGeneric(y, x)

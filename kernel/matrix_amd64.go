@@ -1,12 +1,6 @@
 package kernel
 
-import (
-	"golang.org/x/sys/cpu"
-
-	"drover/tensor"
-)
-
-var useAVX2 = cpu.X86.HasAVX2 && cpu.X86.HasFMA
+import "drover/tensor"
 
 // mulBF16x64AVX2 sets y[0:64] to four neighbouring blocks times one row: w is the
 // first block, stride the bytes of a block, x the row, pairs the number of whole

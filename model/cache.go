@@ -124,9 +124,7 @@ func putBF16(dst []byte, src []float32) {
 }
 
 func getBF16(dst []float32, src []byte) {
-	for i := range dst {
-		dst[i] = tensor.BF16ToFloat32(uint16(src[2*i]) | uint16(src[2*i+1])<<8)
-	}
+	kernel.WidenBF16(dst, src)
 }
 
 func asFloat32(b []byte) []float32 {

@@ -1,0 +1,144 @@
+#include "textflag.h"
+
+// Rules: VEX encodings only, VZEROUPPER before every return. Every step is a lane of
+// exp in exp.go, products and sums rounded apart.
+
+// Places in expTable.
+#define LOG2E(R) 0(R)
+#define HALF(R) 8(R)
+#define LN2HI(R) 16(R)
+#define LN2LO(R) 24(R)
+#define BIAS(R) 32(R)
+#define LARGEST(R) 40(R)
+#define SMALLEST(R) 48(R)
+#define INFINITY(R) 56(R)
+#define ONE(R) 64(R)
+#define COEFFICIENT(R, I) (72 + 8*I)(R)
+
+// HORNER is p = p*r + coefficient i, for two registers.
+#define HORNER(I) \
+	VBROADCASTSD COEFFICIENT(R8, I), Y8 \
+	VMULPD Y4, Y6, Y6 \
+	VMULPD Y5, Y7, Y7 \
+	VADDPD Y8, Y6, Y6 \
+	VADDPD Y8, Y7, Y7
+
+// SPECIAL sets p where x is too large, too small or NaN.
+#define SPECIAL(X, P) \
+	VBROADCASTSD LARGEST(R8), Y8 \
+	VCMPPD $0x1e, Y8, X, Y9 \
+	VBROADCASTSD INFINITY(R8), Y8 \
+	VBLENDVPD Y9, Y8, P, P \
+	VBROADCASTSD SMALLEST(R8), Y8 \
+	VCMPPD $0x11, Y8, X, Y9 \
+	VANDNPD P, Y9, P \
+	VCMPPD $3, X, X, Y9 \
+	VBLENDVPD Y9, X, P, P
+
+// EXP sets Y6, Y7 to e^Y0, e^Y1. It changes Y2 to Y9. R8 is expTable.
+#define EXP \
+	VBROADCASTSD LOG2E(R8), Y8 \
+	VMULPD Y8, Y0, Y2 \
+	VMULPD Y8, Y1, Y3 \
+	VBROADCASTSD HALF(R8), Y8 \
+	VADDPD Y8, Y2, Y2 \
+	VADDPD Y8, Y3, Y3 \
+	VROUNDPD $9, Y2, Y2 \
+	VROUNDPD $9, Y3, Y3 \
+	VBROADCASTSD LN2HI(R8), Y8 \
+	VMULPD Y8, Y2, Y4 \
+	VMULPD Y8, Y3, Y5 \
+	VSUBPD Y4, Y0, Y4 \
+	VSUBPD Y5, Y1, Y5 \
+	VBROADCASTSD LN2LO(R8), Y8 \
+	VMULPD Y8, Y2, Y6 \
+	VMULPD Y8, Y3, Y7 \
+	VSUBPD Y6, Y4, Y4 \
+	VSUBPD Y7, Y5, Y5 \
+	VBROADCASTSD COEFFICIENT(R8, 0), Y6 \
+	VMOVAPD Y6, Y7 \
+	HORNER(1) \
+	HORNER(2) \
+	HORNER(3) \
+	HORNER(4) \
+	HORNER(5) \
+	HORNER(6) \
+	HORNER(7) \
+	HORNER(8) \
+	HORNER(9) \
+	HORNER(10) \
+	VCVTTPD2DQY Y2, X2 \
+	VCVTTPD2DQY Y3, X3 \
+	VPMOVSXDQ X2, Y2 \
+	VPMOVSXDQ X3, Y3 \
+	VPBROADCASTQ BIAS(R8), Y8 \
+	VPADDQ Y8, Y2, Y2 \
+	VPADDQ Y8, Y3, Y3 \
+	VPSLLQ $52, Y2, Y2 \
+	VPSLLQ $52, Y3, Y3 \
+	VMULPD Y2, Y6, Y6 \
+	VMULPD Y3, Y7, Y7 \
+	SPECIAL(Y0, Y6) \
+	SPECIAL(Y1, Y7)
+
+// func expShiftedAVX2(y, x *float32, shift float32, n int)
+TEXT ·expShiftedAVX2(SB), NOSPLIT, $0-32
+	MOVQ y+0(FP), DI
+	MOVQ x+8(FP), SI
+	VMOVSS shift+16(FP), X10
+	MOVQ n+24(FP), CX
+	LEAQ ·expTable(SB), R8
+	VCVTSS2SD X10, X10, X10
+	VBROADCASTSD X10, Y10
+
+expStep:
+	VCVTPS2PD (SI), Y0
+	VCVTPS2PD 16(SI), Y1
+	VSUBPD Y10, Y0, Y0
+	VSUBPD Y10, Y1, Y1
+	EXP
+	VCVTPD2PSY Y6, X6
+	VCVTPD2PSY Y7, X7
+	VMOVUPS X6, (DI)
+	VMOVUPS X7, 16(DI)
+	ADDQ $32, SI
+	ADDQ $32, DI
+	SUBQ $8, CX
+	JNZ  expStep
+	VZEROUPPER
+	RET
+
+// func swiGLUAVX2(y, gate, up *float32, n int)
+TEXT ·swiGLUAVX2(SB), NOSPLIT, $0-32
+	MOVQ y+0(FP), DI
+	MOVQ gate+8(FP), SI
+	MOVQ up+16(FP), DX
+	MOVQ n+24(FP), CX
+	LEAQ ·expTable(SB), R8
+	VPCMPEQD Y12, Y12, Y12
+	VPSLLQ $63, Y12, Y12
+	VBROADCASTSD ONE(R8), Y13
+
+swiGLUStep:
+	VCVTPS2PD (SI), Y10
+	VCVTPS2PD 16(SI), Y11
+	VXORPD Y12, Y10, Y0
+	VXORPD Y12, Y11, Y1
+	EXP
+	VADDPD Y13, Y6, Y6
+	VADDPD Y13, Y7, Y7
+	VDIVPD Y6, Y10, Y6
+	VDIVPD Y7, Y11, Y7
+	VCVTPD2PSY Y6, X6
+	VCVTPD2PSY Y7, X7
+	VMULPS (DX), X6, X6
+	VMULPS 16(DX), X7, X7
+	VMOVUPS X6, (DI)
+	VMOVUPS X7, 16(DI)
+	ADDQ $32, SI
+	ADDQ $32, DX
+	ADDQ $32, DI
+	SUBQ $8, CX
+	JNZ  swiGLUStep
+	VZEROUPPER
+	RET

@@ -1,0 +1,174 @@
+package kernel
+
+import (
+	"math"
+
+	"golang.org/x/sys/cpu"
+)
+
+func detect() instructions {
+	x := &cpu.X86
+	switch {
+	case !x.HasAVX2 || !x.HasFMA:
+		return plainGo
+	case !x.HasAVX512F || !x.HasAVX512BW || !x.HasAVX512DQ || !x.HasAVX512VL:
+		return avx2
+	}
+	return avx512
+}
+
+// expTable is what exp's assembly reads; its order is that of the places named there.
+var expTable = [...]float64{
+	log2e, 0.5, ln2Hi, ln2Lo, math.Float64frombits(1023), expLargest, expSmallest,
+	math.Inf(1), 1,
+	expCoefficients[0], expCoefficients[1], expCoefficients[2], expCoefficients[3],
+	expCoefficients[4], expCoefficients[5], expCoefficients[6], expCoefficients[7],
+	expCoefficients[8], expCoefficients[9], expCoefficients[10],
+}
+
+// maxPart bounds the elements that one call of assembly takes: such a call cannot be
+// preempted in the middle.
+const maxPart = 1 << 13
+
+// dots4AVX2 is dotsGo for 4*groups keys; dim is a multiple of 8, neither is 0.
+//
+//go:noescape
+func dots4AVX2(dst, q, k *float32, stride, dim, groups int, scale float32)
+
+// dotAVX2 is dot.
+//
+//go:noescape
+func dotAVX2(a, b *float32, n int) float32
+
+// addWeightedAVX2 is addWeightedGo for n rows, at least one.
+//
+//go:noescape
+func addWeightedAVX2(y, x *float32, stride int, p *float32, dim, n int)
+
+// expShiftedAVX2 is expShiftedGo; n is a multiple of 8 and not 0.
+//
+//go:noescape
+func expShiftedAVX2(y, x *float32, shift float32, n int)
+
+// swiGLUAVX2 is swiGLUGo; n is a multiple of 8 and not 0.
+//
+//go:noescape
+func swiGLUAVX2(y, gate, up *float32, n int)
+
+// addAVX2 is addGo; n is a multiple of 8 and not 0.
+//
+//go:noescape
+func addAVX2(y, x *float32, n int)
+
+// scaleAVX2 is scaleGo; n is a multiple of 8 and not 0.
+//
+//go:noescape
+func scaleAVX2(y, x *float32, s float32, n int)
+
+// scaleWeightedAVX2 is scaleWeightedGo; n is a multiple of 8 and not 0.
+//
+//go:noescape
+func scaleWeightedAVX2(y, x, w *float32, s float32, n int)
+
+// widenAVX2 is widenGo; n is a multiple of 16 and not 0.
+//
+//go:noescape
+func widenAVX2(dst *float32, src *byte, n int)
+
+func dots(scores, q, k []float32, stride int, scale float32) {
+	if len(scores) == 0 {
+		return
+	}
+	if level < avx2 || len(q) == 0 {
+		dotsGo(scores, q, k, stride, scale)
+		return
+	}
+	_ = k[(len(scores)-1)*stride+len(q)-1]
+	t := 0
+	if groups := len(scores) / 4; groups > 0 && len(q)%8 == 0 {
+		dots4AVX2(&scores[0], &q[0], &k[0], stride, len(q), groups, scale)
+		t = groups * 4
+	}
+	for ; t < len(scores); t++ {
+		scores[t] = float32(dotAVX2(&q[0], &k[t*stride], len(q)) * scale)
+	}
+}
+
+func addWeighted(y, x []float32, stride int, p []float32) {
+	if level < avx2 || len(y) == 0 || len(p) == 0 {
+		addWeightedGo(y, x, stride, p)
+		return
+	}
+	_ = x[(len(p)-1)*stride+len(y)-1]
+	addWeightedAVX2(&y[0], &x[0], stride, &p[0], len(y), len(p))
+}
+
+// whole splits n elements: those of the next call of assembly, which takes multiples
+// of lanes.
+func whole(n, lanes int) int {
+	if level < avx2 {
+		return 0
+	}
+	return min(n-n%lanes, maxPart)
+}
+
+func expShifted(y, x []float32, shift float32) {
+	y = y[:len(x)]
+	for n := whole(len(x), 8); n > 0; n = whole(len(x), 8) {
+		expShiftedAVX2(&y[0], &x[0], shift, n)
+		y, x = y[n:], x[n:]
+	}
+	if level < avx2 || len(x) == 0 {
+		expShiftedGo(y, x, shift)
+		return
+	}
+	var part [8]float32
+	copy(part[:], x)
+	expShiftedAVX2(&part[0], &part[0], shift, len(part))
+	copy(y, part[:])
+}
+
+func swiGLU(y, gate, up []float32) {
+	y, up = y[:len(gate)], up[:len(gate)]
+	for n := whole(len(gate), 8); n > 0; n = whole(len(gate), 8) {
+		swiGLUAVX2(&y[0], &gate[0], &up[0], n)
+		y, gate, up = y[n:], gate[n:], up[n:]
+	}
+	swiGLUGo(y, gate, up)
+}
+
+func add(y, x []float32) {
+	y = y[:len(x)]
+	for n := whole(len(x), 8); n > 0; n = whole(len(x), 8) {
+		addAVX2(&y[0], &x[0], n)
+		y, x = y[n:], x[n:]
+	}
+	addGo(y, x)
+}
+
+func scale(y, x []float32, s float32) {
+	y = y[:len(x)]
+	for n := whole(len(x), 8); n > 0; n = whole(len(x), 8) {
+		scaleAVX2(&y[0], &x[0], s, n)
+		y, x = y[n:], x[n:]
+	}
+	scaleGo(y, x, s)
+}
+
+func scaleWeighted(y, x, weight []float32, s float32) {
+	y, weight = y[:len(x)], weight[:len(x)]
+	for n := whole(len(x), 8); n > 0; n = whole(len(x), 8) {
+		scaleWeightedAVX2(&y[0], &x[0], &weight[0], s, n)
+		y, x, weight = y[n:], x[n:], weight[n:]
+	}
+	scaleWeightedGo(y, x, weight, s)
+}
+
+func widen(dst []float32, src []byte) {
+	src = src[:2*len(dst)]
+	for n := whole(len(dst), 16); n > 0; n = whole(len(dst), 16) {
+		widenAVX2(&dst[0], &src[0], n)
+		dst, src = dst[n:], src[2*n:]
+	}
+	widenGo(dst, src)
+}

@@ -1,0 +1,23 @@
+//go:build !amd64
+
+package kernel
+
+func detect() instructions { return plainGo }
+
+func dots(scores, q, k []float32, stride int, scale float32) {
+	dotsGo(scores, q, k, stride, scale)
+}
+
+func addWeighted(y, x []float32, stride int, p []float32) { addWeightedGo(y, x, stride, p) }
+
+func expShifted(y, x []float32, shift float32) { expShiftedGo(y, x, shift) }
+
+func swiGLU(y, gate, up []float32) { swiGLUGo(y, gate, up) }
+
+func add(y, x []float32) { addGo(y, x) }
+
+func scale(y, x []float32, s float32) { scaleGo(y, x, s) }
+
+func scaleWeighted(y, x, weight []float32, s float32) { scaleWeightedGo(y, x, weight, s) }
+
+func widen(dst []float32, src []byte) { widenGo(dst, src) }

@@ -1,0 +1,216 @@
+package kernel
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"drover/tensor"
+)
+
+// withLevels runs f with each instruction set of this machine.
+func withLevels(t *testing.T, f func(t *testing.T)) {
+	best := level
+	defer func() { level = best }()
+	for l := plainGo; l <= best; l++ {
+		level = l
+		t.Run([...]string{"go", "avx2", "avx512"}[l], f)
+	}
+}
+
+// extremes are numbers at which steps branch, round or overflow.
+var extremes = []float32{
+	0, float32(math.Copysign(0, -1)), 1, -1, float32(math.Inf(1)), float32(math.Inf(-1)),
+	float32(math.NaN()), math.MaxFloat32, -math.MaxFloat32, math.SmallestNonzeroFloat32,
+	-math.SmallestNonzeroFloat32, 0x1p-126, 0x1p-127, 87.5, 89, -87.5, -103, -104, 699.9, 700,
+	700.1, -699.9, -700, -700.1, 709, 745, -745, 0.34657359, -0.34657359, 1e-30,
+}
+
+// extremeRow is random, with one element in a few an extreme.
+func extremeRow(r *rand.Rand, n, few int) []float32 {
+	x := make([]float32, n)
+	for i := range x {
+		switch {
+		case few > 0 && r.IntN(few) == 0:
+			x[i] = extremes[r.IntN(len(extremes))]
+		case r.IntN(8) == 0:
+			x[i] = hard(r)
+		default:
+			x[i] = float32(r.NormFloat64() * 10)
+		}
+	}
+	return x
+}
+
+func bfloats(x []float32) []byte {
+	b := make([]byte, 0, 2*len(x))
+	for _, v := range x {
+		h := math.Float32bits(v) >> 16
+		b = append(b, byte(h), byte(h>>8))
+	}
+	return b
+}
+
+// loop is one loop of a kernel, as dispatched and in plain Go, over rows of n
+// elements. Each changes y.
+type loop struct {
+	name          string
+	fast, plainGo func(y, a, b []float32, s float32)
+}
+
+var loops = []loop{
+	{"add", func(y, a, _ []float32, _ float32) { add(y, a) },
+		func(y, a, _ []float32, _ float32) { addGo(y, a) }},
+	{"scale", func(y, a, _ []float32, s float32) { scale(y, a, s) },
+		func(y, a, _ []float32, s float32) { scaleGo(y, a, s) }},
+	{"scaleWeighted", func(y, a, b []float32, s float32) { scaleWeighted(y, a, b, s) },
+		func(y, a, b []float32, s float32) { scaleWeightedGo(y, a, b, s) }},
+	{"expShifted", func(y, a, _ []float32, s float32) { expShifted(y, a, s) },
+		func(y, a, _ []float32, s float32) { expShiftedGo(y, a, s) }},
+	{"swiGLU", func(y, a, b []float32, _ float32) { swiGLU(y, a, b) },
+		func(y, a, b []float32, _ float32) { swiGLUGo(y, a, b) }},
+	{"widen", func(y, a, _ []float32, _ float32) { widen(y, bfloats(a)) },
+		func(y, a, _ []float32, _ float32) { widenGo(y, bfloats(a)) }},
+}
+
+// sizes are none, one, tails, whole vectors, and more than one call of assembly.
+var sizes = []int{0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 40, 63, 64, 100, 128, 8192, 16411}
+
+// TestLoopsSameBytes compares each loop with its plain Go version, bit by bit, and
+// asserts that it writes nothing behind its output.
+func TestLoopsSameBytes(t *testing.T) {
+	withLevels(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(21, 22))
+		for _, l := range loops {
+			for _, n := range sizes {
+				for _, few := range []int{0, 2, 20} {
+					y, a, b := extremeRow(r, n+8, few), extremeRow(r, n, few), extremeRow(r, n, few)
+					s := extremeRow(r, 1, few)[0]
+					want := append([]float32(nil), y...)
+					l.plainGo(want[:n], a, b, s)
+					l.fast(y[:n], a, b, s)
+					compare(t, fmt.Sprintf("%s of %d", l.name, n), y, want)
+				}
+			}
+		}
+	})
+}
+
+// compare fails unless got is want bit by bit; one NaN is as good as another, since
+// the machine chooses which operand's payload it keeps.
+func compare(t *testing.T, what string, got, want []float32) {
+	t.Helper()
+	for i, w := range want {
+		if !same(got[i], w) {
+			t.Fatalf("%s: element %d is %g (%#x), plain Go gives %g (%#x)", what, i,
+				got[i], math.Float32bits(got[i]), w, math.Float32bits(w))
+		}
+	}
+}
+
+// TestExpExtremes goes over every branch of exp in every lane.
+func TestExpExtremes(t *testing.T) {
+	withLevels(t, func(t *testing.T) {
+		for lane := range 8 {
+			for _, v := range extremes {
+				for _, shift := range extremes {
+					x, got, want := make([]float32, 8), make([]float32, 8), make([]float32, 8)
+					x[lane] = v
+					expShifted(got, x, shift)
+					expShiftedGo(want, x, shift)
+					compare(t, fmt.Sprintf("e^(%g - %g)", v, shift), got, want)
+				}
+			}
+		}
+	})
+}
+
+// TestAttentionLoopsSameBytes compares dots and addWeighted with plain Go over head
+// sizes, numbers of positions and strides.
+func TestAttentionLoopsSameBytes(t *testing.T) {
+	withLevels(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(23, 24))
+		for _, dim := range []int{0, 1, 5, 8, 12, 16, 24, 33, 64, 67, 128} {
+			for _, n := range []int{0, 1, 3, 4, 5, 8, 16, 19} {
+				for _, few := range []int{0, 3, 50} {
+					what := fmt.Sprintf("%d positions of %d", n, dim)
+					stride := dim + r.IntN(3)*8
+					q, k := extremeRow(r, dim, few), extremeRow(r, n*stride+dim, few)
+					got, want := extremeRow(r, n, 0), make([]float32, n)
+					dots(got, q, k, stride, 0.125)
+					dotsGo(want, q, k, stride, 0.125)
+					compare(t, "dots: "+what, got, want)
+					y, p := extremeRow(r, dim+8, few), extremeRow(r, n, few)
+					sums := append([]float32(nil), y...)
+					addWeighted(y[:dim], k, stride, p)
+					addWeightedGo(sums[:dim], k, stride, p)
+					compare(t, "addWeighted: "+what, y, sums)
+				}
+			}
+		}
+	})
+}
+
+// TestAttentionLevels runs whole attention with each instruction set.
+func TestAttentionLevels(t *testing.T) {
+	for _, dim := range []int{5, 12, 16, 128} {
+		r := rand.New(rand.NewPCG(25, uint64(dim)))
+		a := Attention{Heads: 4, KVHeads: 2, HeadDim: dim, BlockTokens: 16, Chunk: 20, Scale: 0.2}
+		q, k, v := randomRows(r, 50, 4*dim), randomRows(r, 64, 2*dim), randomRows(r, 64, 2*dim)
+		var want tensor.Rows
+		withLevels(t, func(t *testing.T) {
+			var s AttentionScratch
+			out := tensor.MakeRows(50, 4*dim)
+			a.Run(out, q, 0, flatBlocks{k, v, 16}, &s)
+			if level == plainGo {
+				want = out
+			}
+			compare(t, fmt.Sprintf("heads of %d", dim), out.Data, want.Data)
+		})
+	}
+}
+
+func TestAttentionLoopsRefuseShortRows(t *testing.T) {
+	withLevels(t, func(t *testing.T) {
+		short := make([]float32, 20)
+		for name, f := range map[string]func(){
+			"dots":        func() { dots(make([]float32, 3), short[:8], short, 8, 1) },
+			"addWeighted": func() { addWeighted(make([]float32, 8), short, 8, short[:3]) },
+			"add":         func() { add(make([]float32, 15), short[:16]) },
+			"widen":       func() { widen(short[:16], make([]byte, 31)) },
+		} {
+			func() {
+				defer func() {
+					if recover() == nil {
+						t.Errorf("%s reads beyond a row", name)
+					}
+				}()
+				f()
+			}()
+		}
+	})
+}
+
+// FuzzExp compares the lanes of exp with plain Go on any bits.
+func FuzzExp(f *testing.F) {
+	for _, v := range extremes {
+		f.Add(math.Float32bits(v), uint32(0), uint32(0x3f800000))
+	}
+	f.Fuzz(func(t *testing.T, x, shift, up uint32) {
+		row := make([]float32, 9)
+		for i := range row {
+			row[i] = math.Float32frombits(x + uint32(i))
+		}
+		got, want := make([]float32, 9), make([]float32, 9)
+		expShifted(got, row, math.Float32frombits(shift))
+		expShiftedGo(want, row, math.Float32frombits(shift))
+		compare(t, "expShifted", got, want)
+		for i := range row {
+			got[i] = math.Float32frombits(up)
+		}
+		swiGLUGo(want, row, got)
+		swiGLU(got, row, got)
+		compare(t, "swiGLU", got, want)
+	})
+}
