@@ -19,11 +19,58 @@ func newBenchCommand(g *globals) *cobra.Command {
 		Long: `Bench measures speed; each of its commands says of what.
 
 Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
-		Example: "  drover bench model --model models/tiny-maverick",
-		Args:    noArgs,
-		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
+		Example: "  drover bench model --model models/tiny-maverick\n" +
+			"  drover bench kernels --quick",
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(newBenchModelCommand(g))
+	c.AddCommand(newBenchModelCommand(g), newBenchKernelsCommand(g))
+	return c
+}
+
+func newBenchKernelsCommand(g *globals) *cobra.Command {
+	var opts bench.KernelOptions
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "kernels",
+		Short: "Measure the kernels as fractions of what this machine can do",
+		Long: `Bench kernels measures what this machine can do, with one thread and with all: the rate of
+reading memory, and that of float32 multiply-adds. Then it measures the kernels in the shapes
+of Llama 4 Maverick and some smaller ones, by turns with these limits, and prints which
+fraction of the limit each reaches: of the one that bounds it, memory or arithmetic. It ends
+with how many are below their goals.
+
+It takes up to five minutes and 4 GiB of memory. With --quick it takes up to one minute:
+large matrices are computed 1024 outputs at a time, some shapes are left out.
+
+Modes exact and bf16 use the same products. In the list, mode bf16 are weights of bfloat16 and
+mode exact those of float32, and what is computed in float32 in both modes.
+
+With --json one document: {"cpu","flags","threads","load","limits":{"read_gbps":[…],
+"fma_gflops":[…]},"results":[{"kernel","mode","class","m","n","k","threads","gbps","gflops",
+"limit","fraction","min","max","goal"}],"skipped":[{…,"why"}]}.
+
+Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
+		Example: `  drover bench kernels
+  drover bench kernels --quick --json`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var clear func()
+			opts.Progress, clear = progress(g, "measurements")
+			rep, err := bench.Kernels(c.Context(), opts)
+			clear()
+			switch {
+			case err != nil:
+				return err
+			case asJSON:
+				return json.NewEncoder(g.out).Encode(rep)
+			}
+			_, err = io.WriteString(g.out, rep.Text())
+			return err
+		},
+	}
+	c.Flags().BoolVar(&opts.Quick, "quick", false, "measure less, for a look")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
 }
 

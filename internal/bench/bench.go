@@ -6,9 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
+
+	"drover/internal/limits"
 )
 
 // Options says what to measure. The zero value measures everything.
@@ -48,11 +49,7 @@ type Run struct {
 }
 
 // Spread is the range of repeated measurements.
-type Spread struct {
-	Min    float64 `json:"min"`
-	Median float64 `json:"median"`
-	Max    float64 `json:"max"`
-}
+type Spread = limits.Spread
 
 // Share is where time went. Experts is waiting for experts beyond the shared expert's time while
 // they are computed, Wire the rest of that waiting; without nodes nothing crosses a wire.
@@ -161,7 +158,7 @@ func (c cell) run(
 		}
 		rates = append(rates, float64(n)/took.Seconds())
 	}
-	return Run{c.kind, c.batch, c.prompt, spread(rates), s.share()}, nil
+	return Run{c.kind, c.batch, c.prompt, limits.SpreadOf(rates), s.share()}, nil
 }
 
 func (c cell) once(
@@ -176,13 +173,6 @@ func (c cell) once(
 		prompts[i] = words.next(c.prompt)
 	}
 	return s.decode(ctx, prompts, steps)
-}
-
-func spread(rates []float64) Spread {
-	slices.Sort(rates)
-	n := len(rates)
-	median := (rates[(n-1)/2] + rates[n/2]) / 2
-	return Spread{rates[0], median, rates[n-1]}
 }
 
 // vocabularyWalk makes prompts that differ from each other and visit many experts; the same ones

@@ -1,0 +1,290 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"runtime"
+	"time"
+
+	"drover/internal/limits"
+)
+
+// KernelOptions says what of the kernels to measure. The zero value measures everything.
+type KernelOptions struct {
+	// Quick ends within a minute: large matrices are cut, some sizes are left out.
+	Quick bool
+	// Progress, if not nil, is called after each measurement with how many are done.
+	Progress func(done, total int)
+
+	tiny bool // for tests: small shapes and little memory
+}
+
+// KernelReport is what was measured of the kernels.
+type KernelReport struct {
+	CPU   string   `json:"cpu"`
+	Flags []string `json:"flags"`
+	// Threads is the number of threads that "all" means.
+	Threads int `json:"threads"`
+	// Load is the load average when the measurement began: what else the machine did.
+	Load    float64         `json:"load"`
+	Limits  limits.Limits   `json:"limits"`
+	Results []KernelResult  `json:"results"`
+	Skipped []SkippedKernel `json:"skipped"`
+}
+
+// KernelWork says what a kernel was measured with.
+type KernelWork struct {
+	// Kernel is matmul, attention_decode, attention_prefill, swiglu, sigmoid or rmsnorm.
+	Kernel string `json:"kernel"`
+	// Mode is the numeric mode: bf16 are weights of bfloat16, exact those of float32.
+	Mode  string `json:"mode"`
+	Class string `json:"class"`
+	// M is the number of rows, N of outputs or positions of context, K of inputs.
+	M       int `json:"m"`
+	N       int `json:"n"`
+	K       int `json:"k"`
+	Threads int `json:"threads"`
+	// Outputs is how many of the N outputs one call computes, 0 where all.
+	Outputs int `json:"outputs,omitempty"`
+	// Cached says that the weights fit the caches, so that memory is no limit.
+	Cached bool `json:"cached,omitempty"`
+}
+
+// KernelResult is the speed of a kernel on all its threads. Rates are medians by wall time.
+type KernelResult struct {
+	KernelWork
+	// GBps counts the bytes of weights, or of keys and values, or of rows, read once.
+	GBps   float64 `json:"gbps"`
+	GFlops float64 `json:"gflops"`
+	// Limit is what bounds this work on this machine, read or fma. Fraction is the part of it
+	// that is reached: the median over pairs of one burst of the limit and one of the kernel,
+	// with the smallest and largest.
+	Limit    string  `json:"limit"`
+	Fraction float64 `json:"fraction"`
+	Min      float64 `json:"min"`
+	Max      float64 `json:"max"`
+	// Goal is what the fraction should be, 0 where there is no goal.
+	Goal float64 `json:"goal,omitempty"`
+}
+
+// SkippedKernel is what was not measured.
+type SkippedKernel struct {
+	KernelWork
+	Why string `json:"why"`
+}
+
+// job is a kernel to measure in one size. One call does so many bytes and operations.
+type job struct {
+	KernelWork
+	bytes, flops float64
+	call         func(thread int)
+}
+
+// kernelBench measures jobs one after the other.
+type kernelBench struct {
+	opts     KernelOptions
+	budget   budget
+	now      func() time.Time
+	deadline time.Time
+	// burst measures a limit once, in billions a second; together measures calls a second.
+	burst    func(kind limits.Kind, threads int) float64
+	together func(threads int, call func(thread int)) float64
+	rep      *KernelReport
+	done     int
+	total    int
+}
+
+// budget is the time for measuring.
+type budget struct {
+	total time.Duration // all
+	job   time.Duration // one job, but for minPairs
+	call  time.Duration // longest call of a kernel that is made three times
+}
+
+const (
+	minPairs   = 3
+	maxPairs   = 9
+	maxThreads = 1024
+	// callsFor is how long each thread calls a kernel again and again in a burst.
+	callsFor = 3 * time.Millisecond
+)
+
+func (o KernelOptions) budget() budget {
+	switch {
+	case o.tiny:
+		return budget{3 * time.Second, 20 * time.Millisecond, 50 * time.Millisecond}
+	case o.Quick:
+		return budget{50 * time.Second, 150 * time.Millisecond, 500 * time.Millisecond}
+	}
+	return budget{280 * time.Second, 700 * time.Millisecond, 3 * time.Second}
+}
+
+// Kernels measures the kernels as fractions of what this machine can do.
+func Kernels(ctx context.Context, opts KernelOptions) (KernelReport, error) {
+	threads := min(runtime.NumCPU(), runtime.GOMAXPROCS(0))
+	if threads > maxThreads {
+		return KernelReport{}, fmt.Errorf("%d processors: at most %d can be measured; use taskset",
+			threads, maxThreads)
+	}
+	memory, err := opts.memory(threads)
+	if err != nil {
+		return KernelReport{}, err
+	}
+	begun := time.Now()
+	rep := KernelReport{CPU: limits.CPU(), Flags: limits.Flags(), Threads: threads,
+		Load: limits.Load(), Results: []KernelResult{}, Skipped: []SkippedKernel{}}
+	machine, err := limits.New(threads, memory.reader)
+	if err != nil {
+		return KernelReport{}, err
+	}
+	if rep.Limits, err = machine.Measure(); err != nil {
+		return KernelReport{}, err
+	}
+	b := &kernelBench{opts: opts, budget: opts.budget(), now: time.Now, rep: &rep,
+		burst: machine.Burst,
+		together: func(threads int, call func(int)) float64 {
+			return limits.Together(threads, callsFor, func(t int) float64 { call(t); return 1 })
+		},
+	}
+	b.deadline = begun.Add(b.budget.total)
+	if err := b.run(ctx, kernelPlan(opts, threads, memory), machine.Threads()); err != nil {
+		return KernelReport{}, err
+	}
+	return rep, nil
+}
+
+// subjectKernel is a kernel with weights or contexts of one shape, for several numbers of rows.
+type subjectKernel struct {
+	KernelWork       // without M and Threads
+	rows       []int // ascending
+	// open makes the memory, and returns the job for a number of rows and of threads.
+	open func() (func(rows, threads int) job, error)
+}
+
+// run measures all kernels, each with all numbers of threads.
+func (b *kernelBench) run(ctx context.Context, plan []subjectKernel, threads []int) error {
+	for _, k := range plan {
+		b.total += len(k.rows) * len(threads)
+	}
+	for _, k := range plan {
+		if err := b.kernel(ctx, k, threads); err != nil {
+			return err
+		}
+		runtime.GC() // gives back the memory before the next kernel takes its own
+	}
+	return nil
+}
+
+func (b *kernelBench) kernel(ctx context.Context, k subjectKernel, threads []int) error {
+	var jobs func(rows, threads int) job
+	for _, n := range threads {
+		var previous time.Duration // of a call with the rows before, and how many they were
+		var rows int
+		for _, m := range k.rows {
+			if err := ctx.Err(); err != nil {
+				return context.Cause(ctx)
+			}
+			w := k.KernelWork
+			w.M, w.Threads = m, n
+			expected := time.Duration(0)
+			if rows > 0 {
+				expected = previous * time.Duration(m) / time.Duration(rows)
+			}
+			switch {
+			case !b.now().Before(b.deadline):
+				b.skip(w, "the time is up")
+			case expected > b.budget.call:
+				b.skip(w, fmt.Sprintf("a call would take about %.1f s", expected.Seconds()))
+			default:
+				if jobs == nil {
+					var err error
+					if jobs, err = k.open(); err != nil {
+						return fmt.Errorf("measure %s of %d × %d: %w", k.Kernel, k.K, k.N, err)
+					}
+				}
+				took, err := b.measure(jobs(m, n))
+				if err != nil {
+					return fmt.Errorf("measure %s of %d × %d: %w", k.Kernel, k.K, k.N, err)
+				}
+				previous, rows = took, m
+			}
+			b.done++
+			if b.opts.Progress != nil {
+				b.opts.Progress(b.done, b.total)
+			}
+		}
+	}
+	return nil
+}
+
+func (b *kernelBench) skip(w KernelWork, why string) {
+	b.rep.Skipped = append(b.rep.Skipped, SkippedKernel{w, why})
+}
+
+// sample is a burst of each limit, in billions a second, and then one of the kernel.
+type sample struct {
+	read, fma, calls float64
+}
+
+// measure runs one job, limits and kernel by turns. It returns how long a call takes.
+func (b *kernelBench) measure(j job) (time.Duration, error) {
+	begun := b.now()
+	b.together(j.Threads, j.call) // touches memory; does not count
+	var samples []sample
+	for len(samples) < maxPairs {
+		if len(samples) >= minPairs && b.now().Sub(begun) > b.budget.job {
+			break
+		}
+		samples = append(samples, sample{b.burst(limits.Read, j.Threads),
+			b.burst(limits.FMA, j.Threads), b.together(j.Threads, j.call)})
+	}
+	r, err := j.result(samples)
+	if err != nil {
+		return 0, err
+	}
+	b.rep.Results = append(b.rep.Results, r)
+	calls := r.GFlops * 1e9 / j.flops / float64(j.Threads) // a second, of one thread
+	return time.Duration(float64(time.Second) / calls), nil
+}
+
+// result compares a job's samples with its roofline: what reading its bytes at the machine's rate
+// takes, or doing its operations, whichever is longer. What is cached has no bytes to read.
+func (j *job) result(samples []sample) (KernelResult, error) {
+	var read, fma, calls, fractions []float64
+	bytes := j.bytes
+	if j.Cached {
+		bytes = 0
+	}
+	for _, s := range samples {
+		if !(s.read > 0 && s.fma > 0 && s.calls > 0) || math.IsInf(s.calls, 0) {
+			return KernelResult{}, errors.New("a burst took no time that could be measured")
+		}
+		seconds := max(bytes/(s.read*1e9), j.flops/(s.fma*1e9)) // of a call at the limit
+		read, fma = append(read, s.read), append(fma, s.fma)
+		calls, fractions = append(calls, s.calls), append(fractions, s.calls*seconds)
+	}
+	rate, f := limits.SpreadOf(calls).Median, limits.SpreadOf(fractions)
+	r := KernelResult{KernelWork: j.KernelWork, GBps: rate * j.bytes / 1e9,
+		GFlops: rate * j.flops / 1e9, Limit: "fma", Fraction: f.Median, Min: f.Min, Max: f.Max}
+	if bytes/limits.SpreadOf(read).Median > j.flops/limits.SpreadOf(fma).Median {
+		r.Limit = "read"
+	}
+	r.Goal = j.goal()
+	return r, nil
+}
+
+// goal is the fraction that a kernel should reach: products in decode, between and in prefill,
+// where weights of float32 and cached ones have none, and attention.
+func (w *KernelWork) goal() float64 {
+	switch {
+	case w.Kernel == kernelDecode || w.Kernel == kernelPrefill:
+		return 0.75
+	case w.Kernel != kernelMatmul || w.Mode != "bf16" || w.Cached:
+		return 0
+	case w.M <= 2:
+		return 0.90
+	}
+	return 0.80
+}

@@ -1,0 +1,102 @@
+package bench
+
+import (
+	"fmt"
+	"strings"
+
+	"drover/internal/limits"
+)
+
+// Text is the report as a table for people.
+func (r KernelReport) Text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s, %d threads, load %.1f, %s\n", r.CPU, r.Threads, r.Load,
+		strings.Join(r.Flags, " "))
+	for _, l := range []struct {
+		name, unit string
+		limits     []limits.Limit
+	}{{"read", "GB/s", r.Limits.Read}, {"fma", "GFLOP/s", r.Limits.FMA}} {
+		for _, x := range l.limits {
+			fmt.Fprintf(&b, "limit %-4s %3d threads  %7.1f %s (%.1f to %.1f), %s %s\n", l.name,
+				x.Threads, x.Median, l.unit, x.Min, x.Max, x.Class, x.Way)
+		}
+	}
+	fmt.Fprintf(&b, "%-18s %-5s %4s %6s %6s %7s %8s %8s %-5s %8s  %s\n", "kernel", "mode", "m",
+		"k", "n", "threads", "GB/s", "GFLOP/s", "limit", "fraction", "(min to max)")
+	for _, x := range r.Results {
+		fmt.Fprintf(&b, "%-18s %-5s %4d %6d %6d %7d %8s %8s %-5s %7.0f%%  (%.0f%% to %.0f%%)%s\n",
+			x.Kernel, x.Mode, x.M, x.K, x.N, x.Threads, rateText(x.GBps), rateText(x.GFlops), x.Limit,
+			100*x.Fraction, 100*x.Min, 100*x.Max, remarks(x))
+	}
+	var before KernelWork
+	for _, x := range r.Skipped {
+		before.M = x.M
+		if x.KernelWork != before {
+			fmt.Fprintf(&b, "not measured: %s %s, k %d, n %d, %d threads, m from %d: %s\n", x.Kernel,
+				x.Mode, x.K, x.N, x.Threads, x.M, x.Why)
+		}
+		before = x.KernelWork
+	}
+	r.shortfalls(&b)
+	return b.String()
+}
+
+// rateText has two digits or more that matter, for rates from 0.01 on.
+func rateText(rate float64) string {
+	if rate < 10 {
+		return fmt.Sprintf("%.2f", rate)
+	}
+	return fmt.Sprintf("%.1f", rate)
+}
+
+// remarks says what is special about a result.
+func remarks(x KernelResult) string {
+	var s string
+	if x.Outputs > 0 {
+		s += fmt.Sprintf(", %d outputs at a time", x.Outputs)
+	}
+	if x.Cached {
+		s += ", in cache"
+	}
+	if x.below() {
+		s += fmt.Sprintf(", below %.0f%%", 100*x.Goal)
+	}
+	return s
+}
+
+// below tells whether a goal is missed.
+func (x KernelResult) below() bool { return x.Fraction < x.Goal }
+
+// shortfalls writes a line for each kind of goal: how many are missed, and the worst.
+func (r KernelReport) shortfalls(b *strings.Builder) {
+	for _, g := range []struct {
+		name string
+		of   func(x KernelResult) bool
+	}{
+		{"bf16 decode, m up to 2", func(x KernelResult) bool { return x.M <= 2 }},
+		{"bf16 products between, m 4 to 32",
+			func(x KernelResult) bool { return x.M > 2 && x.M < 64 }},
+		{"bf16 prefill, m from 64", func(x KernelResult) bool { return x.M >= 64 }},
+		{"attention", nil},
+	} {
+		var all, missed int
+		var worst KernelResult
+		for _, x := range r.Results {
+			product := x.Kernel == kernelMatmul
+			if x.Goal == 0 || product != (g.of != nil) || product && !g.of(x) {
+				continue
+			}
+			all++
+			if x.below() {
+				missed++
+			}
+			if all == 1 || x.Fraction < worst.Fraction {
+				worst = x
+			}
+		}
+		if all > 0 {
+			fmt.Fprintf(b, "%s: %d of %d below the goal of %.0f%%, the lowest %.0f%%\n", g.name,
+				missed, all, 100*worst.Goal, 100*worst.Fraction)
+		}
+	}
+}
