@@ -177,50 +177,52 @@ func (b *kernelBench) run(ctx context.Context, plan []subjectKernel, threads []i
 	return nil
 }
 
+// kernel measures one kernel in all sizes. Its memory is made when the first needs it.
 func (b *kernelBench) kernel(ctx context.Context, k subjectKernel, threads []int) error {
 	var jobs func(rows, threads int) job
 	for _, n := range threads {
-		var previous time.Duration // of a call with the rows before, and how many they were
-		var rows int
+		var rowTime time.Duration // a row's part of a call, as last measured
 		for _, m := range k.rows {
-			if err := ctx.Err(); err != nil {
-				return context.Cause(ctx)
-			}
 			w := k.KernelWork
 			w.M, w.Threads = m, n
-			expected := time.Duration(0)
-			if rows > 0 {
-				expected = previous * time.Duration(m) / time.Duration(rows)
+			if why := b.hindrance(time.Duration(m) * rowTime); why != "" {
+				b.rep.Skipped = append(b.rep.Skipped, SkippedKernel{w, why})
+				b.progress()
+				continue
 			}
-			switch {
-			case !b.now().Before(b.deadline):
-				b.skip(w, "the time is up")
-			case expected > b.budget.call:
-				b.skip(w, fmt.Sprintf("a call would take about %.1f s", expected.Seconds()))
-			default:
-				if jobs == nil {
-					var err error
-					if jobs, err = k.open(); err != nil {
-						return fmt.Errorf("measure %s of %d × %d: %w", k.Kernel, k.K, k.N, err)
-					}
-				}
-				took, err := b.measure(jobs(m, n))
-				if err != nil {
-					return fmt.Errorf("measure %s of %d × %d: %w", k.Kernel, k.K, k.N, err)
-				}
-				previous, rows = took, m
+			var err error
+			if jobs == nil {
+				jobs, err = k.open()
 			}
-			b.done++
-			if b.opts.Progress != nil {
-				b.opts.Progress(b.done, b.total)
+			if err == nil {
+				rowTime, err = b.measure(ctx, jobs(m, n))
 			}
+			if err != nil {
+				return fmt.Errorf("measure %s of %d × %d: %w", k.Kernel, k.K, k.N, err)
+			}
+			b.progress()
 		}
 	}
 	return nil
 }
 
-func (b *kernelBench) skip(w KernelWork, why string) {
-	b.rep.Skipped = append(b.rep.Skipped, SkippedKernel{w, why})
+// hindrance says why something that is expected to take so long a call cannot be measured.
+func (b *kernelBench) hindrance(call time.Duration) string {
+	switch {
+	case !b.now().Before(b.deadline):
+		return "the time is up"
+	case call > b.budget.call:
+		return fmt.Sprintf("a call would take about %.1f s", call.Seconds())
+	}
+	return ""
+}
+
+// progress tells that one more size is done.
+func (b *kernelBench) progress() {
+	b.done++
+	if b.opts.Progress != nil {
+		b.opts.Progress(b.done, b.total)
+	}
 }
 
 // sample is a burst of each limit, in billions a second, and then one of the kernel.
@@ -228,14 +230,17 @@ type sample struct {
 	read, fma, calls float64
 }
 
-// measure runs one job, limits and kernel by turns. It returns how long a call takes.
-func (b *kernelBench) measure(j job) (time.Duration, error) {
+// measure runs one job, limits and kernel by turns. It returns what a call takes by row.
+func (b *kernelBench) measure(ctx context.Context, j job) (time.Duration, error) {
 	begun := b.now()
 	b.together(j.Threads, j.call) // touches memory; does not count
 	var samples []sample
 	for len(samples) < maxPairs {
 		if len(samples) >= minPairs && b.now().Sub(begun) > b.budget.job {
 			break
+		}
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
 		}
 		samples = append(samples, sample{b.burst(limits.Read, j.Threads),
 			b.burst(limits.FMA, j.Threads), b.together(j.Threads, j.call)})
@@ -245,8 +250,8 @@ func (b *kernelBench) measure(j job) (time.Duration, error) {
 		return 0, err
 	}
 	b.rep.Results = append(b.rep.Results, r)
-	calls := r.GFlops * 1e9 / j.flops / float64(j.Threads) // a second, of one thread
-	return time.Duration(float64(time.Second) / calls), nil
+	rows := r.GFlops * 1e9 / j.flops / float64(j.Threads) * float64(j.M) // a second, of one thread
+	return time.Duration(float64(time.Second) / rows), nil
 }
 
 // result compares a job's samples with its roofline: what reading its bytes at the machine's rate

@@ -10,15 +10,15 @@ import (
 // Text is the report as a table for people.
 func (r KernelReport) Text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %d threads, load %.1f, %s\n", r.CPU, r.Threads, r.Load,
+	fmt.Fprintf(&b, "%s, %s, load %.1f, %s\n", r.CPU, threadsText(r.Threads), r.Load,
 		strings.Join(r.Flags, " "))
 	for _, l := range []struct {
 		name, unit string
 		limits     []limits.Limit
 	}{{"read", "GB/s", r.Limits.Read}, {"fma", "GFLOP/s", r.Limits.FMA}} {
 		for _, x := range l.limits {
-			fmt.Fprintf(&b, "limit %-4s %3d threads  %7.1f %s (%.1f to %.1f), %s %s\n", l.name,
-				x.Threads, x.Median, l.unit, x.Min, x.Max, x.Class, x.Way)
+			fmt.Fprintf(&b, "limit %-4s %-11s %7.1f %s (%.1f to %.1f), %s %s\n", l.name,
+				threadsText(x.Threads), x.Median, l.unit, x.Min, x.Max, x.Class, x.Way)
 		}
 	}
 	fmt.Fprintf(&b, "%-18s %-5s %4s %6s %6s %7s %8s %8s %-5s %8s  %s\n", "kernel", "mode", "m",
@@ -32,13 +32,20 @@ func (r KernelReport) Text() string {
 	for _, x := range r.Skipped {
 		before.M = x.M
 		if x.KernelWork != before {
-			fmt.Fprintf(&b, "not measured: %s %s, k %d, n %d, %d threads, m from %d: %s\n", x.Kernel,
-				x.Mode, x.K, x.N, x.Threads, x.M, x.Why)
+			fmt.Fprintf(&b, "not measured: %s %s, k %d, n %d, %s, m from %d: %s\n", x.Kernel,
+				x.Mode, x.K, x.N, threadsText(x.Threads), x.M, x.Why)
 		}
 		before = x.KernelWork
 	}
 	r.shortfalls(&b)
 	return b.String()
+}
+
+func threadsText(n int) string {
+	if n == 1 {
+		return "1 thread"
+	}
+	return fmt.Sprintf("%d threads", n)
 }
 
 // rateText has two digits or more that matter, for rates from 0.01 on.
