@@ -59,7 +59,7 @@ const (
 	// burst is how long each thread works in a burst.
 	burst = 3 * time.Millisecond
 	// tries is how many bursts of each way decide which is best.
-	tries = 7
+	tries = 15
 	// chunk is read in one call: less than 200 µs at 3 GB/s.
 	chunk = 512 << 10
 )
