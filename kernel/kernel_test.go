@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"fmt"
 	"math"
 	"math/big"
 	"math/rand/v2"
@@ -73,38 +72,6 @@ func randomRows(r *rand.Rand, n, dim int) tensor.Rows {
 		x.Data[i] = float32(r.NormFloat64())
 	}
 	return x
-}
-
-// TestMatrixSameBytes compares Mul with the plain Go version and a row alone with
-// the same row in a batch, bit by bit, on odd shapes and extreme numbers.
-func TestMatrixSameBytes(t *testing.T) {
-	r := rand.New(rand.NewPCG(3, 4))
-	for _, d := range []tensor.DType{tensor.BF16, tensor.F32} {
-		for _, s := range [][3]int{{1, 1, 1}, {0, 16, 16}, {1, 64, 2}, {2, 80, 33}, {3, 17, 5}, {4, 16, 1},
-			{5, 130, 64}, {9, 63, 31}, {13, 128, 128}} {
-			t.Run(fmt.Sprintf("%s/%v", d, s), func(t *testing.T) {
-				m, x := randomMatrix(t, r, s[1], s[2], d), randomRows(r, s[0], s[2])
-				for i := range x.Data {
-					if r.IntN(20) == 0 {
-						x.Data[i] = hard(r)
-					}
-				}
-				got, want := tensor.MakeRows(s[0], s[1]), tensor.MakeRows(s[0], s[1])
-				m.Mul(got, x)
-				m.mulGeneric(want, x)
-				alone := tensor.MakeRows(1, s[1])
-				for i := range s[0] {
-					m.Mul(alone, x.Slice(i, i+1))
-					for j, w := range want.Row(i) {
-						if !same(got.Row(i)[j], w) || !same(alone.Data[j], w) {
-							t.Fatalf("row %d output %d: batch %g, alone %g, plain Go %g",
-								i, j, got.Row(i)[j], alone.Data[j], w)
-						}
-					}
-				}
-			})
-		}
-	}
 }
 
 func same(a, b float32) bool {
@@ -257,19 +224,4 @@ func direct(q, k, v tensor.Rows, pos, head, element, chunk int, scale float64) f
 		out += p * float64(v.Row(t)[head/2*dim+element])
 	}
 	return out / sum
-}
-
-func BenchmarkMul(b *testing.B) {
-	r := rand.New(rand.NewPCG(11, 12))
-	m := randomMatrix(b, r, 2048, 2048, tensor.BF16)
-	for _, n := range []int{1, 4, 64} {
-		b.Run(fmt.Sprintf("rows=%d", n), func(b *testing.B) {
-			x, y := randomRows(r, n, 2048), tensor.MakeRows(n, 2048)
-			b.ReportAllocs()
-			b.SetBytes(int64(m.Bytes()))
-			for b.Loop() {
-				m.Mul(y, x)
-			}
-		})
-	}
 }

@@ -23,6 +23,8 @@ type Matrix struct {
 	dtype tensor.DType
 	buf   *Buffer
 	w     []byte
+	// blockBytes is the size of the packed weights of 16 outputs.
+	blockBytes int
 }
 
 // MatrixBytes is the packed size of an n × k matrix whose weights are of type d,
@@ -48,7 +50,8 @@ func NewMatrix(n, k int, d tensor.DType) (*Matrix, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a %d × %d matrix: %w", n, k, err)
 	}
-	return &Matrix{N: n, K: k, dtype: d, buf: buf, w: buf.Bytes()}, nil
+	return &Matrix{N: n, K: k, dtype: d, buf: buf, w: buf.Bytes(),
+		blockBytes: MatrixBytes(blockRows, k, d)}, nil
 }
 
 // Bytes is the size of the packed weights.
@@ -95,18 +98,13 @@ func (m *Matrix) At(n, k int) float32 {
 	return *(*float32)(unsafe.Pointer(&m.w[at]))
 }
 
-// tileRows is the number of rows that one kernel call takes together.
-const tileRows = 4
-
 // Mul sets y = x Wᵀ: x is (rows, K), y is (rows, N).
 func (m *Matrix) Mul(y, x tensor.Rows) {
 	if x.Dim != m.K || y.Dim != m.N || x.N != y.N {
 		panic(fmt.Sprintf("kernel: (%d,%d) × %d×%d matrix into (%d,%d)",
 			x.N, x.Dim, m.N, m.K, y.N, y.Dim))
 	}
-	if level >= avx2 && m.dtype == tensor.BF16 {
-		m.mulAVX2(y, x)
-	} else {
+	if !m.mulVector(y, x) {
 		m.mulGeneric(y, x)
 	}
 	runtime.KeepAlive(m.buf)
@@ -130,9 +128,8 @@ func (m *Matrix) mulGeneric(y, x tensor.Rows) {
 
 // block returns the packed weights of the 16 outputs from n0 on.
 func (m *Matrix) block(n0 int) []byte {
-	size := len(m.w) / ((m.N + blockRows - 1) / blockRows)
-	at := n0 / blockRows * size
-	return m.w[at : at+size]
+	at := n0 / blockRows * m.blockBytes
+	return m.w[at : at+m.blockBytes]
 }
 
 func accumulateBF16(acc *[blockRows]float32, w []byte, x []float32) {

@@ -2,83 +2,135 @@ package kernel
 
 import "drover/tensor"
 
-// mulBF16x64AVX2 sets y[0:64] to four neighbouring blocks times one row: w is the
-// first block, stride the bytes of a block, x the row, pairs the number of whole
-// pairs of inputs.
-//
-//go:noescape
-func mulBF16x64AVX2(y *float32, w *byte, stride uintptr, x *float32, pairs int)
-
-// mulBF16x16r4AVX2 sets y[r][0:16] for four rows to one block times the rows: ldx
-// and ldy are the distances of the rows of x and y in elements.
-//
-//go:noescape
-func mulBF16x16r4AVX2(y *float32, ldy int, w *byte, x *float32, ldx int, pairs int)
-
-// mulBF16x16AVX2 sets y[0:16] to one block times one row.
-//
-//go:noescape
-func mulBF16x16AVX2(y *float32, w *byte, x *float32, pairs int)
-
-// mulAVX2 is Mul for bfloat16 weights. Outputs and inputs beyond whole blocks and
-// pairs go through small copies on the stack. Assembly cannot be preempted in the
-// middle, so each call is short (four blocks, or four rows) and is made by a Go
-// function that is not inlined: its prologue is the preemption point.
-func (m *Matrix) mulAVX2(y, x tensor.Rows) {
-	pairs := m.K / 2
-	stride := len(m.w) / ((m.N + blockRows - 1) / blockRows)
-	i := 0
-	for ; i+tileRows <= x.N; i += tileRows {
-		for n0 := 0; n0 < m.N; n0 += blockRows {
-			m.tile4(y, x, i, n0, stride, pairs)
-		}
-	}
-	for ; i < x.N; i++ {
-		m.row1(y.Row(i), x.Row(i), stride, pairs)
-	}
+// tile is a product of some rows and neighbouring blocks of outputs in one call of
+// assembly. It sets y[r][0:16*blocks] for each row r: ldy and ldx are the distances of
+// the rows of y and x in elements, w is the first block and stride the bytes of a
+// block, steps, not 0, the lines of a block.
+type tile struct {
+	rows, blocks int
+	mul          func(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
 }
 
-//go:noinline
-func (m *Matrix) tile4(y, x tensor.Rows, i, n0, stride, pairs int) {
-	w := &m.w[n0/blockRows*stride]
-	if n0+blockRows <= m.N && m.K%2 == 0 {
-		mulBF16x16r4AVX2(&y.Data[i*y.Dim+n0], y.Dim, w, &x.Data[i*x.Dim], x.Dim, pairs)
-		return
+// The tiles of an instruction set and weight type, most rows first. The last has one
+// row, so that any number of rows can be made of them.
+var (
+	tilesBF16AVX512 = []tile{
+		{8, 2, mulBF16r8b2AVX512}, {4, 2, mulBF16r4b2AVX512}, {2, 4, mulBF16r2b4AVX512},
+		{1, 4, mulBF16r1b4AVX512},
 	}
-	for r := i; r < i+tileRows; r++ {
-		m.edge(y.Row(r)[n0:], x.Row(r), n0, stride, pairs)
+	tilesBF16AVX2 = []tile{
+		{6, 1, mulBF16r6b1AVX2}, {4, 1, mulBF16r4b1AVX2}, {1, 4, mulBF16r1b4AVX2},
 	}
+	tilesF32AVX2 = []tile{{4, 1, mulF32r4b1AVX2}, {1, 4, mulF32r1b4AVX2}}
+)
+
+//go:noescape
+func mulBF16r8b2AVX512(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
+
+//go:noescape
+func mulBF16r4b2AVX512(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
+
+//go:noescape
+func mulBF16r2b4AVX512(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
+
+//go:noescape
+func mulBF16r1b4AVX512(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
+
+//go:noescape
+func mulBF16r6b1AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
+
+//go:noescape
+func mulBF16r4b1AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
+
+//go:noescape
+func mulBF16r1b4AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
+
+//go:noescape
+func mulF32r4b1AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
+
+//go:noescape
+func mulF32r1b4AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
+
+// mulBF16r1b1AVX2 sets y[0:16] to one block times one row; steps is not 0.
+//
+//go:noescape
+func mulBF16r1b1AVX2(y *float32, w *byte, x *float32, steps int)
+
+// mulF32r1b1AVX2 is mulBF16r1b1AVX2 for weights of float32.
+//
+//go:noescape
+func mulF32r1b1AVX2(y *float32, w *byte, x *float32, steps int)
+
+// tiles returns m's tiles, nil where only plain Go can multiply.
+func (m *Matrix) tiles() []tile {
+	switch {
+	case level < avx2:
+		return nil
+	case m.dtype == tensor.F32:
+		return tilesF32AVX2
+	case level < avx512:
+		return tilesBF16AVX2
+	}
+	return tilesBF16AVX512
 }
 
-func (m *Matrix) row1(y, x []float32, stride, pairs int) {
-	n0 := 0
-	if m.K%2 == 0 {
-		for ; n0+4*blockRows <= m.N; n0 += 4 * blockRows {
-			m.tile64(y[n0:], x, n0, stride, pairs)
+// mulVector is Mul by vector instructions; false means that there are none.
+func (m *Matrix) mulVector(y, x tensor.Rows) bool {
+	tiles := m.tiles()
+	from := 0
+	for _, t := range tiles {
+		to := x.N - (x.N-from)%t.rows
+		m.mulTiles(y.Slice(from, to), x.Slice(from, to), t)
+		from = to
+	}
+	return tiles != nil
+}
+
+// mulTiles multiplies whole tiles of rows. A block of weights is used for all rows
+// before the next, so that it is read from memory once.
+func (m *Matrix) mulTiles(y, x tensor.Rows, t tile) {
+	steps, rest := m.K, 0
+	if m.dtype == tensor.BF16 {
+		steps, rest = m.K/2, m.K%2
+	}
+	n0, width := 0, t.blocks*blockRows
+	if rest == 0 {
+		for ; n0+width <= m.N; n0 += width {
+			for i := 0; i < x.N; i += t.rows {
+				m.mulTile(y.Data[i*y.Dim+n0:], x.Data[i*x.Dim:], n0, steps, t)
+			}
 		}
 	}
 	for ; n0 < m.N; n0 += blockRows {
-		m.edge(y[n0:], x, n0, stride, pairs)
+		for i := range x.N {
+			m.edge(y.Row(i)[n0:], x.Row(i), n0)
+		}
 	}
 }
 
+// mulTile is one call of assembly, which cannot be preempted in the middle: it is
+// short, and made by a function that is not inlined, whose prologue is the preemption
+// point.
+//
 //go:noinline
-func (m *Matrix) tile64(y, x []float32, n0, stride, pairs int) {
-	w := &m.w[n0/blockRows*stride]
-	mulBF16x64AVX2(&y[0], w, uintptr(stride), &x[0], pairs)
+func (m *Matrix) mulTile(y, x []float32, n0, steps int, t tile) {
+	t.mul(&y[0], m.N, &m.block(n0)[0], m.blockBytes, &x[0], m.K, steps)
 }
 
 // edge computes one block of one row where outputs or inputs are not whole.
 //
 //go:noinline
-func (m *Matrix) edge(y, x []float32, n0, stride, pairs int) {
+func (m *Matrix) edge(y, x []float32, n0 int) {
 	var acc [blockRows]float32
-	at := n0 / blockRows * stride
-	if pairs > 0 {
-		mulBF16x16AVX2(&acc[0], &m.w[at], &x[0], pairs)
+	w, pairs := m.block(n0), m.K/2
+	switch {
+	case m.dtype == tensor.F32:
+		mulF32r1b1AVX2(&acc[0], &w[0], &x[0], m.K)
+	case pairs > 0:
+		mulBF16r1b1AVX2(&acc[0], &w[0], &x[0], pairs)
 	}
-	if m.K%2 == 1 {
-		line := m.w[at+pairs*64:]
+	if m.dtype == tensor.BF16 && m.K%2 == 1 {
+		line := w[pairs*64:]
 		for r := range acc {
 			h := uint16(line[r*4]) | uint16(line[r*4+1])<<8
 			acc[r] = fma32(tensor.BF16ToFloat32(h), x[m.K-1], acc[r])

@@ -8,13 +8,13 @@
 	VPCMPEQD Y, Y, Y \
 	VPSLLD $16, Y, Y
 
-// func mulBF16x64AVX2(y *float32, w *byte, stride uintptr, x *float32, pairs int)
-TEXT ·mulBF16x64AVX2(SB), NOSPLIT, $0-40
+// func mulBF16r1b4AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
+TEXT ·mulBF16r1b4AVX2(SB), NOSPLIT, $0-56
 	MOVQ y+0(FP), DI
-	MOVQ w+8(FP), SI
-	MOVQ stride+16(FP), R8
-	MOVQ x+24(FP), DX
-	MOVQ pairs+32(FP), CX
+	MOVQ w+16(FP), SI
+	MOVQ stride+24(FP), R8
+	MOVQ x+32(FP), DX
+	MOVQ steps+48(FP), CX
 	LEAQ (SI)(R8*1), R9
 	LEAQ (SI)(R8*2), R10
 	LEAQ (R9)(R8*2), R11
@@ -28,10 +28,8 @@ TEXT ·mulBF16x64AVX2(SB), NOSPLIT, $0-40
 	VXORPS Y7, Y7, Y7
 	MASK(Y15)
 	XORQ AX, AX
-	TESTQ CX, CX
-	JZ   done64
 
-loop64:
+r1b4:
 	VBROADCASTSS (DX), Y8
 	VBROADCASTSS 4(DX), Y9
 	VMOVDQU (SI)(AX*1), Y10
@@ -77,9 +75,7 @@ loop64:
 	ADDQ $64, AX
 	ADDQ $8, DX
 	DECQ CX
-	JNZ  loop64
-
-done64:
+	JNZ  r1b4
 	VMOVUPS Y0, (DI)
 	VMOVUPS Y1, 32(DI)
 	VMOVUPS Y2, 64(DI)
@@ -91,14 +87,14 @@ done64:
 	VZEROUPPER
 	RET
 
-// func mulBF16x16r4AVX2(y *float32, ldy int, w *byte, x *float32, ldx int, pairs int)
-TEXT ·mulBF16x16r4AVX2(SB), NOSPLIT, $0-48
+// func mulBF16r4b1AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
+TEXT ·mulBF16r4b1AVX2(SB), NOSPLIT, $0-56
 	MOVQ y+0(FP), DI
 	MOVQ ldy+8(FP), R8
 	MOVQ w+16(FP), SI
-	MOVQ x+24(FP), DX
-	MOVQ ldx+32(FP), R9
-	MOVQ pairs+40(FP), CX
+	MOVQ x+32(FP), DX
+	MOVQ ldx+40(FP), R9
+	MOVQ steps+48(FP), CX
 	SHLQ $2, R8
 	SHLQ $2, R9
 	LEAQ (DX)(R9*1), R10
@@ -114,10 +110,8 @@ TEXT ·mulBF16x16r4AVX2(SB), NOSPLIT, $0-48
 	VXORPS Y7, Y7, Y7
 	MASK(Y15)
 	XORQ AX, AX
-	TESTQ CX, CX
-	JZ   done4
 
-loop4:
+r4b1:
 	VMOVDQU (SI), Y10
 	VMOVDQU 32(SI), Y11
 	VPSLLD $16, Y10, Y12
@@ -151,9 +145,7 @@ loop4:
 	ADDQ $64, SI
 	ADDQ $8, AX
 	DECQ CX
-	JNZ  loop4
-
-done4:
+	JNZ  r4b1
 	VMOVUPS Y0, (DI)
 	VMOVUPS Y1, 32(DI)
 	ADDQ R8, DI
@@ -168,19 +160,17 @@ done4:
 	VZEROUPPER
 	RET
 
-// func mulBF16x16AVX2(y *float32, w *byte, x *float32, pairs int)
-TEXT ·mulBF16x16AVX2(SB), NOSPLIT, $0-32
+// func mulBF16r1b1AVX2(y *float32, w *byte, x *float32, steps int)
+TEXT ·mulBF16r1b1AVX2(SB), NOSPLIT, $0-32
 	MOVQ y+0(FP), DI
 	MOVQ w+8(FP), SI
 	MOVQ x+16(FP), DX
-	MOVQ pairs+24(FP), CX
+	MOVQ steps+24(FP), CX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	MASK(Y15)
-	TESTQ CX, CX
-	JZ   done1
 
-loop1:
+r1b1:
 	VBROADCASTSS (DX), Y8
 	VBROADCASTSS 4(DX), Y9
 	VMOVDQU (SI), Y10
@@ -196,10 +186,78 @@ loop1:
 	ADDQ $64, SI
 	ADDQ $8, DX
 	DECQ CX
-	JNZ  loop1
-
-done1:
+	JNZ  r1b1
 	VMOVUPS Y0, (DI)
 	VMOVUPS Y1, 32(DI)
+	VZEROUPPER
+	RET
+
+// ROW6 adds one input of a row to its block of outputs.
+#define ROW6(X, A, B) \
+	VBROADCASTSS X, Y14 \
+	VFMADD231PS Y14, Y12, A \
+	VFMADD231PS Y14, Y13, B
+
+#define STORE6(A, B) \
+	VMOVUPS A, (DI) \
+	VMOVUPS B, 32(DI) \
+	ADDQ R8, DI
+
+// func mulBF16r6b1AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
+TEXT ·mulBF16r6b1AVX2(SB), NOSPLIT, $0-56
+	MOVQ y+0(FP), DI
+	MOVQ ldy+8(FP), R8
+	MOVQ w+16(FP), SI
+	MOVQ x+32(FP), DX
+	MOVQ ldx+40(FP), R9
+	MOVQ steps+48(FP), CX
+	SHLQ $2, R8
+	SHLQ $2, R9
+	LEAQ (DX)(R9*2), R10
+	ADDQ R9, R10
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+	MASK(Y15)
+
+r6b1:
+	VMOVDQU (SI), Y12
+	VMOVDQU 32(SI), Y13
+	VPSLLD $16, Y12, Y12
+	VPSLLD $16, Y13, Y13
+	ROW6((DX), Y0, Y1)
+	ROW6((DX)(R9*1), Y2, Y3)
+	ROW6((DX)(R9*2), Y4, Y5)
+	ROW6((R10), Y6, Y7)
+	ROW6((R10)(R9*1), Y8, Y9)
+	ROW6((R10)(R9*2), Y10, Y11)
+	VPAND (SI), Y15, Y12
+	VPAND 32(SI), Y15, Y13
+	ROW6(4(DX), Y0, Y1)
+	ROW6(4(DX)(R9*1), Y2, Y3)
+	ROW6(4(DX)(R9*2), Y4, Y5)
+	ROW6(4(R10), Y6, Y7)
+	ROW6(4(R10)(R9*1), Y8, Y9)
+	ROW6(4(R10)(R9*2), Y10, Y11)
+	ADDQ $64, SI
+	ADDQ $8, DX
+	ADDQ $8, R10
+	DECQ CX
+	JNZ  r6b1
+	STORE6(Y0, Y1)
+	STORE6(Y2, Y3)
+	STORE6(Y4, Y5)
+	STORE6(Y6, Y7)
+	STORE6(Y8, Y9)
+	STORE6(Y10, Y11)
 	VZEROUPPER
 	RET

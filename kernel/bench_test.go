@@ -1,0 +1,72 @@
+package kernel
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"drover/tensor"
+)
+
+// benchLevels runs a benchmark with each instruction set from lowest on; bytes is what
+// one call reads.
+func benchLevels(b *testing.B, name string, lowest instructions, bytes int, f func()) {
+	best := level
+	defer func() { level = best }()
+	for l := lowest; l <= best; l++ {
+		b.Run(name+"/"+[...]string{"go", "avx2", "avx512"}[l], func(b *testing.B) {
+			level = l
+			b.ReportAllocs()
+			b.SetBytes(int64(bytes))
+			for b.Loop() {
+				f()
+			}
+		})
+	}
+}
+
+func BenchmarkMul(b *testing.B) {
+	r := rand.New(rand.NewPCG(11, 12))
+	for _, d := range []tensor.DType{tensor.BF16, tensor.F32} {
+		m := randomMatrix(b, r, 2048, 2048, d)
+		for _, n := range []int{1, 2, 4, 8, 64} {
+			x, y := randomRows(r, n, 2048), tensor.MakeRows(n, 2048)
+			name := fmt.Sprintf("%s/rows=%d", d, n)
+			benchLevels(b, name, avx2, m.Bytes(), func() { m.Mul(y, x) })
+		}
+	}
+}
+
+// BenchmarkLoops measures loops over 2048 elements, of which a call reads the input.
+func BenchmarkLoops(b *testing.B) {
+	r := rand.New(rand.NewPCG(13, 14))
+	x, w, y := randomRows(r, 1, 2048), randomRows(r, 1, 2048), tensor.MakeRows(1, 2048)
+	h, half := randomRows(r, 1, 4096), bfloats(x.Data)
+	for _, f := range []struct {
+		name  string
+		bytes int
+		run   func()
+	}{
+		{"Add", 8192, func() { Add(y.Data, x.Data) }},
+		{"RMSNorm", 8192, func() { RMSNorm(y, x, w.Data, 1e-5) }},
+		{"SwiGLU", 16384, func() { SwiGLU(y, h) }},
+		{"expShifted", 8192, func() { expShifted(y.Data, x.Data, 3) }},
+		{"WidenBF16", 4096, func() { WidenBF16(y.Data, half) }},
+	} {
+		benchLevels(b, f.name, plainGo, f.bytes, f.run)
+	}
+}
+
+// BenchmarkAttention measures one new token after 511 others, 8 query heads on 2 key
+// heads of 128; a call reads their keys and values.
+func BenchmarkAttention(b *testing.B) {
+	const tokens, dim, block = 512, 128, 16
+	r := rand.New(rand.NewPCG(15, 16))
+	a := Attention{Heads: 8, KVHeads: 2, HeadDim: dim, BlockTokens: block, Scale: 0.1}
+	q, out := randomRows(r, 1, 8*dim), tensor.MakeRows(1, 8*dim)
+	blocks := &flatBlocks{randomRows(r, tokens, 2*dim), randomRows(r, tokens, 2*dim), block}
+	var s AttentionScratch
+	benchLevels(b, "decode", plainGo, 2*4*tokens*2*dim, func() {
+		a.Run(out, q, tokens-1, blocks, &s)
+	})
+}

@@ -1,0 +1,68 @@
+package kernel
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"drover/tensor"
+)
+
+// TestMatrixSameBytes compares Mul with the plain Go version and a row alone with the
+// same row in a batch, bit by bit, with each instruction set, on shapes that use every
+// tile and every edge, and on extreme numbers.
+func TestMatrixSameBytes(t *testing.T) {
+	shapes := [][3]int{{1, 1, 1}, {0, 16, 16}, {1, 64, 2}, {2, 80, 33}, {3, 17, 5}, {4, 16, 1},
+		{5, 130, 64}, {9, 63, 31}, {13, 128, 128}, {15, 144, 10}, {23, 97, 8}, {7, 64, 3}}
+	withLevels(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(3, 4))
+		for _, d := range []tensor.DType{tensor.BF16, tensor.F32} {
+			for _, s := range shapes {
+				for _, few := range []int{0, 4, 100} {
+					name := fmt.Sprintf("%s %v", d, s)
+					m := extremeMatrix(t, r, s[1], s[2], d, few)
+					x := tensor.Rows{Data: extremeRow(r, s[0]*s[2], few), N: s[0], Dim: s[2]}
+					sameBytes(t, name, m, x)
+				}
+			}
+		}
+	})
+}
+
+func extremeMatrix(t *testing.T, r *rand.Rand, n, k int, d tensor.DType, few int) *Matrix {
+	m, err := NewMatrix(n, k, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		m.SetRow(i, extremeRow(r, k, few))
+	}
+	return m
+}
+
+func sameBytes(t *testing.T, name string, m *Matrix, x tensor.Rows) {
+	t.Helper()
+	got, want := tensor.MakeRows(x.N, m.N), tensor.MakeRows(x.N, m.N)
+	m.Mul(got, x)
+	m.mulGeneric(want, x)
+	compare(t, name, got.Data, want.Data)
+	alone := tensor.MakeRows(1, m.N)
+	for i := range x.N {
+		m.Mul(alone, x.Slice(i, i+1))
+		compare(t, fmt.Sprintf("%s: row %d alone", name, i), alone.Data, want.Row(i))
+	}
+}
+
+// TestMatrixRandomShapes tries shapes of which nobody thought.
+func TestMatrixRandomShapes(t *testing.T) {
+	withLevels(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(27, 28))
+		for range 60 {
+			rows, n, k := r.IntN(20), 1+r.IntN(150), 1+r.IntN(40)
+			d := []tensor.DType{tensor.BF16, tensor.F32}[r.IntN(2)]
+			m := extremeMatrix(t, r, n, k, d, 50)
+			x := tensor.Rows{Data: extremeRow(r, rows*k, 50), N: rows, Dim: k}
+			sameBytes(t, fmt.Sprintf("%s: %d rows, %d × %d", d, rows, n, k), m, x)
+		}
+	})
+}
