@@ -148,3 +148,15 @@ func TestMeter(t *testing.T) {
 		}
 	})
 }
+
+func TestTogether(t *testing.T) {
+	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
+	// From 4 to 10: half of the first run's 12 tokens after its first, all of the second's 6.
+	n, window, err := together([]run{{at(0), at(12), 13}, {at(4), at(10), 7}})
+	if n != 12 || window != 6*time.Second || err != nil {
+		t.Errorf("%d tokens in %v, %v; want 12 in 6s", n, window, err)
+	}
+	if _, _, err := together([]run{{at(0), at(3), 4}, {at(3), at(6), 4}}); err == nil {
+		t.Error("runs one after the other ran together")
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"runtime"
 	"sync"
 	"time"
@@ -49,57 +50,31 @@ func (r *remote) prefill(ctx context.Context, prompt []int32) (time.Duration, er
 	return took, err
 }
 
-// arrivals notes when tokens came.
-type arrivals struct {
-	mu    sync.Mutex // guards the fields below
-	left  int        // sequences without a token
-	all   time.Time  // when the last of them had one
-	count int        // tokens since then, until the first sequence ended
-	last  time.Time
-	ended bool
+// run is one sequence's answer: when its first and last token came, by the coordinator's own
+// clock from the moment that the request was sent, and how many tokens there were.
+type run struct {
+	first, last time.Time
+	tokens      int
 }
 
-func (a *arrivals) token(n int, first bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	now := time.Now()
-	if first {
-		if a.left--; a.left == 0 {
-			a.all, a.last = now, now
-		}
-		return
-	}
-	if a.left == 0 && !a.ended {
-		a.count += n
-		a.last = now
-	}
-}
-
-func (a *arrivals) end() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.ended = true
-}
-
-// decode counts the tokens that come while all sequences run: from the last one's first token to
-// the first one's end.
+// decode measures while all sequences run: from the last one's first token to the first one's
+// end. The coordinator tells these times, since a busy client reads late and many tokens at once.
 func (r *remote) decode(
 	ctx context.Context, prompts [][]int32, steps int,
 ) (int, time.Duration, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	a := &arrivals{left: len(prompts)}
+	runs := make([]run, len(prompts))
 	var wg sync.WaitGroup
-	for _, p := range prompts {
+	for i, p := range prompts {
 		wg.Go(func() {
-			first := true
+			sent := time.Now()
 			err := r.generate(ctx, p, 3*steps, func(e *droverv1.GenerateResponse) {
-				if d := e.GetDelta(); d != nil && len(d.TokenIds) > 0 {
-					a.token(len(d.TokenIds), first)
-					first = false
+				if f := e.GetFinished(); f != nil {
+					runs[i] = run{sent.Add(time.Duration(f.FirstTokenMicros) * time.Microsecond),
+						sent.Add(time.Duration(f.TotalMicros) * time.Microsecond), int(f.TokenCount)}
 				}
 			})
-			a.end()
 			if err != nil {
 				cancel(err)
 			}
@@ -109,10 +84,31 @@ func (r *remote) decode(
 	if err := context.Cause(ctx); err != nil {
 		return 0, 0, err
 	}
-	if a.count == 0 {
-		return 0, 0, fmt.Errorf("%d sequences never ran together", len(prompts))
+	return together(runs)
+}
+
+// together counts the tokens of the time in which all runs were under way; within a run tokens
+// come evenly.
+func together(runs []run) (int, time.Duration, error) {
+	from, to := runs[0].first, runs[0].last
+	for _, r := range runs {
+		if r.first.After(from) {
+			from = r.first
+		}
+		if r.last.Before(to) {
+			to = r.last
+		}
 	}
-	return a.count, a.last.Sub(a.all), nil
+	window, tokens := to.Sub(from), 0.0
+	for _, r := range runs {
+		if whole := r.last.Sub(r.first); whole > 0 {
+			tokens += float64(r.tokens-1) * float64(window) / float64(whole)
+		}
+	}
+	if window <= 0 || tokens < 1 {
+		return 0, 0, fmt.Errorf("%d sequences never ran together", len(runs))
+	}
+	return int(math.Round(tokens)), window, nil
 }
 
 // generate runs one request past any end token and calls event for each message.
