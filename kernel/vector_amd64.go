@@ -18,6 +18,8 @@ func detect() instructions {
 }
 
 // expTable is what exp's assembly reads; its order is that of the places named there.
+//
+//lint:ignore U1000 only assembly reads it
 var expTable = [...]float64{
 	log2e, 0.5, ln2Hi, ln2Lo, math.Float64frombits(1023), expLargest, expSmallest,
 	math.Inf(1), 1,
