@@ -128,6 +128,16 @@ func (n *ExpertNode) join(ctx context.Context, o ExpertNodeOptions, node placeme
 	host *expertnode.Host, server *expertnode.Server) error {
 	cfg := cluster.NodeConfig{Cluster: o.ClusterName, Node: node, NumericMode: o.Mode.String(),
 		Events: memberEvents(o.Log)}
+	cfg.Events.Ready = func(revision uint64) {
+		s, err := server.Status(ctx, &droverv1.StatusRequest{})
+		if err != nil {
+			o.Log.Error("read the node's own status", "error", err)
+			return
+		}
+		o.Log.Info("experts are ready", "revision", revision, "replicas", s.ReplicaCount,
+			"weight_bytes", s.WeightBytes, "checkpoint_bytes_read", s.CheckpointBytesRead,
+			"resident_bytes", s.ResidentBytes)
+	}
 	if o.ShortLease {
 		cfg.TTL = cluster.LocalTTL
 	}
@@ -178,7 +188,6 @@ func memberEvents(log *slog.Logger) cluster.MemberEvents {
 		Assigning: func(revision uint64, n int) {
 			log.Info("loading experts", "revision", revision, "replicas", n)
 		},
-		Ready: func(revision uint64) { log.Info("experts are ready", "revision", revision) },
 		AssignFailed: func(revision uint64, err error) {
 			log.Error("loading experts", "revision", revision, "error", err)
 		},
