@@ -13,8 +13,14 @@ var (
 	errSlow      = errors.New("no answer within the slow timeout")
 )
 
-// take acts on an answer, which is no longer the caller's.
+// take acts on an answer, which is no longer the caller's, and sends what can be sent.
 func (l *lane) take(a *answer) error {
+	l.note(a)
+	return l.dispatch()
+}
+
+// note acts on an answer, which is no longer the caller's.
+func (l *lane) note(a *answer) {
 	defer l.drop(a)
 	c := &a.response.Combine
 	index := -1
@@ -25,7 +31,7 @@ func (l *lane) take(a *answer) error {
 		}
 	}
 	if index < 0 {
-		return nil // of a frame that was given up, or a corrupt frame id
+		return // of a frame that was given up, or a corrupt frame id
 	}
 	f := l.flights[index]
 	l.land(index)
@@ -36,7 +42,19 @@ func (l *lane) take(a *answer) error {
 	}
 	f.session = nil
 	l.idle = append(l.idle, f)
-	return l.dispatch()
+}
+
+// noteArrived acts on the answers that have arrived and tells whether there were any.
+func (l *lane) noteArrived() (took bool) {
+	for {
+		select {
+		case a := <-l.arrived:
+			l.note(a)
+			took = true
+		default:
+			return took
+		}
+	}
 }
 
 // land removes a flight and gives its credit back.
@@ -181,13 +199,18 @@ func (l *lane) check() error {
 	return l.dispatch()
 }
 
-// buryDead lands the flights of sessions that have ended. Their answers cannot come.
+// buryDead lands the flights of sessions that have ended. Their answers cannot come: a
+// session hands over its last answer before it fails, so those are taken first.
 func (l *lane) buryDead() {
 	for i := 0; i < len(l.flights); {
 		f := l.flights[i]
 		reason := f.session.failed.Load()
 		if reason == nil {
 			i++
+			continue
+		}
+		if l.noteArrived() {
+			i = 0 // the flights are others now
 			continue
 		}
 		l.land(i)

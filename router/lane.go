@@ -174,17 +174,9 @@ func (l *lane) begin(b *moe.Batch) error {
 	}
 	l.remaining, l.waiting = len(l.parts), len(l.parts)
 	l.refresh()
-	for {
-		select {
-		case a := <-l.arrived: // of an earlier batch
-			if err := l.take(a); err != nil {
-				return err
-			}
-		default:
-			l.buryDead()
-			return nil
-		}
-	}
+	l.noteArrived() // of an earlier batch
+	l.buryDead()
+	return nil
 }
 
 // refresh takes the newest table. Whatever failed under the old one may be tried again.
