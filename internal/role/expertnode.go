@@ -200,7 +200,7 @@ func memberEvents(log *slog.Logger) cluster.MemberEvents {
 // logAway reports that etcd is away, or back.
 func logAway(log *slog.Logger, err error) {
 	if err != nil {
-		log.Warn("etcd does not answer; serving goes on with the last placement", "error", err)
+		log.Warn("etcd does not answer; the placement stays as it is", "error", err)
 	} else {
 		log.Info("etcd answers again")
 	}
