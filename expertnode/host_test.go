@@ -21,8 +21,8 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var testSpec = moe.Spec{Layers: []int{1, 3}, Experts: 8, TopK: 1, Hidden: 32, Width: 16,
-	ReplicaBytes: int64(kernel.MatrixBytes(32, 32, tensor.BF16) +
-		kernel.MatrixBytes(32, 16, tensor.BF16))}
+	ReplicaBytes: int64(kernel.MatrixBytes(32, 32, kernel.WeightsBF16) +
+		kernel.MatrixBytes(32, 16, kernel.WeightsBF16))}
 
 // source makes experts of random weights that depend on layer and expert alone.
 type source struct {
@@ -42,13 +42,13 @@ func (s *source) Load(layer, expert int) (*moe.Expert, error) {
 	}
 	rng := rand.New(rand.NewPCG(uint64(layer), uint64(expert)))
 	matrix := func(n, k int) (*kernel.Matrix, error) {
-		m, err := kernel.NewMatrix(n, k, tensor.BF16)
-		for i := range n {
-			for j := range k {
-				if err == nil {
-					m.Set(i, j, rng.Float32()-0.5)
-				}
+		m, err := kernel.NewMatrix(n, k, kernel.WeightsBF16)
+		row := make([]float32, k)
+		for i := 0; i < n && err == nil; i++ {
+			for j := range row {
+				row[j] = rng.Float32() - 0.5
 			}
+			err = m.SetRow(i, row)
 		}
 		return m, err
 	}

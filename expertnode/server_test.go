@@ -247,7 +247,7 @@ func TestHelloMismatch(t *testing.T) {
 		"digest": {func(h *wire.Hello) { h.ModelDigest = []byte{0xab} },
 			[]string{"ab", fmt.Sprintf("%x", digest)}},
 		"mode":   {func(h *wire.Hello) { h.NumericMode = "exact" }, []string{"exact", "bf16"}},
-		"class":  {func(h *wire.Hello) { h.KernelClass = "odd" }, []string{"odd", "fma32-bf16"}},
+		"class":  {func(h *wire.Hello) { h.KernelClass = "odd" }, []string{"odd", kernel.Class(kernel.BF16)}},
 		"hidden": {func(h *wire.Hello) { h.HiddenSize = 31 }, []string{"31", "32"}},
 		"dtype":  {func(h *wire.Hello) { h.DTypes = []wire.DType{2} }, []string{"float32", "bf16"}},
 		"frame": {func(h *wire.Hello) { h.MaxFrameBytes = 2 << 20 },

@@ -123,9 +123,9 @@ func (a *Attention) row(out, q, keys, values []float32, s rowState) {
 }
 
 // grow returns a slice of n elements, s's own memory when it is large enough.
-func grow(s []float32, n int) []float32 {
+func grow[T any](s []T, n int) []T {
 	if cap(s) < n {
-		return make([]float32, n)
+		return make([]T, n)
 	}
 	return s[:n]
 }

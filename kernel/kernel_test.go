@@ -51,7 +51,7 @@ func hard(r *rand.Rand) float32 {
 	return math.Float32frombits(r.Uint32()&(1<<31) | e<<23 | m)
 }
 
-func randomMatrix(t testing.TB, r *rand.Rand, n, k int, d tensor.DType) *Matrix {
+func randomMatrix(t testing.TB, r *rand.Rand, n, k int, d Format) *Matrix {
 	m, err := NewMatrix(n, k, d)
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +61,9 @@ func randomMatrix(t testing.TB, r *rand.Rand, n, k int, d tensor.DType) *Matrix 
 		for j := range row {
 			row[j] = float32(r.NormFloat64())
 		}
-		m.SetRow(i, row)
+		if err := m.SetRow(i, row); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return m
 }
@@ -81,7 +83,7 @@ func same(a, b float32) bool {
 // TestMatrixValues compares Mul with float64 sums over the weights that At returns.
 func TestMatrixValues(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
-	m, x := randomMatrix(t, r, 50, 70, tensor.BF16), randomRows(r, 6, 70)
+	m, x := randomMatrix(t, r, 50, 70, WeightsBF16), randomRows(r, 6, 70)
 	y := tensor.MakeRows(6, 50)
 	m.Mul(y, x)
 	for i := range 6 {
@@ -100,7 +102,7 @@ func TestMatrixValues(t *testing.T) {
 
 func TestNaNAndInfinityPropagate(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
-	m, x := randomMatrix(t, r, 64, 8, tensor.BF16), randomRows(r, 1, 8)
+	m, x := randomMatrix(t, r, 64, 8, WeightsBF16), randomRows(r, 1, 8)
 	y := tensor.MakeRows(1, 64)
 	for _, v := range []float32{float32(math.NaN()), float32(math.Inf(1))} {
 		x.Data[3] = v
@@ -113,12 +115,12 @@ func TestNaNAndInfinityPropagate(t *testing.T) {
 
 func TestNewMatrixRefuses(t *testing.T) {
 	for _, s := range [][2]int{{0, 1}, {1, 0}, {-1, 4}, {math.MaxInt32 + 1, 1}} {
-		if _, err := NewMatrix(s[0], s[1], tensor.BF16); err == nil {
+		if _, err := NewMatrix(s[0], s[1], WeightsBF16); err == nil {
 			t.Errorf("NewMatrix(%d, %d) gives no error", s[0], s[1])
 		}
 	}
-	if _, err := NewMatrix(1, 1, tensor.I8); err == nil {
-		t.Error("a matrix of I8 gives no error")
+	if _, err := NewMatrix(1, 1, 0); err == nil {
+		t.Error("a matrix of no format gives no error")
 	}
 	if _, err := NewBuffer(-1); err == nil {
 		t.Error("a buffer of -1 bytes gives no error")

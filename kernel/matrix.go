@@ -2,126 +2,139 @@ package kernel
 
 import (
 	"fmt"
-	"math"
 	"runtime"
 	"unsafe"
 
 	"drover/tensor"
 )
 
-// blockRows is the number of output features that are packed together.
-const blockRows = 16
-
-// Matrix is the packed weights of a linear layer with N outputs and K inputs.
-//
-// Weights of bfloat16 lie as [N/16][K/2][16 outputs][2 inputs], so that one step of
-// two inputs is 64 bytes: a little-endian dword for each output, its low half for
-// the even input. Weights of float32 lie as [N/16][K][16 outputs]. Missing outputs
-// and inputs are zero. One packing serves decode and prefill.
+// Matrix is the packed weights of a linear layer with N outputs and K inputs. One
+// packing serves decode and prefill.
 type Matrix struct {
-	N, K  int
-	dtype tensor.DType
-	buf   *Buffer
-	w     []byte
+	N, K   int
+	format Format
+	w      []byte
 	// blockBytes is the size of the packed weights of 16 outputs.
 	blockBytes int
+	owner      any // keeps w alive
 }
 
-// MatrixBytes is the packed size of an n × k matrix whose weights are of type d,
-// BF16 or F32.
-func MatrixBytes(n, k int, d tensor.DType) int {
-	blocks := (n + blockRows - 1) / blockRows
-	if d == tensor.BF16 {
-		return blocks * ((k + 1) / 2) * blockRows * 4
+// NewMatrix makes an n × k matrix of zeros in memory of its own. Fill it with SetRow.
+func NewMatrix(n, k int, f Format) (*Matrix, error) {
+	if err := checkMatrix(n, k, f); err != nil {
+		return nil, err
 	}
-	return blocks * k * blockRows * 4
-}
-
-// NewMatrix makes an n × k matrix of zeros for weights of type d, BF16 or F32, in
-// memory of its own. Fill it with SetRow.
-func NewMatrix(n, k int, d tensor.DType) (*Matrix, error) {
-	if n <= 0 || k <= 0 || n > math.MaxInt32 || k > math.MaxInt32 {
-		return nil, fmt.Errorf("make a %d × %d matrix: dimensions must be 1 to 2^31-1", n, k)
-	}
-	if d != tensor.BF16 && d != tensor.F32 {
-		return nil, fmt.Errorf("make a matrix of %s: weights must be BF16 or F32", d)
-	}
-	buf, err := NewBuffer(MatrixBytes(n, k, d))
+	buf, err := NewBuffer(MatrixBytes(n, k, f))
 	if err != nil {
 		return nil, fmt.Errorf("make a %d × %d matrix: %w", n, k, err)
 	}
-	return &Matrix{N: n, K: k, dtype: d, buf: buf, w: buf.Bytes(),
-		blockBytes: MatrixBytes(blockRows, k, d)}, nil
+	return MapMatrix(n, k, f, buf.Bytes(), buf)
+}
+
+// MapMatrix makes an n × k matrix of weights packed before, in memory that owner
+// keeps: MatrixBytes(n, k, f) bytes that begin at a multiple of 64.
+func MapMatrix(n, k int, f Format, w []byte, owner any) (*Matrix, error) {
+	if err := checkMatrix(n, k, f); err != nil {
+		return nil, err
+	}
+	if size := MatrixBytes(n, k, f); len(w) != size || uintptr(unsafe.Pointer(&w[0]))%lineBytes != 0 {
+		return nil, fmt.Errorf("map a %d × %d matrix of %v: %d bytes, must be %d that begin at a "+
+			"multiple of %d", n, k, f, len(w), size, lineBytes)
+	}
+	return &Matrix{N: n, K: k, format: f, w: w, blockBytes: f.blockBytes(k), owner: owner}, nil
 }
 
 // Bytes is the size of the packed weights.
 func (m *Matrix) Bytes() int { return len(m.w) }
 
-// SetRow packs the weights of output n, one for each input. In a matrix of BF16
-// they are rounded to bfloat16.
-func (m *Matrix) SetRow(n int, weights []float32) {
-	for k, v := range weights[:m.K] {
-		m.Set(n, k, v)
-	}
-}
+// Format is how the weights are packed.
+func (m *Matrix) Format() Format { return m.format }
 
-// SetColumn packs the weights of input k, one for each output.
-func (m *Matrix) SetColumn(k int, weights []float32) {
-	for n, v := range weights[:m.N] {
-		m.Set(n, k, v)
-	}
-}
+// Packed returns the packed weights, to be read only, and only while m is alive.
+func (m *Matrix) Packed() []byte { return m.w }
 
-// Set packs one weight, that of input k to output n.
-func (m *Matrix) Set(n, k int, v float32) {
-	block, r := n/blockRows, n%blockRows
-	if m.dtype == tensor.BF16 {
-		pairs := (m.K + 1) / 2
-		at := ((block*pairs+k/2)*blockRows+r)*4 + (k%2)*2
-		h := tensor.Float32ToBF16(v)
-		m.w[at], m.w[at+1] = byte(h), byte(h>>8)
-		return
+// SetRow packs the weights of output n, one for each input, rounding them to the
+// matrix's format. Weights that are not finite, or too large for a scale, are an error.
+func (m *Matrix) SetRow(n int, weights []float32) error {
+	weights = weights[:m.K]
+	block, r := m.block(n-n%blockRows), n%blockRows
+	switch m.format {
+	case WeightsInt8:
+		return setInt8(block, r, weights)
+	case WeightsInt4:
+		return setInt4(block, r, weights)
+	case WeightsBF16:
+		for k, v := range weights {
+			h := tensor.Float32ToBF16(v)
+			at := k/2*lineBytes + r*4 + k%2*2
+			block[at], block[at+1] = byte(h), byte(h>>8)
+		}
+	default:
+		for k, v := range weights {
+			*(*float32)(unsafe.Pointer(&block[k*lineBytes+r*4])) = v
+		}
 	}
-	at := ((block*m.K+k)*blockRows + r) * 4
-	*(*float32)(unsafe.Pointer(&m.w[at])) = v
+	return nil
 }
 
 // At returns the packed weight of input k to output n.
 func (m *Matrix) At(n, k int) float32 {
-	block, r := n/blockRows, n%blockRows
-	if m.dtype == tensor.BF16 {
-		pairs := (m.K + 1) / 2
-		at := ((block*pairs+k/2)*blockRows+r)*4 + (k%2)*2
-		return tensor.BF16ToFloat32(uint16(m.w[at]) | uint16(m.w[at+1])<<8)
+	block, r := m.block(n-n%blockRows), n%blockRows
+	switch m.format {
+	case WeightsInt8:
+		return atInt8(block, r, k)
+	case WeightsInt4:
+		return atInt4(block, r, k)
+	case WeightsBF16:
+		at := k/2*lineBytes + r*4 + k%2*2
+		return tensor.BF16ToFloat32(uint16(block[at]) | uint16(block[at+1])<<8)
 	}
-	at := ((block*m.K+k)*blockRows + r) * 4
-	return *(*float32)(unsafe.Pointer(&m.w[at]))
+	return *(*float32)(unsafe.Pointer(&block[k*lineBytes+r*4]))
 }
 
-// Mul sets y = x Wᵀ: x is (rows, K), y is (rows, N).
+// Mul sets y = x Wᵀ: x is (rows, K), y is (rows, N). It makes the memory it needs;
+// MulPart does not.
 func (m *Matrix) Mul(y, x tensor.Rows) {
-	if x.Dim != m.K || y.Dim != m.N || x.N != y.N {
-		panic(fmt.Sprintf("kernel: (%d,%d) × %d×%d matrix into (%d,%d)",
-			x.N, x.Dim, m.N, m.K, y.N, y.Dim))
-	}
-	if !m.mulVector(y, x) {
-		m.mulGeneric(y, x)
-	}
-	runtime.KeepAlive(m.buf)
+	var a Activations
+	a.Prepare(x, m.format)
+	a.Quantise(0, x.N)
+	m.MulPart(y, &a, 0, m.N)
 }
 
-// mulGeneric is Mul in plain Go: the reference that every kernel is compared with.
-func (m *Matrix) mulGeneric(y, x tensor.Rows) {
-	for i := range x.N {
-		xr, yr := x.Row(i), y.Row(i)
-		for n0 := 0; n0 < m.N; n0 += blockRows {
+// PartOutputs is what the outputs of a product are divided by at best, and the bounds
+// of MulPart are multiples of.
+const PartOutputs = 4 * blockRows
+
+// MulPart sets outputs lo to hi, without hi, of y = x Wᵀ for prepared rows x, (rows,
+// K); y is (rows, N). lo is a multiple of PartOutputs, and so is hi unless it is N.
+func (m *Matrix) MulPart(y tensor.Rows, a *Activations, lo, hi int) {
+	if a.x.Dim != m.K || y.Dim != m.N || a.x.N != y.N || lo < 0 || hi > m.N ||
+		lo%PartOutputs != 0 || hi%PartOutputs != 0 && hi != m.N || !a.fits(m.format) {
+		panic(fmt.Sprintf("kernel: (%d,%d) of %v × outputs %d to %d of %d×%d matrix of %v into (%d,%d)",
+			a.x.N, a.x.Dim, a.format, lo, hi, m.N, m.K, m.format, y.N, y.Dim))
+	}
+	if lo < hi && !m.mulVector(y, a, lo, hi) {
+		m.mulGeneric(y, a, lo, hi)
+	}
+	runtime.KeepAlive(m.owner)
+}
+
+// mulGeneric is MulPart in plain Go: the reference that every kernel is compared with.
+func (m *Matrix) mulGeneric(y tensor.Rows, a *Activations, lo, hi int) {
+	for i := range y.N {
+		for n0 := lo; n0 < hi; n0 += blockRows {
 			var acc [blockRows]float32
-			if m.dtype == tensor.BF16 {
-				accumulateBF16(&acc, m.block(n0), xr)
-			} else {
-				accumulateF32(&acc, m.block(n0), xr)
+			switch m.format {
+			case WeightsInt8:
+				accumulateInt8(&acc, m.block(n0), a, i)
+			case WeightsInt4:
+				accumulateInt4(&acc, m.block(n0), a, i)
+			case WeightsBF16:
+				accumulateBF16(&acc, m.block(n0), a.x.Row(i))
+			default:
+				accumulateF32(&acc, m.block(n0), a.x.Row(i))
 			}
-			copy(yr[n0:], acc[:])
+			copy(y.Row(i)[n0:hi], acc[:])
 		}
 	}
 }
@@ -134,7 +147,7 @@ func (m *Matrix) block(n0 int) []byte {
 
 func accumulateBF16(acc *[blockRows]float32, w []byte, x []float32) {
 	for k, v := range x {
-		line := w[k/2*64 : k/2*64+64]
+		line := w[k/2*lineBytes : k/2*lineBytes+lineBytes]
 		for r := range acc {
 			at := r*4 + (k%2)*2
 			h := uint16(line[at]) | uint16(line[at+1])<<8
@@ -145,7 +158,7 @@ func accumulateBF16(acc *[blockRows]float32, w []byte, x []float32) {
 
 func accumulateF32(acc *[blockRows]float32, w []byte, x []float32) {
 	for k, v := range x {
-		line := (*[blockRows]float32)(unsafe.Pointer(&w[k*64]))
+		line := (*[blockRows]float32)(unsafe.Pointer(&w[k*lineBytes]))
 		for r := range acc {
 			acc[r] = fma32(line[r], v, acc[r])
 		}

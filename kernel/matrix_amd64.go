@@ -64,9 +64,9 @@ func mulF32r1b1AVX2(y *float32, w *byte, x *float32, steps int)
 // tiles returns m's tiles, nil where only plain Go can multiply.
 func (m *Matrix) tiles() []tile {
 	switch {
-	case level < avx2:
+	case level < avx2 || m.format.Integer():
 		return nil
-	case m.dtype == tensor.F32:
+	case m.format == WeightsF32:
 		return tilesF32AVX2
 	case level < avx512:
 		return tilesBF16AVX2
@@ -74,34 +74,34 @@ func (m *Matrix) tiles() []tile {
 	return tilesBF16AVX512
 }
 
-// mulVector is Mul by vector instructions; false means that there are none.
-func (m *Matrix) mulVector(y, x tensor.Rows) bool {
+// mulVector is MulPart by vector instructions; false means that there are none.
+func (m *Matrix) mulVector(y tensor.Rows, a *Activations, lo, hi int) bool {
 	tiles := m.tiles()
 	from := 0
 	for _, t := range tiles {
-		to := x.N - (x.N-from)%t.rows
-		m.mulTiles(y.Slice(from, to), x.Slice(from, to), t)
+		to := y.N - (y.N-from)%t.rows
+		m.mulTiles(y.Slice(from, to), a.x.Slice(from, to), lo, hi, t)
 		from = to
 	}
 	return tiles != nil
 }
 
-// mulTiles multiplies whole tiles of rows. A block of weights is used for all rows
-// before the next, so that it is read from memory once.
-func (m *Matrix) mulTiles(y, x tensor.Rows, t tile) {
+// mulTiles multiplies whole tiles of rows for outputs n0 to hi, without hi. A block of
+// weights is used for all rows before the next, so that it is read from memory once.
+func (m *Matrix) mulTiles(y, x tensor.Rows, n0, hi int, t tile) {
 	steps, rest := m.K, 0
-	if m.dtype == tensor.BF16 {
+	if m.format == WeightsBF16 {
 		steps, rest = m.K/2, m.K%2
 	}
-	n0, width := 0, t.blocks*blockRows
+	width := t.blocks * blockRows
 	if rest == 0 {
-		for ; n0+width <= m.N; n0 += width {
+		for ; n0+width <= hi; n0 += width {
 			for i := 0; i < x.N; i += t.rows {
 				m.mulTile(y.Data[i*y.Dim+n0:], x.Data[i*x.Dim:], n0, steps, t)
 			}
 		}
 	}
-	for ; n0 < m.N; n0 += blockRows {
+	for ; n0 < hi; n0 += blockRows {
 		for i := range x.N {
 			m.edge(y.Row(i)[n0:], x.Row(i), n0)
 		}
@@ -124,12 +124,12 @@ func (m *Matrix) edge(y, x []float32, n0 int) {
 	var acc [blockRows]float32
 	w, pairs := m.block(n0), m.K/2
 	switch {
-	case m.dtype == tensor.F32:
+	case m.format == WeightsF32:
 		mulF32r1b1AVX2(&acc[0], &w[0], &x[0], m.K)
 	case pairs > 0:
 		mulBF16r1b1AVX2(&acc[0], &w[0], &x[0], pairs)
 	}
-	if m.dtype == tensor.BF16 && m.K%2 == 1 {
+	if m.format == WeightsBF16 && m.K%2 == 1 {
 		line := w[pairs*64:]
 		for r := range acc {
 			h := uint16(line[r*4]) | uint16(line[r*4+1])<<8

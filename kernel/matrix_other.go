@@ -4,4 +4,4 @@ package kernel
 
 import "drover/tensor"
 
-func (m *Matrix) mulVector(y, x tensor.Rows) bool { return false }
+func (m *Matrix) mulVector(tensor.Rows, *Activations, int, int) bool { return false }

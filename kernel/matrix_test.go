@@ -16,7 +16,7 @@ func TestMatrixSameBytes(t *testing.T) {
 		{5, 130, 64}, {9, 63, 31}, {13, 128, 128}, {15, 144, 10}, {23, 97, 8}, {7, 64, 3}}
 	withLevels(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(3, 4))
-		for _, d := range []tensor.DType{tensor.BF16, tensor.F32} {
+		for d := WeightsF32; d <= WeightsInt4; d++ {
 			for _, s := range shapes {
 				for _, few := range []int{0, 4, 100} {
 					name := fmt.Sprintf("%s %v", d, s)
@@ -29,13 +29,23 @@ func TestMatrixSameBytes(t *testing.T) {
 	})
 }
 
-func extremeMatrix(t *testing.T, r *rand.Rand, n, k int, d tensor.DType, few int) *Matrix {
+func extremeMatrix(t *testing.T, r *rand.Rand, n, k int, d Format, few int) *Matrix {
 	m, err := NewMatrix(n, k, d)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i := range n {
-		m.SetRow(i, extremeRow(r, k, few))
+		row := extremeRow(r, k, few)
+		if d.Integer() { // scales are finite
+			for j, v := range row {
+				if v != v || v > 1e4 || v < -1e4 {
+					row[j] = float32(j)
+				}
+			}
+		}
+		if err := m.SetRow(i, row); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return m
 }
@@ -44,7 +54,10 @@ func sameBytes(t *testing.T, name string, m *Matrix, x tensor.Rows) {
 	t.Helper()
 	got, want := tensor.MakeRows(x.N, m.N), tensor.MakeRows(x.N, m.N)
 	m.Mul(got, x)
-	m.mulGeneric(want, x)
+	var a Activations
+	a.Prepare(x, m.format)
+	a.Quantise(0, x.N)
+	m.mulGeneric(want, &a, 0, m.N)
 	compare(t, name, got.Data, want.Data)
 	alone := tensor.MakeRows(1, m.N)
 	for i := range x.N {
@@ -59,7 +72,7 @@ func TestMatrixRandomShapes(t *testing.T) {
 		r := rand.New(rand.NewPCG(27, 28))
 		for range 60 {
 			rows, n, k := r.IntN(20), 1+r.IntN(150), 1+r.IntN(40)
-			d := []tensor.DType{tensor.BF16, tensor.F32}[r.IntN(2)]
+			d := WeightsF32 + Format(r.IntN(4))
 			m := extremeMatrix(t, r, n, k, d, 50)
 			x := tensor.Rows{Data: extremeRow(r, rows*k, 50), N: rows, Dim: k}
 			sameBytes(t, fmt.Sprintf("%s: %d rows, %d × %d", d, rows, n, k), m, x)

@@ -16,10 +16,10 @@ type attention struct {
 
 func (l *loader) attention(name string, hidden, heads, kvHeads, headDim int) attention {
 	return attention{
-		q: l.matrix(name+".q_proj.weight", heads*headDim, hidden),
-		k: l.matrix(name+".k_proj.weight", kvHeads*headDim, hidden),
-		v: l.matrix(name+".v_proj.weight", kvHeads*headDim, hidden),
-		o: l.matrix(name+".o_proj.weight", hidden, heads*headDim),
+		q: l.matrix(kernel.RoleAttention, name+".q_proj.weight", heads*headDim, hidden),
+		k: l.matrix(kernel.RoleAttention, name+".k_proj.weight", kvHeads*headDim, hidden),
+		v: l.matrix(kernel.RoleAttention, name+".v_proj.weight", kvHeads*headDim, hidden),
+		o: l.matrix(kernel.RoleAttention, name+".o_proj.weight", hidden, heads*headDim),
 	}
 }
 

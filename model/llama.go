@@ -91,7 +91,7 @@ func openLlama(ck *checkpoint.Checkpoint, mode kernel.Mode, _ moe.Experts) (Mode
 	}
 	s := &c.spec
 	m := &llama{cfg: c, mode: mode}
-	l := &loader{ck: ck}
+	l := &loader{ck: ck, mode: mode}
 	m.embed = l.embedding("model.embed_tokens.weight", s.Vocabulary, s.Hidden)
 	m.layers = make([]llamaLayer, s.Layers)
 	for i := range m.layers {

@@ -81,7 +81,7 @@ func readLlama4(ck *checkpoint.Checkpoint, mode kernel.Mode) (*llama4Config, err
 		return nil, fmt.Errorf("%s: %w", ck.Dir(), err)
 	}
 	s.KV = c.groups(mode)
-	return c, c.sizeReplicas(ck)
+	return c, c.sizeReplicas(ck, mode)
 }
 
 // readLayers reads which layers rotate, which hold experts, and the frequencies.
@@ -154,7 +154,7 @@ func (c *llama4Config) expertNames(layer int) (gateUp, down string) {
 }
 
 // sizeReplicas computes the size of a packed expert from the first layer's headers.
-func (c *llama4Config) sizeReplicas(ck *checkpoint.Checkpoint) error {
+func (c *llama4Config) sizeReplicas(ck *checkpoint.Checkpoint, mode kernel.Mode) error {
 	m := &c.spec.MoE
 	if len(m.Layers) == 0 {
 		return nil
@@ -168,7 +168,8 @@ func (c *llama4Config) sizeReplicas(ck *checkpoint.Checkpoint) error {
 		if err != nil {
 			return err
 		}
-		m.ReplicaBytes += int64(kernel.MatrixBytes(part.n, part.k, packedType(t.DType)))
+		f := mode.Weights(kernel.RoleExperts, t.DType)
+		m.ReplicaBytes += int64(kernel.MatrixBytes(part.n, part.k, f))
 	}
 	return nil
 }
@@ -184,8 +185,9 @@ func llama4Spec(ck *checkpoint.Checkpoint, mode kernel.Mode) (Spec, error) {
 // llama4Experts reads Llama 4's fused expert tensors: gate_up_proj [E, hidden,
 // 2*width] with gate's columns first, down_proj [E, width, hidden].
 type llama4Experts struct {
-	ck  *checkpoint.Checkpoint
-	cfg *llama4Config
+	ck   *checkpoint.Checkpoint
+	mode kernel.Mode
+	cfg  *llama4Config
 }
 
 func openLlama4Experts(ck *checkpoint.Checkpoint, mode kernel.Mode) (moe.Source, error) {
@@ -193,7 +195,7 @@ func openLlama4Experts(ck *checkpoint.Checkpoint, mode kernel.Mode) (moe.Source,
 	if err != nil {
 		return nil, err
 	}
-	return &llama4Experts{ck, c}, nil
+	return &llama4Experts{ck, mode, c}, nil
 }
 
 func (e *llama4Experts) Spec() moe.Spec { return e.cfg.spec.MoE }
@@ -203,7 +205,7 @@ func (e *llama4Experts) Load(layer, expert int) (*moe.Expert, error) {
 	if !slices.Contains(m.Layers, layer) || expert < 0 || expert >= m.Experts {
 		return nil, fmt.Errorf("load expert %d.%d: the model has no such expert", layer, expert)
 	}
-	l := &loader{ck: e.ck}
+	l := &loader{ck: e.ck, mode: e.mode}
 	gateUp, down := e.cfg.expertNames(layer)
 	gu := l.transposed(gateUp, expert, m.Experts, m.Hidden, 2*m.Width)
 	dn := l.transposed(down, expert, m.Experts, m.Width, m.Hidden)
@@ -251,7 +253,7 @@ func openLlama4(ck *checkpoint.Checkpoint, mode kernel.Mode, experts moe.Experts
 	}
 	m := &llama4{cfg: c, mode: mode, experts: experts}
 	m.shared = m.runShared
-	l := &loader{ck: ck, prefix: c.prefix}
+	l := &loader{ck: ck, mode: mode, prefix: c.prefix}
 	m.embed = l.embedding("model.embed_tokens.weight", s.Vocabulary, s.Hidden)
 	m.layers = make([]llama4Layer, s.Layers)
 	for i := range m.layers {
@@ -280,7 +282,7 @@ func (c *llama4Config) load(l *loader, i int) llama4Layer {
 		layer.dense = l.ffn(p+"feed_forward", s.Hidden, c.denseWidth)
 		return layer
 	}
-	layer.gate = l.matrix(p+"feed_forward.router.weight", s.MoE.Experts, s.Hidden)
+	layer.gate = l.gate(p+"feed_forward.router.weight", s.MoE.Experts, s.Hidden)
 	layer.shared = l.ffn(p+"feed_forward.shared_expert", s.Hidden, c.width)
 	return layer
 }

@@ -85,6 +85,7 @@ func (noExperts) Load(layer, expert int) (*moe.Expert, error) {
 // loader reads tensors into packed form and keeps the first error.
 type loader struct {
 	ck     *checkpoint.Checkpoint
+	mode   kernel.Mode
 	prefix string // before every name
 	row    []float32
 	err    error
@@ -114,14 +115,6 @@ func (l *loader) tensor(name string, shape ...int) (checkpoint.Tensor, bool) {
 	return t, false
 }
 
-// packedType is the type in which a tensor's weights are packed without loss.
-func packedType(d tensor.DType) tensor.DType {
-	if d == tensor.BF16 {
-		return tensor.BF16
-	}
-	return tensor.F32
-}
-
 // vector reads a one-dimensional tensor.
 func (l *loader) vector(name string, n int) []float32 {
 	t, ok := l.tensor(name, n)
@@ -148,15 +141,24 @@ func (l *loader) read(t checkpoint.Tensor, dst []float32) bool {
 }
 
 // matrix reads a linear layer's weights, (n, k): an output a row.
-func (l *loader) matrix(name string, n, k int) *kernel.Matrix {
+func (l *loader) matrix(role kernel.Role, name string, n, k int) *kernel.Matrix {
 	t, ok := l.tensor(name, n, k)
 	if !ok {
 		return nil
 	}
-	return l.pack(t, n, k, (*kernel.Matrix).SetRow, n)
+	return l.pack(t, n, k, l.mode.Weights(role, t.DType))
 }
 
-// transposed reads slice i of a tensor (count, k, n): an input a row.
+// gate reads the weights of a gate, (n, k), as they are in the checkpoint.
+func (l *loader) gate(name string, n, k int) *kernel.Matrix {
+	t, ok := l.tensor(name, n, k)
+	if !ok {
+		return nil
+	}
+	return l.pack(t, n, k, kernel.Exact.Weights(kernel.RoleExperts, t.DType))
+}
+
+// transposed reads the weights of expert i of a tensor (count, k, n): an input a row.
 func (l *loader) transposed(name string, i, count, k, n int) *kernel.Matrix {
 	t, ok := l.tensor(name, count, k, n)
 	if !ok {
@@ -167,34 +169,44 @@ func (l *loader) transposed(name string, i, count, k, n int) *kernel.Matrix {
 		l.err = err
 		return nil
 	}
-	return l.pack(one, n, k, (*kernel.Matrix).SetColumn, k)
-}
-
-// pack reads the rows of t into a new n × k matrix, each with set, and gives the
-// pages of t back to the system.
-func (l *loader) pack(t checkpoint.Tensor, n, k int,
-	set func(*kernel.Matrix, int, []float32), rows int) *kernel.Matrix {
-	m, err := kernel.NewMatrix(n, k, packedType(t.DType))
-	if err != nil {
-		l.err = fmt.Errorf("%s: tensor %s: %w", t.File(), t.Name, err)
+	m := l.make(t, n, k, l.mode.Weights(kernel.RoleExperts, t.DType))
+	all := make([]float32, n*k)
+	if m == nil || !l.read(one, all) {
 		return nil
 	}
-	if width := n * k / rows; cap(l.row) < width {
-		l.row = make([]float32, width)
-	}
-	row := l.row[:n*k/rows]
-	for i := range rows {
-		r, err := t.Index(i)
-		if err != nil {
-			l.err = err
+	row := make([]float32, k)
+	for j := range n {
+		for c := range row {
+			row[c] = all[c*n+j]
+		}
+		if err := m.SetRow(j, row); err != nil {
+			l.err = fmt.Errorf("%s: tensor %s: output %d: %w", t.File(), one.Name, j, err)
 			return nil
 		}
-		if !l.read(r, row) {
-			return nil
-		}
-		set(m, i, row)
 	}
-	t.Release()
+	one.Release()
+	return m
+}
+
+// make makes a matrix for the weights of t.
+func (l *loader) make(t checkpoint.Tensor, n, k int, f kernel.Format) *kernel.Matrix {
+	m, err := kernel.NewMatrix(n, k, f)
+	if err != nil {
+		l.err = fmt.Errorf("%s: tensor %s: %w", t.File(), t.Name, err)
+	}
+	return m
+}
+
+// pack reads the rows of t into a new n × k matrix and gives the pages of t back to
+// the system.
+func (l *loader) pack(t checkpoint.Tensor, n, k int, f kernel.Format) *kernel.Matrix {
+	m := l.make(t, n, k, f)
+	if m != nil {
+		l.stack(m, t, 0)
+	}
+	if l.err != nil {
+		return nil
+	}
 	return m
 }
 
@@ -210,17 +222,16 @@ func (l *loader) ffn(name string, hidden, width int) *moe.Expert {
 		return nil
 	}
 	d := tensor.F32
-	if gt.DType == tensor.BF16 && ut.DType == tensor.BF16 {
-		d = tensor.BF16
+	if gt.DType == ut.DType {
+		d = gt.DType
 	}
-	gateUp, err := kernel.NewMatrix(2*width, hidden, d)
-	if err != nil {
-		l.err = fmt.Errorf("%s: %w", name, err)
+	gateUp := l.make(gt, 2*width, hidden, l.mode.Weights(kernel.RoleDense, d))
+	if gateUp == nil {
 		return nil
 	}
 	l.stack(gateUp, gt, 0)
 	l.stack(gateUp, ut, width)
-	down := l.matrix(name+".down_proj.weight", hidden, width)
+	down := l.matrix(kernel.RoleDense, name+".down_proj.weight", hidden, width)
 	if l.err != nil {
 		return nil
 	}
@@ -231,15 +242,18 @@ func (l *loader) ffn(name string, hidden, width int) *moe.Expert {
 
 // stack reads the rows of t into the rows of m from first on.
 func (l *loader) stack(m *kernel.Matrix, t checkpoint.Tensor, first int) {
-	row := make([]float32, m.K)
+	l.row = slices.Grow(l.row[:0], m.K)[:m.K]
 	for i := 0; i < t.Shape[0] && l.err == nil; i++ {
 		r, err := t.Index(i)
 		if err != nil {
 			l.err = err
 			return
 		}
-		if l.read(r, row) {
-			m.SetRow(first+i, row)
+		if !l.read(r, l.row) {
+			return
+		}
+		if err := m.SetRow(first+i, l.row); err != nil {
+			l.err = fmt.Errorf("%s: tensor %s: %w", t.File(), r.Name, err)
 		}
 	}
 	t.Release()

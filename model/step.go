@@ -160,7 +160,7 @@ func (l *loader) head(ck *checkpoint.Checkpoint, prefix string, s *Spec) *kernel
 	if !ck.Has(prefix+name) && tied(ck) {
 		name = "model.embed_tokens.weight"
 	}
-	return l.matrix(name, s.Vocabulary, s.Hidden)
+	return l.matrix(kernel.RoleHead, name, s.Vocabulary, s.Hidden)
 }
 
 func tied(ck *checkpoint.Checkpoint) bool {

@@ -130,13 +130,17 @@ func TestExpertRowsAreIndependent(t *testing.T) {
 func randomExpert(t *testing.T, r *rand.Rand, hidden, width int) *Expert {
 	t.Helper()
 	fill := func(n, k int) *kernel.Matrix {
-		m, err := kernel.NewMatrix(n, k, tensor.BF16)
+		m, err := kernel.NewMatrix(n, k, kernel.WeightsBF16)
 		if err != nil {
 			t.Fatal(err)
 		}
+		row := make([]float32, k)
 		for i := range n {
-			for j := range k {
-				m.Set(i, j, float32(r.NormFloat64()))
+			for j := range row {
+				row[j] = float32(r.NormFloat64())
+			}
+			if err := m.SetRow(i, row); err != nil {
+				t.Fatal(err)
 			}
 		}
 		return m

@@ -44,12 +44,18 @@ func (w weights) Spec() moe.Spec { return w.spec }
 func (w weights) Load(layer, expert int) (*moe.Expert, error) {
 	rng := rand.New(rand.NewPCG(uint64(layer), uint64(expert)))
 	matrix := func(n, k int) (*kernel.Matrix, error) {
-		m, err := kernel.NewMatrix(n, k, tensor.BF16)
+		m, err := kernel.NewMatrix(n, k, kernel.WeightsBF16)
 		if err != nil {
 			return nil, err
 		}
-		for i := range n * k {
-			m.Set(i/k, i%k, rng.Float32()-0.5)
+		row := make([]float32, k)
+		for i := range n {
+			for j := range row {
+				row[j] = rng.Float32() - 0.5
+			}
+			if err := m.SetRow(i, row); err != nil {
+				return nil, err
+			}
 		}
 		return m, nil
 	}

@@ -31,3 +31,19 @@ func F16ToFloat32(h uint16) float32 {
 	}
 	return math.Float32frombits(sign | (exponent+127-15)<<23 | mantissa<<13)
 }
+
+// Float32ToF16 rounds to the nearest IEEE half, ties to even. What is too large
+// becomes an infinity. A NaN stays a NaN of the same sign, and quiet.
+func Float32ToF16(f float32) uint16 {
+	u := math.Float32bits(f)
+	sign := uint16(u >> 16 & 0x8000)
+	switch u &= 0x7fffffff; {
+	case u > 0x7f800000:
+		return sign | 0x7e00 | uint16(u>>13&0x3ff)
+	case u >= 0x477ff000: // halfway between the largest half and the next
+		return sign | 0x7c00
+	case u < 0x38800000: // subnormal: a multiple of 2^-24
+		return sign | uint16(math.RoundToEven(float64(math.Float32frombits(u))*(1<<24)))
+	}
+	return sign | uint16((u-(127-15)<<23+0xfff+u>>13&1)>>13)
+}

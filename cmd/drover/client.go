@@ -27,7 +27,7 @@ func (t *target) flags(c *cobra.Command) {
 	insecureFlag(c, &t.insecure)
 	c.Flags().StringVar(&t.model, "model", "",
 		"model directory to run in this process, without a cluster")
-	c.Flags().StringVar(&t.mode, "mode", "bf16", "numeric mode with --model: exact or bf16")
+	c.Flags().StringVar(&t.mode, "mode", "bf16", "with --model: "+modeHelp)
 }
 
 // connect returns a connection to the target; stop ends it.

@@ -91,5 +91,5 @@ func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
 }
 
 func modeFlag(c *cobra.Command, mode *string) {
-	c.Flags().StringVar(mode, "mode", kernel.BF16.String(), "numeric mode: exact or bf16")
+	c.Flags().StringVar(mode, "mode", kernel.BF16.String(), modeHelp)
 }

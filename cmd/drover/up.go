@@ -53,7 +53,7 @@ Exit codes: 0 ended by an interrupt after it was ready, 1 an error, 2 wrong usag
 		"gRPC address (default "+defaultEndpoint+" or a free port)")
 	c.Flags().StringVar(&o.HTTP, "http", "",
 		"HTTP address (default 127.0.0.1:8080 or a free port)")
-	c.Flags().StringVar(&f.mode, "mode", "bf16", "numeric mode: exact or bf16")
+	c.Flags().StringVar(&f.mode, "mode", "bf16", modeHelp)
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print one line of JSON when ready, then log")
 	return c
 }

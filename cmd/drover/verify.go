@@ -50,7 +50,7 @@ Exit codes: 0 nothing failed, 1 something did, 2 wrong usage, 130 interrupted.`,
 		RunE: func(c *cobra.Command, args []string) error { return f.run(c.Context(), g, args) },
 	}
 	c.Flags().StringVar(&f.mode, "mode", "",
-		"numeric mode: exact or bf16 (default exact, with --endpoint the served one)")
+		modeHelp+" (default exact, with --endpoint the served one)")
 	c.Flags().StringVar(&f.endpoint, "endpoint", "", "gRPC address of a coordinator to check")
 	insecureFlag(c, &f.insecure)
 	c.Flags().StringVar(&f.model, "model", "", "model directory, with --golden")

@@ -31,7 +31,8 @@ func newVersionCommand(g *globals) *cobra.Command {
 				Platform      string   `json:"platform"`
 				KernelClasses []string `json:"kernel_classes"`
 			}{version, commit(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH,
-				[]string{kernel.Class(kernel.Exact), kernel.Class(kernel.BF16)}}
+				[]string{kernel.Class(kernel.Exact), kernel.Class(kernel.BF16),
+					kernel.Class(kernel.Int8), kernel.Class(kernel.Int4)}}
 			if asJSON {
 				return json.NewEncoder(g.out).Encode(v)
 			}

@@ -88,7 +88,7 @@ func kernelPlan(opts KernelOptions, threads int, m memory) []subjectKernel {
 	}
 	var plan []subjectKernel
 	for _, s := range shapes {
-		plan = append(plan, p.matmul(s, tensor.BF16))
+		plan = append(plan, p.matmul(s, kernel.WeightsBF16))
 	}
 	for _, c := range contexts {
 		plan = append(plan, p.attention(kernelDecode, c, 1), p.attention(kernelPrefill, c, 64))
@@ -96,7 +96,7 @@ func kernelPlan(opts KernelOptions, threads int, m memory) []subjectKernel {
 	plan = append(plan, p.elementwise(kernelSwiGLU, 2*expertWidth),
 		p.elementwise(kernelSigmoid, hidden), p.elementwise(kernelRMSNorm, hidden))
 	for _, s := range shapes {
-		plan = append(plan, p.matmul(s, tensor.F32))
+		plan = append(plan, p.matmul(s, kernel.WeightsF32))
 	}
 	return plan
 }
@@ -143,7 +143,7 @@ const quickOutputs = 1024
 
 // outputs returns how many outputs of a shape one call computes: as many as fit, whole matrices
 // for all threads.
-func (p *planner) outputs(s shape, d tensor.DType) int {
+func (p *planner) outputs(s shape, d kernel.Format) int {
 	n := s.n
 	if p.opts.Quick {
 		n = min(n, quickOutputs)
@@ -154,9 +154,9 @@ func (p *planner) outputs(s shape, d tensor.DType) int {
 	return n
 }
 
-func (p *planner) matmul(s shape, d tensor.DType) subjectKernel {
+func (p *planner) matmul(s shape, d kernel.Format) subjectKernel {
 	mode := kernel.BF16
-	if d == tensor.F32 {
+	if d == kernel.WeightsF32 {
 		mode = kernel.Exact
 	}
 	n := p.outputs(s, d)
@@ -204,7 +204,7 @@ func fillRandom(x []float32, seed uint64) {
 }
 
 // makeMatrices makes packed weights, all threads filling.
-func makeMatrices(copies, n, k int, d tensor.DType, threads int) ([]*kernel.Matrix, error) {
+func makeMatrices(copies, n, k int, d kernel.Format, threads int) ([]*kernel.Matrix, error) {
 	matrices := make([]*kernel.Matrix, copies)
 	for i := range matrices {
 		m, err := kernel.NewMatrix(n, k, d)

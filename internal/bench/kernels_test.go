@@ -12,7 +12,6 @@ import (
 
 	"drover/internal/limits"
 	"drover/kernel"
-	"drover/tensor"
 )
 
 func near(got, want float64) bool { return math.Abs(got-want) <= 1e-9*math.Abs(want) }
@@ -299,7 +298,7 @@ func TestKernelPlan(t *testing.T) {
 		if got := len(kernelPlan(tc.opts, tc.threads, p.memory)); got != tc.kernels {
 			t.Errorf("%s: %d kernels, want %d", name, got, tc.kernels)
 		}
-		for _, d := range []tensor.DType{tensor.BF16, tensor.F32} {
+		for _, d := range []kernel.Format{kernel.WeightsBF16, kernel.WeightsF32} {
 			s := shape{hidden, 202048, false}
 			n := p.outputs(s, d)
 			size := kernel.MatrixBytes(n, s.k, d)

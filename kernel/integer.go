@@ -1,0 +1,255 @@
+package kernel
+
+import (
+	"fmt"
+	"math"
+	"unsafe"
+
+	"drover/tensor"
+)
+
+// Activations are rows prepared for products: as they are for weights of floats,
+// quantised for weights of integers. One Activations serves one product at a time,
+// or several products of one format with the same rows.
+//
+// Quantised rows have int8 codes -127..127 with a float32 scale for each 64 inputs:
+// scale = max|x| / 127, code = x times (127 / max|x|), rounded to even. A group with
+// a NaN or an infinity has the scale NaN and codes of zero; one whose largest value
+// is below 2^-100 is all zeros. So the output is, over groups in ascending order,
+//
+//	t = float32(dot) * weight scale           (8 bits)
+//	t = fma(float32(dot1), weight scale 1, float32(dot0) * weight scale 0)  (4 bits)
+//	y = fma(t, row scale, y)
+//
+// with dot an exact sum of products of codes.
+type Activations struct {
+	x      tensor.Rows // (rows, K)
+	format Format
+
+	groups int       // of 64 inputs
+	codes  []int8    // (rows, groups*64)
+	scales []float32 // (rows, groups)
+	// offsets is what dot products with weights' codes as they are stored, +128 or
+	// +8, begin with: -128 or -8 times the sum of the codes of 64 or 32 inputs.
+	offsets []int32 // (rows, groups), or (rows, groups*2) for 4 bits
+}
+
+// smallestGroup is the value below which a group of activations counts as zeros.
+const smallestGroup = 0x1p-100
+
+// Prepare makes a hold the rows x for products with weights of a format. Integer
+// formats need a call of Quantise for every row.
+func (a *Activations) Prepare(x tensor.Rows, f Format) {
+	a.x, a.format = x, f
+	if !f.Integer() {
+		return
+	}
+	a.groups = (x.Dim + groupInputs - 1) / groupInputs
+	a.codes = grow(a.codes, x.N*a.groups*groupInputs)
+	a.scales = grow(a.scales, x.N*a.groups)
+	a.offsets = grow(a.offsets, x.N*a.groups*a.halves())
+}
+
+// fits reports whether a is prepared for weights of a format.
+func (a *Activations) fits(f Format) bool {
+	return a.format == f || !a.format.Integer() && !f.Integer()
+}
+
+// halves is the number of parts of a group that have an offset of their own.
+func (a *Activations) halves() int {
+	if a.format == WeightsInt4 {
+		return 2
+	}
+	return 1
+}
+
+// Quantise prepares rows lo to hi, without hi. Rows may be prepared in any order and
+// by several goroutines; it does nothing for formats of floats.
+func (a *Activations) Quantise(lo, hi int) {
+	if !a.format.Integer() {
+		return
+	}
+	for i := lo; i < hi; i++ {
+		x := a.x.Row(i)
+		for g := range a.groups {
+			a.quantiseGroup(i, g, x[g*groupInputs:min((g+1)*groupInputs, len(x))])
+		}
+	}
+}
+
+func (a *Activations) quantiseGroup(row, g int, x []float32) {
+	at := row*a.groups + g
+	codes := a.codes[at*groupInputs : (at+1)*groupInputs]
+	largest := absMax(x)
+	clear(codes)
+	switch {
+	case !(largest <= math.MaxFloat32):
+		a.scales[at] = float32(math.NaN())
+	case largest < smallestGroup:
+		a.scales[at] = 0
+	default:
+		a.scales[at] = largest / 127
+		inverse := 127 / largest
+		for j, v := range x {
+			c := math.RoundToEven(float64(float32(v * inverse)))
+			codes[j] = int8(min(max(c, -127), 127))
+		}
+	}
+	n, weight := a.halves(), int32(-128)
+	if n == 2 {
+		weight = -8
+	}
+	for h := range n {
+		sum := int32(0)
+		for _, c := range codes[h*groupInputs/n : (h+1)*groupInputs/n] {
+			sum += int32(c)
+		}
+		a.offsets[at*n+h] = weight * sum
+	}
+}
+
+// accumulateInt8 adds row i times 16 outputs to acc.
+func accumulateInt8(acc *[blockRows]float32, w []byte, a *Activations, i int) {
+	for g := range a.groups {
+		block, at := w[g*int8Bytes:(g+1)*int8Bytes], i*a.groups+g
+		codes := a.codes[at*groupInputs : (at+1)*groupInputs]
+		for r := range acc {
+			dot := a.offsets[at]
+			for k, c := range codes {
+				dot += int32(c) * int32(block[k/4*lineBytes+r*4+k%4])
+			}
+			t := float32(float32(dot) * scaleInt8(block, r))
+			acc[r] = fma32(t, a.scales[at], acc[r])
+		}
+	}
+}
+
+// accumulateInt4 is accumulateInt8 for 4 bits.
+func accumulateInt4(acc *[blockRows]float32, w []byte, a *Activations, i int) {
+	for g := range a.groups {
+		block, at := w[g*int4Bytes:(g+1)*int4Bytes], i*a.groups+g
+		codes := a.codes[at*groupInputs : (at+1)*groupInputs]
+		for r := range acc {
+			dots := [2]int32{a.offsets[2*at], a.offsets[2*at+1]}
+			for k, c := range codes {
+				dots[k/32] += int32(c) * int32(nibble(block, r, k))
+			}
+			t := float32(float32(dots[0]) * scaleInt4(block, r, 0))
+			t = fma32(float32(dots[1]), scaleInt4(block, r, 1), t)
+			acc[r] = fma32(t, a.scales[at], acc[r])
+		}
+	}
+}
+
+// nibble returns the stored code of input k of a superblock of 4 bits.
+func nibble(block []byte, r, k int) byte {
+	b := block[k/8*lineBytes+r*4+k%4]
+	return b >> (k % 8 / 4 * 4) & 15
+}
+
+func scaleInt8(block []byte, r int) float32 {
+	return *(*float32)(unsafe.Pointer(&block[int8Scales+r*4]))
+}
+
+func scaleInt4(block []byte, r, half int) float32 {
+	at := int4Scales + half*32 + r*2
+	return tensor.F16ToFloat32(uint16(block[at]) | uint16(block[at+1])<<8)
+}
+
+func atInt8(w []byte, r, k int) float32 {
+	block := w[k/groupInputs*int8Bytes:]
+	k %= groupInputs
+	return float32(int32(block[k/4*lineBytes+r*4+k%4])-128) * scaleInt8(block, r)
+}
+
+func atInt4(w []byte, r, k int) float32 {
+	block := w[k/groupInputs*int4Bytes:]
+	k %= groupInputs
+	return float32(int32(nibble(block, r, k))-8) * scaleInt4(block, r, k/32)
+}
+
+// largestScale bounds the scales of 8 bits, so that no sum of a group overflows.
+const largestScale = 1e30
+
+// setInt8 packs the weights of output r of a block: the scale is max|w| / 127.
+func setInt8(w []byte, r int, weights []float32) error {
+	for g := 0; g*groupInputs < len(weights); g++ {
+		part := weights[g*groupInputs : min((g+1)*groupInputs, len(weights))]
+		block := w[g*int8Bytes : (g+1)*int8Bytes]
+		largest := absMax(part)
+		scale, inverse := largest/127, float32(0)
+		if !(scale <= largestScale) {
+			return fmt.Errorf("weights of inputs %d on: the largest is %g, "+
+				"8 bits need weights that are finite and at most %g", g*groupInputs, largest, 127*largestScale)
+		}
+		if largest >= smallestGroup {
+			inverse = 127 / largest
+		} else {
+			scale = 0
+		}
+		*(*float32)(unsafe.Pointer(&block[int8Scales+r*4])) = scale
+		for k := range groupInputs {
+			code := 0.0
+			if k < len(part) {
+				code = math.RoundToEven(float64(float32(part[k] * inverse)))
+			}
+			block[k/4*lineBytes+r*4+k%4] = byte(128 + min(max(code, -127), 127))
+		}
+	}
+	return nil
+}
+
+// setInt4 packs the weights of output r of a block. The scale is the weight that is
+// largest in magnitude over -8, so that this weight's code is -8, as in the format
+// Q4_0 of llama.cpp, rounded to float16.
+func setInt4(w []byte, r int, weights []float32) error {
+	for k0 := 0; k0 < len(weights) || k0%groupInputs != 0; k0 += 32 {
+		part := weights[min(k0, len(weights)):min(k0+32, len(weights))]
+		block, half := w[k0/groupInputs*int4Bytes:], k0/32%2
+		extreme := float32(0)
+		for _, v := range part {
+			if !(math.Abs(float64(v)) <= math.Abs(float64(extreme))) {
+				extreme = v
+			}
+			if extreme != extreme {
+				break
+			}
+		}
+		h := tensor.Float32ToF16(extreme / -8)
+		scale, inverse := tensor.F16ToFloat32(h), float32(0)
+		if math.IsNaN(float64(scale)) || math.IsInf(float64(scale), 0) {
+			return fmt.Errorf("weights of inputs %d on: the largest is %g, "+
+				"4 bits need weights that are finite and at most %g", k0, extreme, 8*65504.0)
+		}
+		if scale != 0 {
+			inverse = 1 / scale
+		}
+		at := int4Scales + half*32 + r*2
+		block[at], block[at+1] = byte(h), byte(h>>8)
+		for j := range 32 {
+			code := 8.0
+			if j < len(part) {
+				code = min(max(8+math.RoundToEven(float64(float32(part[j]*inverse))), 0), 15)
+			}
+			k := half*32 + j
+			b := &block[k/8*lineBytes+r*4+k%4]
+			shift := k % 8 / 4 * 4
+			*b = *b&^(15<<shift) | byte(code)<<shift
+		}
+	}
+	return nil
+}
+
+// absMax is the largest magnitude, or NaN if there is one.
+func absMax(x []float32) float32 {
+	largest := float32(0)
+	for _, v := range x {
+		if v = float32(math.Abs(float64(v))); !(v <= largest) {
+			largest = v
+		}
+		if largest != largest {
+			break
+		}
+	}
+	return largest
+}
