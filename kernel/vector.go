@@ -14,7 +14,7 @@ const (
 	avx512
 )
 
-// level is the set in use. Only tests change it.
+// level is the set in use. SetInstructions and tests change it.
 var level = detect()
 
 // dot sums a*b in eight interleaved chains, added in a fixed order.

@@ -1,0 +1,27 @@
+package kernel
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// instructionNames are the names of the sets of vector instructions, by level.
+var instructionNames = [...]string{plainGo: "go", avx2: "avx2", avx512: "avx512"}
+
+// Instructions names the set of vector instructions in use: go is plain Go.
+func Instructions() string { return instructionNames[level] }
+
+// SetInstructions uses a set that may be lower than what this machine has, so that it
+// can be measured here. Results are the same (K2). It must not be called while
+// anything computes.
+func SetInstructions(name string) error {
+	has := detect()
+	at := slices.Index(instructionNames[:has+1], name)
+	if at < 0 {
+		return fmt.Errorf("instructions %q: this machine has %s", name,
+			strings.Join(instructionNames[:has+1], ", "))
+	}
+	level = instructions(at)
+	return nil
+}
