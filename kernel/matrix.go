@@ -44,6 +44,9 @@ func MapMatrix(n, k int, f Format, w []byte, owner any) (*Matrix, error) {
 	return &Matrix{N: n, K: k, format: f, w: w, blockBytes: f.blockBytes(k), owner: owner}, nil
 }
 
+// Shape returns N and K.
+func (m *Matrix) Shape() (outputs, inputs int) { return m.N, m.K }
+
 // Bytes is the size of the packed weights.
 func (m *Matrix) Bytes() int { return len(m.w) }
 

@@ -18,7 +18,7 @@ func BenchmarkDecode(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer ck.Close()
-	src, err := model.OpenExperts(ck, kernel.BF16)
+	src, err := model.OpenExperts(ck, model.Options{Mode: kernel.BF16})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -30,7 +30,7 @@ func BenchmarkDecode(b *testing.B) {
 			}
 		}
 	}
-	m, err := model.Open(ck, kernel.BF16, l)
+	m, err := model.Open(ck, model.Options{Mode: kernel.BF16}, l)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -70,7 +70,7 @@ func openDense(dir string) error {
 		return err
 	}
 	defer ck.Close()
-	_, err = model.Open(ck, kernel.Exact, nil)
+	_, err = model.Open(ck, model.Options{Mode: kernel.Exact}, nil)
 	return err
 }
 

@@ -84,14 +84,14 @@ func llamaSpec(ck *checkpoint.Checkpoint, mode kernel.Mode) (Spec, error) {
 	return c.spec, nil
 }
 
-func openLlama(ck *checkpoint.Checkpoint, mode kernel.Mode, _ moe.Experts) (Model, error) {
-	c, err := readLlama(ck, mode)
+func openLlama(ck *checkpoint.Checkpoint, opts Options, _ moe.Experts) (Model, error) {
+	c, err := readLlama(ck, opts.Mode)
 	if err != nil {
 		return nil, err
 	}
 	s := &c.spec
-	m := &llama{cfg: c, mode: mode}
-	l := &loader{ck: ck, mode: mode}
+	m := &llama{cfg: c, mode: opts.Mode}
+	l := &loader{ck: ck, mode: opts.Mode, device: opts.Device}
 	m.embed = l.embedding("model.embed_tokens.weight", s.Vocabulary, s.Hidden)
 	m.layers = make([]llamaLayer, s.Layers)
 	for i := range m.layers {

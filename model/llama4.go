@@ -186,16 +186,16 @@ func llama4Spec(ck *checkpoint.Checkpoint, mode kernel.Mode) (Spec, error) {
 // 2*width] with gate's columns first, down_proj [E, width, hidden].
 type llama4Experts struct {
 	ck   *checkpoint.Checkpoint
-	mode kernel.Mode
+	opts Options
 	cfg  *llama4Config
 }
 
-func openLlama4Experts(ck *checkpoint.Checkpoint, mode kernel.Mode) (moe.Source, error) {
-	c, err := readLlama4(ck, mode)
+func openLlama4Experts(ck *checkpoint.Checkpoint, opts Options) (moe.Source, error) {
+	c, err := readLlama4(ck, opts.Mode)
 	if err != nil {
 		return nil, err
 	}
-	return &llama4Experts{ck, mode, c}, nil
+	return &llama4Experts{ck, opts, c}, nil
 }
 
 func (e *llama4Experts) Spec() moe.Spec { return e.cfg.spec.MoE }
@@ -205,7 +205,7 @@ func (e *llama4Experts) Load(layer, expert int) (*moe.Expert, error) {
 	if !slices.Contains(m.Layers, layer) || expert < 0 || expert >= m.Experts {
 		return nil, fmt.Errorf("load expert %d.%d: the model has no such expert", layer, expert)
 	}
-	l := &loader{ck: e.ck, mode: e.mode}
+	l := &loader{ck: e.ck, mode: e.opts.Mode, device: e.opts.Device}
 	gateUp, down := e.cfg.expertNames(layer)
 	gu := l.transposed(gateUp, expert, m.Experts, m.Hidden, 2*m.Width)
 	dn := l.transposed(down, expert, m.Experts, m.Width, m.Hidden)
@@ -242,8 +242,8 @@ type llama4Layer struct {
 	shared *moe.Expert
 }
 
-func openLlama4(ck *checkpoint.Checkpoint, mode kernel.Mode, experts moe.Experts) (Model, error) {
-	c, err := readLlama4(ck, mode)
+func openLlama4(ck *checkpoint.Checkpoint, opts Options, experts moe.Experts) (Model, error) {
+	c, err := readLlama4(ck, opts.Mode)
 	if err != nil {
 		return nil, err
 	}
@@ -251,9 +251,9 @@ func openLlama4(ck *checkpoint.Checkpoint, mode kernel.Mode, experts moe.Experts
 	if len(s.MoE.Layers) > 0 && experts == nil {
 		return nil, fmt.Errorf("%s: the model has routed experts and none are given", ck.Dir())
 	}
-	m := &llama4{cfg: c, mode: mode, experts: experts}
+	m := &llama4{cfg: c, mode: opts.Mode, experts: experts}
 	m.shared = m.runShared
-	l := &loader{ck: ck, mode: mode, prefix: c.prefix}
+	l := &loader{ck: ck, mode: opts.Mode, device: opts.Device, prefix: c.prefix}
 	m.embed = l.embedding("model.embed_tokens.weight", s.Vocabulary, s.Hidden)
 	m.layers = make([]llama4Layer, s.Layers)
 	for i := range m.layers {

@@ -62,11 +62,11 @@ func open(t *testing.T, dir string, mode kernel.Mode) model.Model {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ck.Close() })
-	src, err := model.OpenExperts(ck, mode)
+	src, err := model.OpenExperts(ck, model.Options{Mode: mode})
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := model.Open(ck, mode, loadAll(t, src, mode))
+	m, err := model.Open(ck, model.Options{Mode: mode}, loadAll(t, src, mode))
 	if err != nil {
 		t.Fatal(err)
 	}

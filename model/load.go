@@ -15,11 +15,26 @@ import (
 // architecture or a format that this build does not run.
 var ErrUnsupported = errors.New("not supported")
 
+// Options says how a checkpoint's weights are kept and where they are computed with.
+type Options struct {
+	// Mode is the numeric mode. It is required.
+	Mode kernel.Mode
+	// Device holds the weights and computes. Nil means the CPU, on the caller's
+	// thread alone.
+	Device kernel.Device
+}
+
+func (o *Options) setDefaults() {
+	if o.Device == nil {
+		o.Device = kernel.NewCPU(nil)
+	}
+}
+
 // architecture is what Open knows about a model_type.
 type architecture struct {
 	spec    func(*checkpoint.Checkpoint, kernel.Mode) (Spec, error)
-	open    func(*checkpoint.Checkpoint, kernel.Mode, moe.Experts) (Model, error)
-	experts func(*checkpoint.Checkpoint, kernel.Mode) (moe.Source, error) // nil: dense
+	open    func(*checkpoint.Checkpoint, Options, moe.Experts) (Model, error)
+	experts func(*checkpoint.Checkpoint, Options) (moe.Source, error) // nil: dense
 }
 
 func find(ck *checkpoint.Checkpoint) (architecture, error) {
@@ -52,17 +67,19 @@ func Describe(ck *checkpoint.Checkpoint, mode kernel.Mode) (Spec, error) {
 // Open loads everything of a checkpoint but its routed experts, which are reached
 // through experts; it may be nil for a dense model. Errors name the file and the
 // field or tensor.
-func Open(ck *checkpoint.Checkpoint, mode kernel.Mode, experts moe.Experts) (Model, error) {
+func Open(ck *checkpoint.Checkpoint, opts Options, experts moe.Experts) (Model, error) {
+	opts.setDefaults()
 	a, err := find(ck)
 	if err != nil {
 		return nil, err
 	}
-	return a.open(ck, mode, experts)
+	return a.open(ck, opts, experts)
 }
 
 // OpenExperts gives access to a checkpoint's routed experts, one at a time. A dense
 // model has a Source whose Spec lists no layers.
-func OpenExperts(ck *checkpoint.Checkpoint, mode kernel.Mode) (moe.Source, error) {
+func OpenExperts(ck *checkpoint.Checkpoint, opts Options) (moe.Source, error) {
+	opts.setDefaults()
 	a, err := find(ck)
 	if err != nil {
 		return nil, err
@@ -70,7 +87,7 @@ func OpenExperts(ck *checkpoint.Checkpoint, mode kernel.Mode) (moe.Source, error
 	if a.experts == nil {
 		return noExperts{}, nil
 	}
-	return a.experts(ck, mode)
+	return a.experts(ck, opts)
 }
 
 // noExperts is the Source of dense models.
@@ -86,6 +103,7 @@ func (noExperts) Load(layer, expert int) (*moe.Expert, error) {
 type loader struct {
 	ck     *checkpoint.Checkpoint
 	mode   kernel.Mode
+	device kernel.Device
 	prefix string // before every name
 	row    []float32
 	err    error

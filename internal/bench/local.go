@@ -33,7 +33,7 @@ func Local(
 		return Report{}, err
 	}
 	defer stop()
-	if l.m, err = model.Open(m.Checkpoint, mode, experts); err != nil {
+	if l.m, err = model.Open(m.Checkpoint, model.Options{Mode: mode}, experts); err != nil {
 		return Report{}, err
 	}
 	if err := l.makeCache(); err != nil {

@@ -41,7 +41,7 @@ func OpenModel(dir string, mode kernel.Mode) (*Model, error) {
 	}
 	m := &Model{Checkpoint: ck, Mode: mode, Digest: ck.Digest()}
 	if m.Spec, err = model.Describe(ck, mode); err == nil {
-		m.Source, err = model.OpenExperts(ck, mode)
+		m.Source, err = model.OpenExperts(ck, model.Options{Mode: mode})
 	}
 	if err != nil {
 		_ = ck.Close() // the first error says more
@@ -79,7 +79,7 @@ func (m *Model) engine(experts moe.Experts, opts coordinator.Options) (
 	if opts.Defaults, err = coordinator.ReadDefaults(dir); err != nil {
 		return nil, err
 	}
-	loaded, err := model.Open(m.Checkpoint, m.Mode, experts)
+	loaded, err := model.Open(m.Checkpoint, model.Options{Mode: m.Mode}, experts)
 	if err != nil {
 		return nil, err
 	}

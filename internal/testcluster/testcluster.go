@@ -76,11 +76,12 @@ func Start(t testing.TB, o Options) *Cluster {
 	ck, err := checkpoint.Open(o.Dir)
 	check(t, err)
 	t.Cleanup(func() { _ = ck.Close() })
-	source, err := model.OpenExperts(ck, o.Mode)
+	opts := model.Options{Mode: o.Mode}
+	source, err := model.OpenExperts(ck, opts)
 	check(t, err)
 	c := &Cluster{}
 	experts := c.experts(t, o, ck, source)
-	m, err := model.Open(ck, o.Mode, experts)
+	m, err := model.Open(ck, opts, experts)
 	check(t, err)
 	tok, err := tokenizer.Load(o.Dir)
 	check(t, err)

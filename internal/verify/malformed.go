@@ -127,11 +127,12 @@ func (v *verifier) load(dir string) (err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	src, err := model.OpenExperts(ck, v.mode)
+	opts := model.Options{Mode: v.mode}
+	src, err := model.OpenExperts(ck, opts)
 	if err != nil {
 		return err
 	}
-	if _, err := model.Open(ck, v.mode, noExperts{}); err != nil {
+	if _, err := model.Open(ck, opts, noExperts{}); err != nil {
 		return err
 	}
 	spec := src.Spec()
