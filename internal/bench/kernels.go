@@ -135,7 +135,7 @@ func Kernels(ctx context.Context, opts KernelOptions) (KernelReport, error) {
 	begun := time.Now()
 	rep := KernelReport{CPU: limits.CPU(), Flags: limits.Flags(), Threads: threads,
 		Load: limits.Load(), Results: []KernelResult{}, Skipped: []SkippedKernel{}}
-	machine, err := limits.New(threads, memory.reader)
+	machine, err := limits.New(threads, memory.reader, "")
 	if err != nil {
 		return KernelReport{}, err
 	}

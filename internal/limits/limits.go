@@ -1,5 +1,6 @@
 // Package limits measures what this machine can do at best: read memory, and multiply and add in
-// float32. Speeds of kernels are told as fractions of these, measured in the same minutes.
+// float32 and in small integers. Speeds of kernels are told as fractions of these, measured in the
+// same minutes.
 //
 // Every rate is work by wall time, in bursts of some milliseconds. A loop in assembly runs for
 // less than 200 µs at a time, so that the Go runtime can stop it.
@@ -25,6 +26,11 @@ const (
 	Read Kind = iota
 	// FMA is the rate of float32 operations in fused multiply-adds from registers, in GFLOP/s.
 	FMA
+	// Int8 is the rate of operations in exact dot products of 8 bits by 8 bits from registers, two
+	// for a product and its sum, in GOP/s.
+	Int8
+	// Int4 is Int8 with unsigned codes of 4 bits, one in a byte, by 8 bits.
+	Int4
 	kinds
 )
 
@@ -38,18 +44,23 @@ type Spread struct {
 // Limit is the best of several ways to do a kind of work.
 type Limit struct {
 	Threads int `json:"threads"`
-	// Class is the instruction set of the best way: avx512, avx2, or go for plain Go, which is
-	// then below what the machine can do.
+	// Class is the instruction set of the best way, one of Classes; go is plain Go, which is below
+	// what the machine can do.
 	Class string `json:"class"`
 	// Way says how the best way goes.
 	Way string `json:"way"`
 	Spread
 }
 
+// Classes are the instruction sets, each with those before it.
+func Classes() []string { return []string{"go", "avx2", "avx512", "avx512vnni"} }
+
 // Limits are the machine's limits, each with one thread and with all.
 type Limits struct {
 	Read []Limit `json:"read_gbps"`
 	FMA  []Limit `json:"fma_gflops"`
+	Int8 []Limit `json:"int8_gops"`
+	Int4 []Limit `json:"int4_gops"`
 }
 
 // BufferBytes is the memory that a Machine reads unless told otherwise: more than caches hold.
@@ -93,8 +104,9 @@ type region struct {
 	_  [64]byte // no two threads write to one cache line
 }
 
-// New makes a Machine that reads so many bytes of memory, which it allocates and touches.
-func New(threads, bytes int) (*Machine, error) {
+// New makes a Machine that reads so many bytes of memory, which it allocates and touches. It uses
+// no instructions beyond those of a class, all that there are for "".
+func New(threads, bytes int, class string) (*Machine, error) {
 	if threads < 1 {
 		return nil, fmt.Errorf("measure limits with %d threads: must be at least 1", threads)
 	}
@@ -103,12 +115,16 @@ func New(threads, bytes int) (*Machine, error) {
 		return nil, fmt.Errorf("measure limits with %d threads on %d bytes: %d bytes are needed "+
 			"for each", threads, bytes, chunk)
 	}
+	ways, err := waysUpTo(class)
+	if err != nil {
+		return nil, err
+	}
 	buf, err := kernel.NewBuffer(each * threads)
 	if err != nil {
 		return nil, err
 	}
 	m := &Machine{threads: threads, buf: buf, regions: make([]region, threads),
-		ways: [kinds][]way{readers(), multipliers()}, best: map[selector]way{}}
+		ways: ways, best: map[selector]way{}}
 	b := buf.Bytes()
 	for at := 0; at < len(b); at += 4096 {
 		b[at] = byte(at>>12) | 1 // every untouched page would be one page of zeros
@@ -118,6 +134,24 @@ func New(threads, bytes int) (*Machine, error) {
 		m.regions[i].b = b[i*each : (i+1)*each]
 	}
 	return m, nil
+}
+
+// waysUpTo returns the ways of a class and of those before it.
+func waysUpTo(class string) ([kinds][]way, error) {
+	ways := [kinds][]way{readers(), multipliers(), integers(false), integers(true)}
+	if class == "" {
+		return ways, nil
+	}
+	last := slices.Index(Classes(), class)
+	if last < 0 {
+		return ways, fmt.Errorf("measure limits of instructions %q: known are %q", class, Classes())
+	}
+	for kind := range ways {
+		ways[kind] = slices.DeleteFunc(ways[kind], func(w way) bool {
+			return slices.Index(Classes(), w.class) > last
+		})
+	}
+	return ways, nil
 }
 
 // Threads lists the numbers of threads that are measured: 1 and all.
@@ -132,7 +166,9 @@ func (m *Machine) Threads() []int {
 func (m *Machine) Measure() (Limits, error) {
 	var l Limits
 	for _, n := range m.Threads() {
-		for kind, into := range map[Kind]*[]Limit{Read: &l.Read, FMA: &l.FMA} {
+		for kind, into := range map[Kind]*[]Limit{
+			Read: &l.Read, FMA: &l.FMA, Int8: &l.Int8, Int4: &l.Int4,
+		} {
 			best, err := m.measure(selector{kind, n})
 			if err != nil {
 				return Limits{}, err

@@ -13,7 +13,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestMeasure(t *testing.T) {
-	m, err := New(2, 64<<20)
+	m, err := New(2, 64<<20, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -21,7 +21,8 @@ func TestMeasure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, limits := range map[string][]Limit{"read": l.Read, "fma": l.FMA} {
+	for name, limits := range map[string][]Limit{"read": l.Read, "fma": l.FMA,
+		"int8": l.Int8, "int4": l.Int4} {
 		if len(limits) != 2 || limits[0].Threads != 1 || limits[1].Threads != 2 {
 			t.Fatalf("%s: %+v, want 1 and 2 threads", name, limits)
 		}
@@ -35,7 +36,7 @@ func TestMeasure(t *testing.T) {
 			t.Logf("%s: %+v", name, x)
 		}
 	}
-	for _, kind := range []Kind{Read, FMA} {
+	for _, kind := range []Kind{Read, FMA, Int8, Int4} {
 		for _, n := range m.Threads() {
 			if r := m.Burst(kind, n); !(r > 0) || math.IsInf(r, 0) {
 				t.Errorf("burst of kind %d with %d threads: %v", kind, n, r)
@@ -47,7 +48,11 @@ func TestMeasure(t *testing.T) {
 // TestWays runs every way, also those that are not the best: each stays in its region, walks all
 // of it, and returns soon enough.
 func TestWays(t *testing.T) {
-	for kind, ways := range [kinds][]way{readers(), multipliers()} {
+	all, err := waysUpTo("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kind, ways := range all {
 		for _, w := range ways {
 			r := region{b: make([]byte, 3*chunk)}
 			places := map[int]bool{}
@@ -71,17 +76,41 @@ func TestWays(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	for name, tc := range map[string]struct{ threads, bytes int }{
-		"no threads":    {0, 1 << 20},
-		"no memory":     {1, 0},
-		"little memory": {4, 1 << 20},
-		"negative":      {1, -1},
+	for name, tc := range map[string]struct {
+		threads, bytes int
+		class          string
+	}{
+		"no threads":    {0, 1 << 20, ""},
+		"no memory":     {1, 0, ""},
+		"little memory": {4, 1 << 20, ""},
+		"negative":      {1, -1, ""},
+		"instructions":  {1, 1 << 20, "sse9"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := New(tc.threads, tc.bytes); err == nil {
+			if _, err := New(tc.threads, tc.bytes, tc.class); err == nil {
 				t.Error("no error")
 			}
 		})
+	}
+}
+
+// TestClasses leaves out every way beyond the class.
+func TestClasses(t *testing.T) {
+	for last, class := range Classes() {
+		ways, err := waysUpTo(class)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for kind := range ways {
+			if len(ways[kind]) == 0 {
+				t.Errorf("%s: no way of kind %d", class, kind)
+			}
+			for _, w := range ways[kind] {
+				if at := slices.Index(Classes(), w.class); at < 0 || at > last {
+					t.Errorf("%s: kind %d has a way of %s", class, kind, w.class)
+				}
+			}
+		}
 	}
 }
 

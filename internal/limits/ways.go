@@ -36,6 +36,26 @@ func plainFMA(*region) float64 {
 	return n * 17
 }
 
+// plainDot multiplies and adds small integers in eight chains in plain Go.
+func plainDot(*region) float64 {
+	const n = 8 << 10
+	w, x := int32(3), int32(5)
+	var s0, s1, s2, s3, s4, s5, s6, s7 int32
+	for range n {
+		s0 += w * x
+		s1 += s0 * x
+		s2 += w * s1
+		s3 += s2 * x
+		s4 += w * s3
+		s5 += s4 * x
+		s6 += w * s5
+		s7 += s6 * x
+		w++
+	}
+	keep(float32(s0 + s1 + s2 + s3 + s4 + s5 + s6 + s7))
+	return n * 17
+}
+
 // keep uses a value as far as the compiler can tell.
 //
 //go:noinline

@@ -66,16 +66,10 @@ func loads(class string, load loader) []way {
 func multipliers() []way {
 	ways := []way{{"go", "8 chains", plainFMA}}
 	if hasAVX2() {
-		ways = append(ways, way{"avx2", "12 chains", func(*region) float64 {
-			fmaAVX2(rounds)
-			return rounds * 12 * 8 * 2
-		}})
+		ways = append(ways, loop("avx2", "12 chains", fmaAVX2, 12*8, rounds))
 	}
 	if cpu.X86.HasAVX512F {
-		ways = append(ways, way{"avx512", "16 chains", func(*region) float64 {
-			fmaAVX512(rounds)
-			return rounds * 16 * 16 * 2
-		}})
+		ways = append(ways, loop("avx512", "16 chains", fmaAVX512, 16*16, rounds))
 	}
 	return ways
 }

@@ -44,9 +44,9 @@ func checkChats(
 	if err == nil {
 		now, err = parseClock(list.Now)
 	}
-	var p *prompter
+	var p *Prompter
 	if err == nil {
-		p, err = newPrompter(f.dir, now)
+		p, err = NewPrompter(f.dir, now)
 	}
 	if err != nil {
 		v.report(Result{Name: f.name + "/chat", Status: Failed, Detail: err.Error()})
@@ -63,7 +63,7 @@ func checkChats(
 }
 
 func (v *verifier) chat(
-	ctx context.Context, c *check, p *prompter, client droverv1.CoordinatorServiceClient,
+	ctx context.Context, c *check, p *Prompter, client droverv1.CoordinatorServiceClient,
 	cc chatCase,
 ) error {
 	text, ids, err := p.prompt(ctx, conversation{Messages: cc.Messages, Tools: cc.Tools})
@@ -85,14 +85,15 @@ func (v *verifier) chat(
 	return nil
 }
 
-// prompter renders and encodes conversations as the model in a folder wants them.
-type prompter struct {
+// Prompter renders and encodes conversations as the model in a folder wants them.
+type Prompter struct {
 	t        *tokenizer.Tokenizer
 	template *jinja.Template
 	now      time.Time
 }
 
-func newPrompter(dir string, now time.Time) (*prompter, error) {
+// NewPrompter reads the tokenizer and the chat template in dir. Templates see the time now.
+func NewPrompter(dir string, now time.Time) (*Prompter, error) {
 	t, err := tokenizer.Load(dir)
 	if err != nil {
 		return nil, err
@@ -101,14 +102,25 @@ func newPrompter(dir string, now time.Time) (*prompter, error) {
 		return nil, &os.PathError{Op: "find chat template", Path: dir, Err: fs.ErrNotExist}
 	}
 	template, err := jinja.Parse("chat_template.jinja", t.ChatTemplate())
-	return &prompter{t, template, now}, err
+	return &Prompter{t, template, now}, err
 }
 
 // prompt is a conversation's text and tokens.
-func (p *prompter) prompt(ctx context.Context, cv conversation) (string, []int32, error) {
+func (p *Prompter) prompt(ctx context.Context, cv conversation) (string, []int32, error) {
 	spans, err := cv.render(ctx, p.template, nil, p.t.SpecialTokens(), p.now)
 	if err != nil {
 		return "", nil, err
 	}
 	return joined(spans), encode(p.t, spans), nil
+}
+
+// Dialogue is a conversation with its answer as tokens, without the token that ends the answer.
+func (p *Prompter) Dialogue(
+	ctx context.Context, messages, tools json.RawMessage, answer string,
+) ([]int32, error) {
+	_, ids, err := p.prompt(ctx, conversation{Messages: messages, Tools: tools})
+	if err != nil {
+		return nil, err
+	}
+	return append(ids, p.t.Encode(answer)...), nil
 }

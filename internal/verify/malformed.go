@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"drover/checkpoint"
+	"drover/internal/answer"
 	"drover/model"
 	"drover/moe"
 	"drover/tokenizer"
@@ -160,7 +161,7 @@ func (v *verifier) runOnce(ctx context.Context, dir string) error {
 		return err
 	}
 	defer stop()
-	_, err = score(ctx, client, []int32{1, 2, 3}, false)
+	_, err = answer.Score(ctx, client, []int32{1, 2, 3}, false)
 	return err
 }
 

@@ -100,7 +100,7 @@ func (m *modelCheck) prompt(ctx context.Context, c *check, p string) error {
 	if err != nil {
 		return err
 	}
-	got, err := score(ctx, m.client, ids, true)
+	got, err := answer.Score(ctx, m.client, ids, true)
 	if err != nil {
 		return err
 	}
@@ -114,7 +114,7 @@ func (m *modelCheck) prompt(ctx context.Context, c *check, p string) error {
 	}
 	for i := range same {
 		where := fmt.Sprintf("position %d", i)
-		c.logits(where, got[i].logits, want[i*width:(i+1)*width], m.v.tol)
+		c.logits(where, got[i].Logits, want[i*width:(i+1)*width], m.v.tol)
 	}
 	if same < len(ids) {
 		c.note = fmt.Sprintf("compared %d of %d positions: the next has a near tie of two experts",
@@ -129,12 +129,12 @@ func (m *modelCheck) prompt(ctx context.Context, c *check, p string) error {
 
 // routes compares the experts of every position and says how many positions, from the first, have
 // the recorded ones.
-func (m *modelCheck) routes(c *check, p string, got []scored) (same int, err error) {
+func (m *modelCheck) routes(c *check, p string, got []answer.Scored) (same int, err error) {
 	layers := m.want.layers(p)
 	same = len(got)
 	for _, g := range got {
-		if len(g.layers) != len(layers) {
-			return 0, fmt.Errorf("%d MoE layers reported, want %d", len(g.layers), len(layers))
+		if len(g.Layers) != len(layers) {
+			return 0, fmt.Errorf("%d MoE layers reported, want %d", len(g.Layers), len(layers))
 		}
 	}
 	for at, layer := range layers {
@@ -143,12 +143,12 @@ func (m *modelCheck) routes(c *check, p string, got []scored) (same int, err err
 			return 0, err
 		}
 		for i, g := range got {
-			if int(g.layers[at].Layer) != layer {
-				return 0, fmt.Errorf("MoE layer %d reported, want %d", g.layers[at].Layer, layer)
+			if int(g.Layers[at].Layer) != layer {
+				return 0, fmt.Errorf("MoE layer %d reported, want %d", g.Layers[at].Layer, layer)
 			}
 			where := fmt.Sprintf("position %d, layer %d", i, layer)
 			// Past a near tie a lower layer has already changed what this one sees.
-			if i < same && !c.experts(where, g.layers[at], want[i], m.v.tol) {
+			if i < same && !c.experts(where, g.Layers[at], want[i], m.v.tol) {
 				same = i
 			}
 		}
@@ -211,13 +211,13 @@ func (m *modelCheck) greedy(ctx context.Context, c *check, p string, ids []int32
 		c.note = fmt.Sprintf("the continuation leaves the recorded one at token %d, a near tie", n)
 	}
 	all := append(append([]int32{}, ids...), want[:len(want)-1]...)
-	got, err := score(ctx, m.client, all, false)
+	got, err := answer.Score(ctx, m.client, all, false)
 	if err != nil {
 		return err
 	}
 	for i := range want {
 		where := fmt.Sprintf("continuation %d", i)
-		c.logits(where, got[len(ids)-1+i].logits, rows[i*width:(i+1)*width], m.v.tol)
+		c.logits(where, got[len(ids)-1+i].Logits, rows[i*width:(i+1)*width], m.v.tol)
 	}
 	return nil
 }

@@ -295,7 +295,7 @@ func TestNearTie(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, got, tc.want)
 		}
 	}
-	if want.nearTie(0, 0.6, tolerances(1)) {
+	if want.nearTie(0, 0.6, tolerances(kernel.Exact)) {
 		t.Error("mode exact accepts another expert")
 	}
 }

@@ -60,9 +60,9 @@ func Recorded(ctx context.Context, file, dir string, opts Options) (Summary, err
 		return Summary{}, err
 	}
 	defer f.Close()
-	p := (*prompter)(nil)
+	p := (*Prompter)(nil)
 	if dir != "" {
-		if p, err = newPrompter(dir, time.Time{}); err != nil {
+		if p, err = NewPrompter(dir, time.Time{}); err != nil {
 			return Summary{}, err
 		}
 	}
@@ -131,7 +131,7 @@ func (v *verifier) recordings(
 
 // replay compares one recording.
 func (v *verifier) replay(
-	ctx context.Context, c *check, client droverv1.CoordinatorServiceClient, p *prompter,
+	ctx context.Context, c *check, client droverv1.CoordinatorServiceClient, p *Prompter,
 	r recording,
 ) error {
 	if p != nil {

@@ -1,62 +1,11 @@
 package verify
 
 import (
-	"context"
-	"encoding/binary"
-	"errors"
-	"fmt"
-	"io"
 	"math"
 	"slices"
 
 	droverv1 "drover/proto/drover/v1"
 )
-
-// scored is what the model says of one position.
-type scored struct {
-	logits []float32
-	layers []*droverv1.LayerExperts
-}
-
-// score runs the model over ids; the answer has one entry for each.
-func score(
-	ctx context.Context, client droverv1.CoordinatorServiceClient, ids []int32, experts bool,
-) ([]scored, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // ends the stream on every way out
-	stream, err := client.Score(ctx, &droverv1.ScoreRequest{TokenIds: ids, WithExperts: experts})
-	if err != nil {
-		return nil, err
-	}
-	var all []scored
-	for {
-		r, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, err
-		}
-		if int(r.Position) != len(all) || len(all) == len(ids) {
-			return nil, fmt.Errorf("score: position %d came as number %d of %d",
-				r.Position, len(all), len(ids))
-		}
-		all = append(all, scored{floats(r.Logits), r.Layers})
-	}
-	if len(all) != len(ids) {
-		return nil, fmt.Errorf("score: %d of %d positions came", len(all), len(ids))
-	}
-	return all, nil
-}
-
-// floats reads little-endian float32 values.
-func floats(b []byte) []float32 {
-	f := make([]float32, len(b)/4)
-	for i := range f {
-		f[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
-	}
-	return f
-}
 
 // logits compares one position's logits.
 func (c *check) logits(where string, got, want []float32, tol tolerance) {
