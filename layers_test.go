@@ -41,6 +41,7 @@ router: kernel moe placement proto/drover/v1 tensor wire
 expertnode: kernel moe proto/drover/v1 tensor wire
 coordinator: kernel model moe proto/drover/v1 scheduler tensor tokenizer tokenizer/jinja
 api: proto/drover/v1
+scripts/kernelgen:
 `
 
 // tops may import anything: they wire the parts together.

@@ -14,7 +14,7 @@ func benchLevels(b *testing.B, name string, lowest instructions, bytes int, f fu
 	best := level
 	defer func() { level = best }()
 	for l := lowest; l <= best; l++ {
-		b.Run(name+"/"+[...]string{"go", "avx2", "avx512"}[l], func(b *testing.B) {
+		b.Run(name+"/"+instructionNames[l], func(b *testing.B) {
 			level = l
 			b.ReportAllocs()
 			b.SetBytes(int64(bytes))

@@ -25,14 +25,25 @@ import (
 type Activations struct {
 	x      tensor.Rows // (rows, K)
 	format Format
+	level  instructions // when it was prepared: it decides the size of panels
 
-	groups int       // of 64 inputs
-	codes  []int8    // (rows, groups*64)
-	scales []float32 // (rows, groups)
-	// offsets is what dot products with weights' codes as they are stored, +128 or
-	// +8, begin with: -128 or -8 times the sum of the codes of 64 or 32 inputs.
-	offsets []int32 // (rows, groups), or (rows, groups*2) for 4 bits
+	groups int // of 64 inputs
+	// packed holds the quantised rows in panels of neighbouring rows, whose numbers of
+	// rows differ by one at most, and a panel has its groups one after the other: a
+	// product of all its rows reads memory in order. A group of a panel is
+	//
+	//	codes    [rows][64] int8
+	//	scales   [rows] float32
+	//	offsets  [1 or 2][rows] int32
+	//
+	// An offset is what a dot product with weights' codes as they are stored, +128 or
+	// +8, begins with: -128 or -8 times the sum of the codes of 64 or 32 inputs.
+	packed []int32
+	panels int
 }
+
+// groupWords is the number of int32 that the codes of a row's group fill.
+const groupWords = groupInputs / 4
 
 // smallestGroup is the value below which a group of activations counts as zeros.
 const smallestGroup = 0x1p-100
@@ -40,14 +51,60 @@ const smallestGroup = 0x1p-100
 // Prepare makes a hold the rows x for products with weights of a format. Integer
 // formats need a call of Quantise for every row.
 func (a *Activations) Prepare(x tensor.Rows, f Format) {
-	a.x, a.format = x, f
+	a.x, a.format, a.level = x, f, level
 	if !f.Integer() {
 		return
 	}
 	a.groups = (x.Dim + groupInputs - 1) / groupInputs
-	a.codes = grow(a.codes, x.N*a.groups*groupInputs)
-	a.scales = grow(a.scales, x.N*a.groups)
-	a.offsets = grow(a.offsets, x.N*a.groups*a.halves())
+	most := panelRows(a.level)
+	a.panels = (x.N + most - 1) / most
+	a.packed = grow(a.packed, x.N*a.groups*a.rowWords())
+}
+
+// rowWords is the number of int32 for a group of one row.
+func (a *Activations) rowWords() int { return groupWords + 1 + a.halves() }
+
+// panel returns the first row of a panel and the number of its rows.
+func (a *Activations) panel(p int) (first, rows int) {
+	rows, longer := a.x.N/a.panels, a.x.N%a.panels
+	if p < longer {
+		return p * (rows + 1), rows + 1
+	}
+	return p*rows + longer, rows
+}
+
+// panelOf returns the panel of a row.
+func (a *Activations) panelOf(row int) int {
+	rows, longer := a.x.N/a.panels, a.x.N%a.panels
+	if row < longer*(rows+1) {
+		return row / (rows + 1)
+	}
+	return (row - longer) / rows
+}
+
+// place is where a row's group lies in Activations.packed: the first of its codes, its
+// scale, and the number of the panel's rows. Its offsets follow the scale by rows, and
+// its next group by rows times rowWords.
+type place struct{ codes, scale, rows int }
+
+func (a *Activations) place(row, g int) place {
+	first, rows := a.panel(a.panelOf(row))
+	at := first*a.groups*a.rowWords() + g*rows*a.rowWords()
+	return place{at + (row-first)*groupWords, at + rows*groupWords + row - first, rows}
+}
+
+// codes returns a group's codes.
+func (a *Activations) codes(p place) []int8 {
+	words := a.packed[p.codes : p.codes+groupWords]
+	return unsafe.Slice((*int8)(unsafe.Pointer(&words[0])), groupInputs)
+}
+
+func (a *Activations) scale(p place) float32 {
+	return math.Float32frombits(uint32(a.packed[p.scale]))
+}
+
+func (a *Activations) offset(p place, half int) int32 {
+	return a.packed[p.scale+p.rows*(1+half)]
 }
 
 // fits reports whether a is prepared for weights of a format.
@@ -70,31 +127,38 @@ func (a *Activations) Quantise(lo, hi int) {
 		return
 	}
 	for i := lo; i < hi; i++ {
-		x := a.x.Row(i)
-		for g := range a.groups {
-			a.quantiseGroup(i, g, x[g*groupInputs:min((g+1)*groupInputs, len(x))])
+		if !a.quantiseVector(i) {
+			a.quantiseRow(i)
 		}
 	}
 }
 
-func (a *Activations) quantiseGroup(row, g int, x []float32) {
-	at := row*a.groups + g
-	codes := a.codes[at*groupInputs : (at+1)*groupInputs]
+// quantiseRow is Quantise for one row in plain Go.
+func (a *Activations) quantiseRow(row int) {
+	x := a.x.Row(row)
+	for g := range a.groups {
+		a.quantiseGroup(a.place(row, g), x[g*groupInputs:min((g+1)*groupInputs, len(x))])
+	}
+}
+
+func (a *Activations) quantiseGroup(at place, x []float32) {
+	codes := a.codes(at)
 	largest := absMax(x)
 	clear(codes)
+	scale := largest / 127
 	switch {
 	case !(largest <= math.MaxFloat32):
-		a.scales[at] = float32(math.NaN())
+		scale = float32(math.NaN())
 	case largest < smallestGroup:
-		a.scales[at] = 0
+		scale = 0
 	default:
-		a.scales[at] = largest / 127
 		inverse := 127 / largest
 		for j, v := range x {
 			c := math.RoundToEven(float64(float32(v * inverse)))
 			codes[j] = int8(min(max(c, -127), 127))
 		}
 	}
+	a.packed[at.scale] = int32(math.Float32bits(scale))
 	n, weight := a.halves(), int32(-128)
 	if n == 2 {
 		weight = -8
@@ -104,22 +168,22 @@ func (a *Activations) quantiseGroup(row, g int, x []float32) {
 		for _, c := range codes[h*groupInputs/n : (h+1)*groupInputs/n] {
 			sum += int32(c)
 		}
-		a.offsets[at*n+h] = weight * sum
+		a.packed[at.scale+at.rows*(1+h)] = weight * sum
 	}
 }
 
 // accumulateInt8 adds row i times 16 outputs to acc.
 func accumulateInt8(acc *[blockRows]float32, w []byte, a *Activations, i int) {
 	for g := range a.groups {
-		block, at := w[g*int8Bytes:(g+1)*int8Bytes], i*a.groups+g
-		codes := a.codes[at*groupInputs : (at+1)*groupInputs]
+		block, at := w[g*int8Bytes:(g+1)*int8Bytes], a.place(i, g)
+		codes := a.codes(at)
 		for r := range acc {
-			dot := a.offsets[at]
+			dot := a.offset(at, 0)
 			for k, c := range codes {
 				dot += int32(c) * int32(block[k/4*lineBytes+r*4+k%4])
 			}
 			t := float32(float32(dot) * scaleInt8(block, r))
-			acc[r] = fma32(t, a.scales[at], acc[r])
+			acc[r] = fma32(t, a.scale(at), acc[r])
 		}
 	}
 }
@@ -127,16 +191,16 @@ func accumulateInt8(acc *[blockRows]float32, w []byte, a *Activations, i int) {
 // accumulateInt4 is accumulateInt8 for 4 bits.
 func accumulateInt4(acc *[blockRows]float32, w []byte, a *Activations, i int) {
 	for g := range a.groups {
-		block, at := w[g*int4Bytes:(g+1)*int4Bytes], i*a.groups+g
-		codes := a.codes[at*groupInputs : (at+1)*groupInputs]
+		block, at := w[g*int4Bytes:(g+1)*int4Bytes], a.place(i, g)
+		codes := a.codes(at)
 		for r := range acc {
-			dots := [2]int32{a.offsets[2*at], a.offsets[2*at+1]}
+			dots := [2]int32{a.offset(at, 0), a.offset(at, 1)}
 			for k, c := range codes {
 				dots[k/32] += int32(c) * int32(nibble(block, r, k))
 			}
 			t := float32(float32(dots[0]) * scaleInt4(block, r, 0))
 			t = fma32(float32(dots[1]), scaleInt4(block, r, 1), t)
-			acc[r] = fma32(t, a.scales[at], acc[r])
+			acc[r] = fma32(t, a.scale(at), acc[r])
 		}
 	}
 }

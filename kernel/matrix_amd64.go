@@ -64,7 +64,7 @@ func mulF32r1b1AVX2(y *float32, w *byte, x *float32, steps int)
 // tiles returns m's tiles, nil where only plain Go can multiply.
 func (m *Matrix) tiles() []tile {
 	switch {
-	case level < avx2 || m.format.Integer():
+	case level < avx2:
 		return nil
 	case m.format == WeightsF32:
 		return tilesF32AVX2
@@ -76,6 +76,9 @@ func (m *Matrix) tiles() []tile {
 
 // mulVector is MulPart by vector instructions; false means that there are none.
 func (m *Matrix) mulVector(y tensor.Rows, a *Activations, lo, hi int) bool {
+	if m.format.Integer() {
+		return m.mulInteger(y, a, lo, hi)
+	}
 	tiles := m.tiles()
 	from := 0
 	for _, t := range tiles {

@@ -12,6 +12,7 @@ const (
 	plainGo instructions = iota
 	avx2
 	avx512
+	avx512VNNI
 )
 
 // level is the set in use. SetInstructions and tests change it.

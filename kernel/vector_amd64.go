@@ -9,12 +9,14 @@ import (
 func detect() instructions {
 	x := &cpu.X86
 	switch {
-	case !x.HasAVX2 || !x.HasFMA:
+	case !x.HasAVX2 || !x.HasFMA || !x.HasF16C:
 		return plainGo
 	case !x.HasAVX512F || !x.HasAVX512BW || !x.HasAVX512DQ || !x.HasAVX512VL:
 		return avx2
+	case !x.HasAVX512VNNI:
+		return avx512
 	}
-	return avx512
+	return avx512VNNI
 }
 
 // expTable is what exp's assembly reads; its order is that of the places named there.

@@ -15,7 +15,7 @@ func withLevels(t *testing.T, f func(t *testing.T)) {
 	defer func() { level = best }()
 	for l := plainGo; l <= best; l++ {
 		level = l
-		t.Run([...]string{"go", "avx2", "avx512"}[l], f)
+		t.Run(instructionNames[l], f)
 	}
 }
 

@@ -1,0 +1,232 @@
+package main
+
+import "fmt"
+
+// Registers of the products with AVX2: integer sums from Y0 on, then these.
+const (
+	avx2Weights = 8 // to 11
+	avx2Input   = 12
+	avx2Temp    = 13 // and 14
+	avx2Mask    = 15
+)
+
+const avx2Bytes = 32
+
+func avx2File() string {
+	var a asm
+	a.WriteString(asmHead + "\n// Rules: VEX encodings only, VZEROUPPER before every return.\n")
+	for _, p := range append(avx2(8), avx2(4)...) {
+		p.avx2(&a)
+	}
+	return a.String()
+}
+
+func y(i int) string { return fmt.Sprintf("Y%d", i) }
+
+// part is one of the halves of a block that a register holds, 8 outputs.
+func (p product) part(row, b, j int) string { return y((row*p.blocks+b)*2 + j) }
+
+func (p product) slot2(row, b, j int) string {
+	return place((row*p.blocks+b)*lineBytes+j*avx2Bytes) + "(DI)"
+}
+
+func (p product) half2(row, b, j int) string {
+	return place(((p.rows+row)*p.blocks+b)*lineBytes+j*avx2Bytes) + "(DI)"
+}
+
+func (p product) avx2(a *asm) {
+	p.begin(a, avx2Bytes, p.halves()*p.rows*p.blocks*lineBytes)
+	a.op("VPXOR Y0, Y0, Y0")
+	for i := range p.rows * p.blocks * 2 {
+		a.op("VMOVUPS Y0, %s(DI)", place(i*avx2Bytes))
+	}
+	if p.bits == 8 {
+		a.op("VPCMPEQW Y15, Y15, Y15 // ones")
+		a.op("VPSRLW $15, Y15, Y15")
+		a.op("VPSLLW $7, Y15, Y14 // the highest bit of each byte")
+		a.op("VPACKUSWB Y14, Y14, Y14")
+	} else {
+		a.op("MOVL $0x0f0f0f0f, AX")
+		a.op("VMOVD AX, X15")
+		a.op("VPBROADCASTD X15, Y15")
+	}
+	a.label("group")
+	if p.bits == 8 {
+		p.avx2Group8(a)
+	} else {
+		p.avx2Group4(a)
+	}
+	a.op("DECQ CX")
+	a.op("JNZ  group")
+	p.avx2Store(a)
+}
+
+// each calls f for every row and part of a block.
+func (p product) each(f func(r, b, j int)) {
+	for r := range p.rows {
+		for b := range p.blocks {
+			f(r, b, 0)
+			f(r, b, 1)
+		}
+	}
+}
+
+func (p product) avx2Clear(a *asm) {
+	p.each(func(r, b, j int) {
+		s := p.part(r, b, j)
+		a.op("VPXOR %s, %s, %s", s, s, s)
+	})
+}
+
+// avx2Group8 multiplies the magnitudes of weights with activations that have got their
+// signs. Codes are at most 127 in magnitude, so a sum of two products is below 2^15.
+func (p product) avx2Group8(a *asm) {
+	const unroll = 4
+	p.avx2Clear(a)
+	a.op("MOVL $%d, BX", 16/unroll)
+	a.label("lines")
+	for l := range unroll {
+		for b := range p.blocks {
+			for j := range 2 {
+				w, magnitude := y(avx2Weights), y(avx2Weights+1)
+				a.op("VPXOR %s, Y14, %s", block(l*lineBytes+j*avx2Bytes, b), w)
+				a.op("VPABSB %s, %s", w, magnitude)
+				for r := range p.rows {
+					t, s := y(avx2Weights+2+r%4), p.part(r, b, j)
+					a.op("VPBROADCASTD %s(DX), %s", place(p.codes(r, 4*l)), t)
+					a.op("VPSIGNB %s, %s, %s", w, t, t)
+					a.op("VPMADDUBSW %s, %s, %s", t, magnitude, t)
+					a.op("VPMADDWD Y15, %s, %s", t, t)
+					a.op("VPADDD %s, %s, %s", t, s, s)
+				}
+			}
+		}
+	}
+	a.op("ADDQ $%d, SI", unroll*lineBytes)
+	a.op("ADDQ $%d, DX", 4*unroll)
+	a.op("DECL BX")
+	a.op("JNZ  lines")
+	for b := range p.blocks {
+		for j := range 2 {
+			a.op("VMOVUPS %s, %s", block(j*avx2Bytes, b), y(avx2Weights+j))
+		}
+		for r := range p.rows {
+			a.op("VBROADCASTSS %d(DX), Y12", p.scale(r)-groupInputs)
+			for j := range 2 {
+				s := p.part(r, b, j)
+				a.op("VCVTDQ2PS %s, %s", s, s)
+				a.op("VMULPS %s, %s, %s", y(avx2Weights+j), s, s)
+				a.op("VFMADD213PS %s, Y12, %s", p.slot2(r, b, j), s)
+				a.op("VMOVUPS %s, %s", s, p.slot2(r, b, j))
+			}
+		}
+	}
+	a.op("ADDQ $%d, SI", lineBytes)
+	a.op("ADDQ $%d, DX", p.unit()-groupInputs)
+}
+
+// avx2Group4 sums in 16 bits: 8 sums of two products are at most 8*2*15*127 = 30480.
+func (p product) avx2Group4(a *asm) {
+	for half := range 2 {
+		p.avx2Clear(a)
+		a.op("MOVL $2, BX")
+		a.label(fmt.Sprintf("half%d", half))
+		for l := range 2 {
+			for b := range p.blocks {
+				p.avx2Line4(a, l, b)
+			}
+		}
+		a.op("ADDQ $%d, SI", 2*lineBytes)
+		a.op("ADDQ $16, DX")
+		a.op("DECL BX")
+		a.op("JNZ  half%d", half)
+		p.avx2Scale4(a, half)
+	}
+	a.op("ADDQ $%d, SI", lineBytes)
+	a.op("ADDQ $%d, DX", p.unit()-groupInputs)
+}
+
+func (p product) avx2Line4(a *asm, l, b int) {
+	for j := range 2 {
+		low, high := y(avx2Weights+j), y(avx2Weights+2+j)
+		a.op("VMOVDQU %s, %s", block(l*lineBytes+j*avx2Bytes, b), high)
+		a.op("VPAND %s, Y15, %s", high, low)
+		a.op("VPSRLW $4, %s, %s", high, high)
+		a.op("VPAND %s, Y15, %s", high, high)
+	}
+	for r := range p.rows {
+		for nibble := range 2 {
+			a.op("VPBROADCASTD %s(DX), Y12", place(p.codes(r, 8*l+4*nibble)))
+			for j := range 2 {
+				t, s := y(avx2Temp+j), p.part(r, b, j)
+				a.op("VPMADDUBSW Y12, %s, %s", y(avx2Weights+2*nibble+j), t)
+				a.op("VPADDW %s, %s, %s", t, s, s)
+			}
+		}
+	}
+}
+
+// avx2Scale4 ends a half: the first leaves its sums in the frame.
+func (p product) avx2Scale4(a *asm, half int) {
+	at := 4 * lineBytes // of the scales: SI is behind 4 lines, then behind 8
+	if half == 1 {
+		at = lineBytes / 2
+	}
+	a.op("VPCMPEQW Y14, Y14, Y14 // ones")
+	a.op("VPSRLW $15, Y14, Y14")
+	for b := range p.blocks {
+		for j := range 2 {
+			a.op("VCVTPH2PS %s, %s", block(at+j*16, b), y(avx2Weights+j))
+		}
+		for r := range p.rows {
+			a.op("VPBROADCASTD %d(DX), Y12", p.offset(r, half)-32*(half+1))
+			if half == 1 {
+				a.op("VBROADCASTSS %d(DX), Y13", p.scale(r)-groupInputs)
+			}
+			for j := range 2 {
+				s := p.part(r, b, j)
+				a.op("VPMADDWD Y14, %s, %s", s, s)
+				a.op("VPADDD Y12, %s, %s", s, s)
+				a.op("VCVTDQ2PS %s, %s", s, s)
+				if half == 0 {
+					a.op("VMULPS %s, %s, %s", y(avx2Weights+j), s, s)
+					a.op("VMOVUPS %s, %s", s, p.half2(r, b, j))
+					continue
+				}
+				a.op("VFMADD213PS %s, %s, %s", p.half2(r, b, j), y(avx2Weights+j), s)
+				a.op("VFMADD213PS %s, Y13, %s", p.slot2(r, b, j), s)
+				a.op("VMOVUPS %s, %s", s, p.slot2(r, b, j))
+			}
+		}
+	}
+}
+
+// avx2Store writes the sums to y, as many outputs as there are.
+func (p product) avx2Store(a *asm) {
+	a.op("MOVQ y+0(FP), R10")
+	a.op("MOVQ ldy+8(FP), R11")
+	a.op("SHLQ $2, R11")
+	a.op("MOVQ $0x0706050403020100, AX")
+	a.op("VMOVQ AX, X15")
+	a.op("VPMOVZXBD X15, Y15")
+	a.op("VPBROADCASTD outputs+16(FP), Y14")
+	a.op("MOVL $8, AX")
+	a.op("VMOVD AX, X13")
+	a.op("VPBROADCASTD X13, Y13")
+	for i := range 2 * p.blocks { // masks of the outputs that there are
+		a.op("VPCMPGTD Y15, Y14, %s", y(i))
+		a.op("VPSUBD Y13, Y14, Y14")
+	}
+	a.op("MOVL $%d, CX", p.rows)
+	a.label("store")
+	for i := range 2 * p.blocks {
+		a.op("VMOVUPS %s(DI), Y15", place(i*avx2Bytes))
+		a.op("VMASKMOVPS Y15, %s, %s(R10)", y(i), place(i*avx2Bytes))
+	}
+	a.op("ADDQ $%d, DI", p.blocks*lineBytes)
+	a.op("ADDQ R11, R10")
+	a.op("DECL CX")
+	a.op("JNZ  store")
+	a.op("VZEROUPPER")
+	a.op("RET")
+}

@@ -1,0 +1,201 @@
+package main
+
+import "fmt"
+
+// Registers of the products with VNNI: integer sums from Z0 on, then weights.
+const (
+	vnniSums    = 24 // at most
+	vnniWeights = 24 // to 27
+	vnniHigh    = 26
+	vnniInput   = 28
+	vnniMask    = 30
+	vnniTemp    = 31
+)
+
+func vnniFile() string {
+	var a asm
+	a.WriteString(asmHead + "\n// Rules: EVEX encodings only, VZEROUPPER before every return.\n")
+	for _, p := range append(vnni(8), vnni(4)...) {
+		p.vnni(&a)
+	}
+	return a.String()
+}
+
+func (p product) sum(row, b int) string { return fmt.Sprintf("Z%d", row*p.blocks+b) }
+
+// slot is the place of a row's float sums in the frame, and half that of the first half
+// of a group.
+func (p product) slot(row, b int) string {
+	return place((row*p.blocks+b)*lineBytes) + "(DI)"
+}
+
+func (p product) half(row, b int) string {
+	return place((p.rows+row)*p.blocks*lineBytes+b*lineBytes) + "(DI)"
+}
+
+func z(i int) string { return fmt.Sprintf("Z%d", i) }
+
+func (p product) vnni(a *asm) {
+	p.begin(a, lineBytes, p.halves()*p.rows*p.blocks*lineBytes)
+	if p.bits == 4 {
+		a.op("MOVL $0x0f0f0f0f, AX")
+		a.op("VPBROADCASTD AX, %s", z(vnniMask))
+	}
+	a.op("VPXORD Z0, Z0, Z0")
+	for r := range p.rows {
+		for b := range p.blocks {
+			a.op("VMOVUPS Z0, %s", p.slot(r, b))
+		}
+	}
+	a.label("group")
+	if p.bits == 8 {
+		p.vnniGroup8(a)
+	} else {
+		p.vnniGroup4(a)
+	}
+	a.op("DECQ CX")
+	a.op("JNZ  group")
+	p.vnniStore(a)
+}
+
+// vnniBegin sets the integer sums to the rows' offsets.
+func (p product) vnniBegin(a *asm, half, moved int) {
+	for r := range p.rows {
+		a.op("VPBROADCASTD %d(DX), %s", p.offset(r, half)-moved, p.sum(r, 0))
+		for b := 1; b < p.blocks; b++ {
+			a.op("VMOVDQA64 %s, %s", p.sum(r, 0), p.sum(r, b))
+		}
+	}
+}
+
+// vnniDots adds four inputs of every row times the weights in registers.
+func (p product) vnniDots(a *asm, input, weights int) {
+	for r := range p.rows {
+		x := z(vnniInput + r%2)
+		a.op("VPBROADCASTD %s(DX), %s", place(p.codes(r, input)), x)
+		for b := range p.blocks {
+			a.op("VPDPBUSD %s, %s, %s", x, z(weights+b), p.sum(r, b))
+		}
+	}
+}
+
+func (p product) vnniGroup8(a *asm) {
+	const unroll = 4
+	p.vnniBegin(a, 0, 0)
+	a.op("MOVL $%d, BX", 16/unroll)
+	a.label("lines")
+	for l := range unroll {
+		for b := range p.blocks {
+			a.op("VMOVDQU64 %s, %s", block(l*lineBytes, b), z(vnniWeights+b))
+		}
+		p.vnniDots(a, 4*l, vnniWeights)
+	}
+	a.op("ADDQ $%d, SI", unroll*lineBytes)
+	a.op("ADDQ $%d, DX", 4*unroll)
+	a.op("DECL BX")
+	a.op("JNZ  lines")
+	for b := range p.blocks {
+		a.op("VMOVUPS %s, %s", block(0, b), z(vnniWeights+b))
+	}
+	for r := range p.rows {
+		x := z(vnniInput + r%2)
+		a.op("VBROADCASTSS %d(DX), %s", p.scale(r)-groupInputs, x)
+		for b := range p.blocks {
+			s := p.sum(r, b)
+			a.op("VCVTDQ2PS %s, %s", s, s)
+			a.op("VMULPS %s, %s, %s", z(vnniWeights+b), s, s)
+			a.op("VFMADD213PS %s, %s, %s", p.slot(r, b), x, s)
+			a.op("VMOVUPS %s, %s", s, p.slot(r, b))
+		}
+	}
+	a.op("ADDQ $%d, SI", lineBytes)
+	a.op("ADDQ $%d, DX", p.unit()-groupInputs)
+}
+
+func (p product) vnniGroup4(a *asm) {
+	low, high := vnniWeights, vnniHigh
+	if p.blocks == 4 { // few sums: there is room below them
+		low, high = vnniWeights-8, vnniWeights-4
+	}
+	for half := range 2 {
+		moved := half * groupInputs / 2 // by which DX is ahead
+		p.vnniBegin(a, half, moved)
+		a.op("MOVL $2, BX")
+		a.label(fmt.Sprintf("half%d", half))
+		for l := range 2 {
+			for b := range p.blocks {
+				a.op("VMOVDQU64 %s, %s", block(l*lineBytes, b), z(vnniTemp))
+				a.op("VPANDD %s, %s, %s", z(vnniMask), z(vnniTemp), z(low+b))
+				a.op("VPSRLD $4, %s, %s", z(vnniTemp), z(vnniTemp))
+				a.op("VPANDD %s, %s, %s", z(vnniMask), z(vnniTemp), z(high+b))
+			}
+			p.vnniDots(a, 8*l, low)
+			p.vnniDots(a, 8*l+4, high)
+		}
+		a.op("ADDQ $%d, SI", 2*lineBytes)
+		a.op("ADDQ $16, DX")
+		a.op("DECL BX")
+		a.op("JNZ  half%d", half)
+		p.vnniScale4(a, half, low)
+	}
+	a.op("ADDQ $%d, SI", lineBytes)
+	a.op("ADDQ $%d, DX", p.unit()-groupInputs)
+}
+
+// vnniScale4 ends a half: the first leaves its sums in the frame.
+func (p product) vnniScale4(a *asm, half, weights int) {
+	at := 4 * lineBytes // of the scales: SI is behind 4 lines, then behind 8
+	if half == 1 {
+		at = lineBytes / 2
+	}
+	for b := range p.blocks {
+		a.op("VCVTPH2PS %s, %s", block(at, b), z(weights+b))
+	}
+	for r := range p.rows {
+		x := z(vnniInput + r%2)
+		if half == 1 {
+			a.op("VBROADCASTSS %d(DX), %s", p.scale(r)-groupInputs, x)
+		}
+		for b := range p.blocks {
+			s := p.sum(r, b)
+			a.op("VCVTDQ2PS %s, %s", s, s)
+			if half == 0 {
+				a.op("VMULPS %s, %s, %s", z(weights+b), s, s)
+				a.op("VMOVUPS %s, %s", s, p.half(r, b))
+				continue
+			}
+			a.op("VFMADD213PS %s, %s, %s", p.half(r, b), z(weights+b), s)
+			a.op("VFMADD213PS %s, %s, %s", p.slot(r, b), x, s)
+			a.op("VMOVUPS %s, %s", s, p.slot(r, b))
+		}
+	}
+}
+
+// vnniStore writes the sums to y, as many outputs as there are.
+func (p product) vnniStore(a *asm) {
+	a.op("MOVQ y+0(FP), R10")
+	a.op("MOVQ ldy+8(FP), R11")
+	a.op("SHLQ $2, R11")
+	a.op("MOVL $64, CX")
+	a.op("SUBQ outputs+16(FP), CX")
+	a.op("MOVQ $-1, AX")
+	a.op("SHRQ CX, AX")
+	for b := range p.blocks {
+		if b > 0 {
+			a.op("SHRQ $16, AX")
+		}
+		a.op("KMOVW AX, K%d", b+1)
+	}
+	a.op("MOVL $%d, CX", p.rows)
+	a.label("store")
+	for b := range p.blocks {
+		a.op("VMOVUPS %s(DI), %s", place(b*lineBytes), z(b))
+		a.op("VMOVUPS %s, K%d, %s(R10)", z(b), b+1, place(b*lineBytes))
+	}
+	a.op("ADDQ $%d, DI", p.blocks*lineBytes)
+	a.op("ADDQ R11, R10")
+	a.op("DECL CX")
+	a.op("JNZ  store")
+	a.op("VZEROUPPER")
+	a.op("RET")
+}
