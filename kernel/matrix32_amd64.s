@@ -7,31 +7,38 @@
 	VFMADD231PS Y8, Y10, A \
 	VFMADD231PS Y9, Y10, B
 
+#define LOAD(P, A, B) \
+	VMOVUPS (P), A \
+	VMOVUPS 32(P), B
+
 #define STORE(A, B) \
 	VMOVUPS A, (DI) \
 	VMOVUPS B, 32(DI)
 
-// func mulF32r4b1AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
-TEXT ·mulF32r4b1AVX2(SB), NOSPLIT, $0-56
+// func mulF32r4b1AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int,
+//	next *byte)
+TEXT ·mulF32r4b1AVX2(SB), NOSPLIT, $0-64
 	MOVQ y+0(FP), DI
 	MOVQ ldy+8(FP), R8
 	MOVQ w+16(FP), SI
 	MOVQ x+32(FP), DX
 	MOVQ ldx+40(FP), R9
 	MOVQ steps+48(FP), CX
+	MOVQ next+56(FP), BX
 	SHLQ $2, R8
 	SHLQ $2, R9
 	LEAQ (DX)(R9*2), R10
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
+	MOVQ DI, R13
+	LOAD(R13, Y0, Y1)
+	ADDQ R8, R13
+	LOAD(R13, Y2, Y3)
+	ADDQ R8, R13
+	LOAD(R13, Y4, Y5)
+	ADDQ R8, R13
+	LOAD(R13, Y6, Y7)
 
 r4b1:
+	PREFETCHT0 (BX)
 	VMOVUPS (SI), Y8
 	VMOVUPS 32(SI), Y9
 	ROW((DX), Y0, Y1)
@@ -39,6 +46,7 @@ r4b1:
 	ROW((R10), Y4, Y5)
 	ROW((R10)(R9*1), Y6, Y7)
 	ADDQ $64, SI
+	ADDQ $64, BX
 	ADDQ $4, DX
 	ADDQ $4, R10
 	DECQ CX
@@ -53,8 +61,9 @@ r4b1:
 	VZEROUPPER
 	RET
 
-// func mulF32r1b4AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
-TEXT ·mulF32r1b4AVX2(SB), NOSPLIT, $0-56
+// func mulF32r1b4AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int,
+//	next *byte)
+TEXT ·mulF32r1b4AVX2(SB), NOSPLIT, $0-64
 	MOVQ y+0(FP), DI
 	MOVQ w+16(FP), SI
 	MOVQ stride+24(FP), R12
@@ -63,14 +72,14 @@ TEXT ·mulF32r1b4AVX2(SB), NOSPLIT, $0-56
 	LEAQ (SI)(R12*1), R10
 	LEAQ (SI)(R12*2), R11
 	LEAQ (R10)(R12*2), R12
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	VMOVUPS 64(DI), Y2
+	VMOVUPS 96(DI), Y3
+	VMOVUPS 128(DI), Y4
+	VMOVUPS 160(DI), Y5
+	VMOVUPS 192(DI), Y6
+	VMOVUPS 224(DI), Y7
 	XORQ AX, AX
 
 r1b4:
@@ -97,14 +106,14 @@ r1b4:
 	VZEROUPPER
 	RET
 
-// func mulF32r1b1AVX2(y *float32, w *byte, x *float32, steps int)
-TEXT ·mulF32r1b1AVX2(SB), NOSPLIT, $0-32
+// func mulF32r1b1AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int,
+//	next *byte)
+TEXT ·mulF32r1b1AVX2(SB), NOSPLIT, $0-64
 	MOVQ y+0(FP), DI
-	MOVQ w+8(FP), SI
-	MOVQ x+16(FP), DX
-	MOVQ steps+24(FP), CX
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
+	MOVQ w+16(FP), SI
+	MOVQ x+32(FP), DX
+	MOVQ steps+48(FP), CX
+	LOAD(DI, Y0, Y1)
 
 r1b1:
 	VBROADCASTSS (DX), Y8

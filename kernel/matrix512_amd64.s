@@ -8,12 +8,6 @@
 	VPTERNLOGD $0xff, Z31, Z31, Z31 \
 	VPSLLD $16, Z31, Z31
 
-#define ZERO4(A, B, C, D) \
-	VPXORD A, A, A \
-	VPXORD B, B, B \
-	VPXORD C, C, C \
-	VPXORD D, D, D
-
 // LINE widens the 16 outputs of two inputs: the even into E, the odd into O.
 #define LINE(W, E, O) \
 	VPSLLD $16, W, E \
@@ -28,13 +22,31 @@
 	VFMADD231PS Z21, Z18, A \
 	VFMADD231PS Z21, Z19, B
 
+#define LOAD2(A, B) \
+	VMOVUPS (R13), A \
+	VMOVUPS 64(R13), B \
+	ADDQ R8, R13
+
 #define STORE2(A, B) \
 	VMOVUPS A, (DI) \
 	VMOVUPS B, 64(DI) \
 	ADDQ R8, DI
 
-// func mulBF16r8b2AVX512(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
-TEXT ·mulBF16r8b2AVX512(SB), NOSPLIT, $0-56
+#define LOAD4(P, A, B, C, D) \
+	VMOVUPS (P), A \
+	VMOVUPS 64(P), B \
+	VMOVUPS 128(P), C \
+	VMOVUPS 192(P), D
+
+#define STORE4(P, A, B, C, D) \
+	VMOVUPS A, (P) \
+	VMOVUPS B, 64(P) \
+	VMOVUPS C, 128(P) \
+	VMOVUPS D, 192(P)
+
+// func mulBF16r8b2AVX512(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int,
+//	next *byte)
+TEXT ·mulBF16r8b2AVX512(SB), NOSPLIT, $0-64
 	MOVQ y+0(FP), DI
 	MOVQ ldy+8(FP), R8
 	MOVQ w+16(FP), SI
@@ -42,6 +54,8 @@ TEXT ·mulBF16r8b2AVX512(SB), NOSPLIT, $0-56
 	MOVQ x+32(FP), DX
 	MOVQ ldx+40(FP), R9
 	MOVQ steps+48(FP), CX
+	MOVQ next+56(FP), R12
+	LEAQ (R12)(BX*1), R14
 	ADDQ SI, BX
 	SHLQ $2, R8
 	SHLQ $2, R9
@@ -49,14 +63,21 @@ TEXT ·mulBF16r8b2AVX512(SB), NOSPLIT, $0-56
 	ADDQ R9, R10
 	LEAQ (R10)(R9*2), R11
 	ADDQ R9, R11
-	ZERO4(Z0, Z1, Z2, Z3)
-	ZERO4(Z4, Z5, Z6, Z7)
-	ZERO4(Z8, Z9, Z10, Z11)
-	ZERO4(Z12, Z13, Z14, Z15)
+	MOVQ DI, R13
+	LOAD2(Z0, Z1)
+	LOAD2(Z2, Z3)
+	LOAD2(Z4, Z5)
+	LOAD2(Z6, Z7)
+	LOAD2(Z8, Z9)
+	LOAD2(Z10, Z11)
+	LOAD2(Z12, Z13)
+	LOAD2(Z14, Z15)
 	MASK
 	XORQ AX, AX
 
 r8b2:
+	PREFETCHT0 (R12)(AX*1)
+	PREFETCHT0 (R14)(AX*1)
 	LINE((SI)(AX*1), Z16, Z18)
 	LINE((BX)(AX*1), Z17, Z19)
 	ROW2((DX), 4(DX), Z0, Z1)
@@ -84,46 +105,9 @@ r8b2:
 	VZEROUPPER
 	RET
 
-// func mulBF16r4b2AVX512(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
-TEXT ·mulBF16r4b2AVX512(SB), NOSPLIT, $0-56
-	MOVQ y+0(FP), DI
-	MOVQ ldy+8(FP), R8
-	MOVQ w+16(FP), SI
-	MOVQ stride+24(FP), BX
-	MOVQ x+32(FP), DX
-	MOVQ ldx+40(FP), R9
-	MOVQ steps+48(FP), CX
-	ADDQ SI, BX
-	SHLQ $2, R8
-	SHLQ $2, R9
-	LEAQ (DX)(R9*2), R10
-	ADDQ R9, R10
-	ZERO4(Z0, Z1, Z2, Z3)
-	ZERO4(Z4, Z5, Z6, Z7)
-	MASK
-	XORQ AX, AX
-
-r4b2:
-	LINE((SI)(AX*1), Z16, Z18)
-	LINE((BX)(AX*1), Z17, Z19)
-	ROW2((DX), 4(DX), Z0, Z1)
-	ROW2((DX)(R9*1), 4(DX)(R9*1), Z2, Z3)
-	ROW2((DX)(R9*2), 4(DX)(R9*2), Z4, Z5)
-	ROW2((R10), 4(R10), Z6, Z7)
-	ADDQ $64, AX
-	ADDQ $8, DX
-	ADDQ $8, R10
-	DECQ CX
-	JNZ  r4b2
-	STORE2(Z0, Z1)
-	STORE2(Z2, Z3)
-	STORE2(Z4, Z5)
-	STORE2(Z6, Z7)
-	VZEROUPPER
-	RET
-
-// func mulBF16r2b4AVX512(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
-TEXT ·mulBF16r2b4AVX512(SB), NOSPLIT, $0-56
+// func mulBF16r2b4AVX512(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int,
+//	next *byte)
+TEXT ·mulBF16r2b4AVX512(SB), NOSPLIT, $0-64
 	MOVQ y+0(FP), DI
 	MOVQ ldy+8(FP), R8
 	MOVQ w+16(FP), SI
@@ -136,8 +120,9 @@ TEXT ·mulBF16r2b4AVX512(SB), NOSPLIT, $0-56
 	LEAQ (R10)(R12*2), R12
 	SHLQ $2, R8
 	SHLQ $2, R9
-	ZERO4(Z0, Z1, Z2, Z3)
-	ZERO4(Z4, Z5, Z6, Z7)
+	LEAQ (DI)(R8*1), R13
+	LOAD4(DI, Z0, Z1, Z2, Z3)
+	LOAD4(R13, Z4, Z5, Z6, Z7)
 	MASK
 	XORQ AX, AX
 
@@ -161,20 +146,14 @@ r2b4:
 	ADDQ $8, DX
 	DECQ CX
 	JNZ  r2b4
-	VMOVUPS Z0, (DI)
-	VMOVUPS Z1, 64(DI)
-	VMOVUPS Z2, 128(DI)
-	VMOVUPS Z3, 192(DI)
-	ADDQ R8, DI
-	VMOVUPS Z4, (DI)
-	VMOVUPS Z5, 64(DI)
-	VMOVUPS Z6, 128(DI)
-	VMOVUPS Z7, 192(DI)
+	STORE4(DI, Z0, Z1, Z2, Z3)
+	STORE4(R13, Z4, Z5, Z6, Z7)
 	VZEROUPPER
 	RET
 
-// func mulBF16r1b4AVX512(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
-TEXT ·mulBF16r1b4AVX512(SB), NOSPLIT, $0-56
+// func mulBF16r1b4AVX512(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int,
+//	next *byte)
+TEXT ·mulBF16r1b4AVX512(SB), NOSPLIT, $0-64
 	MOVQ y+0(FP), DI
 	MOVQ w+16(FP), SI
 	MOVQ stride+24(FP), R12
@@ -183,7 +162,7 @@ TEXT ·mulBF16r1b4AVX512(SB), NOSPLIT, $0-56
 	LEAQ (SI)(R12*1), R10
 	LEAQ (SI)(R12*2), R11
 	LEAQ (R10)(R12*2), R12
-	ZERO4(Z0, Z1, Z2, Z3)
+	LOAD4(DI, Z0, Z1, Z2, Z3)
 	MASK
 	XORQ AX, AX
 
@@ -203,9 +182,133 @@ r1b4:
 	ADDQ $8, DX
 	DECQ CX
 	JNZ  r1b4
-	VMOVUPS Z0, (DI)
-	VMOVUPS Z1, 64(DI)
-	VMOVUPS Z2, 128(DI)
-	VMOVUPS Z3, 192(DI)
+	STORE4(DI, Z0, Z1, Z2, Z3)
+	VZEROUPPER
+	RET
+// AHEAD fetches what lies 2 KiB behind in each of four blocks. It stops at the second
+// cache: the first waits for too few lines at a time to keep memory busy.
+#define AHEAD \
+	PREFETCHT1 2048(SI)(AX*1) \
+	PREFETCHT1 2048(R10)(AX*1) \
+	PREFETCHT1 2048(R11)(AX*1) \
+	PREFETCHT1 2048(R12)(AX*1)
+
+// BLOCK3 adds two inputs of three rows, in Z20 to Z25, to one block of outputs.
+#define BLOCK3(W, A, B, C) \
+	LINE(W, Z16, Z17) \
+	VFMADD231PS Z20, Z16, A \
+	VFMADD231PS Z22, Z16, B \
+	VFMADD231PS Z24, Z16, C \
+	VFMADD231PS Z21, Z17, A \
+	VFMADD231PS Z23, Z17, B \
+	VFMADD231PS Z25, Z17, C
+
+#define BLOCK4(W, A, B, C, D) \
+	LINE(W, Z16, Z17) \
+	VFMADD231PS Z20, Z16, A \
+	VFMADD231PS Z22, Z16, B \
+	VFMADD231PS Z24, Z16, C \
+	VFMADD231PS Z26, Z16, D \
+	VFMADD231PS Z21, Z17, A \
+	VFMADD231PS Z23, Z17, B \
+	VFMADD231PS Z25, Z17, C \
+	VFMADD231PS Z27, Z17, D
+
+// func mulBF16r4b4AVX512(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int,
+//	next *byte)
+TEXT ·mulBF16r4b4AVX512(SB), NOSPLIT, $0-64
+	MOVQ y+0(FP), DI
+	MOVQ ldy+8(FP), R8
+	MOVQ w+16(FP), SI
+	MOVQ stride+24(FP), R12
+	MOVQ x+32(FP), DX
+	MOVQ ldx+40(FP), R9
+	MOVQ steps+48(FP), CX
+	LEAQ (SI)(R12*1), R10
+	LEAQ (SI)(R12*2), R11
+	LEAQ (R10)(R12*2), R12
+	SHLQ $2, R8
+	SHLQ $2, R9
+	LEAQ (DX)(R9*2), BX
+	LEAQ (DI)(R8*1), R13
+	LEAQ (DI)(R8*2), R14
+	LEAQ (R13)(R8*2), R8
+	LOAD4(DI, Z0, Z1, Z2, Z3)
+	LOAD4(R13, Z4, Z5, Z6, Z7)
+	LOAD4(R14, Z8, Z9, Z10, Z11)
+	LOAD4(R8, Z12, Z13, Z14, Z15)
+	MASK
+	XORQ AX, AX
+
+r4b4:
+	AHEAD
+	VBROADCASTSS (DX), Z20
+	VBROADCASTSS 4(DX), Z21
+	VBROADCASTSS (DX)(R9*1), Z22
+	VBROADCASTSS 4(DX)(R9*1), Z23
+	VBROADCASTSS (BX), Z24
+	VBROADCASTSS 4(BX), Z25
+	VBROADCASTSS (BX)(R9*1), Z26
+	VBROADCASTSS 4(BX)(R9*1), Z27
+	BLOCK4((SI)(AX*1), Z0, Z4, Z8, Z12)
+	BLOCK4((R10)(AX*1), Z1, Z5, Z9, Z13)
+	BLOCK4((R11)(AX*1), Z2, Z6, Z10, Z14)
+	BLOCK4((R12)(AX*1), Z3, Z7, Z11, Z15)
+	ADDQ $64, AX
+	ADDQ $8, DX
+	ADDQ $8, BX
+	DECQ CX
+	JNZ  r4b4
+	STORE4(DI, Z0, Z1, Z2, Z3)
+	STORE4(R13, Z4, Z5, Z6, Z7)
+	STORE4(R14, Z8, Z9, Z10, Z11)
+	STORE4(R8, Z12, Z13, Z14, Z15)
+	VZEROUPPER
+	RET
+
+// func mulBF16r3b4AVX512(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int,
+//	next *byte)
+TEXT ·mulBF16r3b4AVX512(SB), NOSPLIT, $0-64
+	MOVQ y+0(FP), DI
+	MOVQ ldy+8(FP), R8
+	MOVQ w+16(FP), SI
+	MOVQ stride+24(FP), R12
+	MOVQ x+32(FP), DX
+	MOVQ ldx+40(FP), R9
+	MOVQ steps+48(FP), CX
+	LEAQ (SI)(R12*1), R10
+	LEAQ (SI)(R12*2), R11
+	LEAQ (R10)(R12*2), R12
+	SHLQ $2, R8
+	SHLQ $2, R9
+	LEAQ (DX)(R9*2), BX
+	LEAQ (DI)(R8*1), R13
+	LEAQ (DI)(R8*2), R14
+	LOAD4(DI, Z0, Z1, Z2, Z3)
+	LOAD4(R13, Z4, Z5, Z6, Z7)
+	LOAD4(R14, Z8, Z9, Z10, Z11)
+	MASK
+	XORQ AX, AX
+
+r3b4:
+	AHEAD
+	VBROADCASTSS (DX), Z20
+	VBROADCASTSS 4(DX), Z21
+	VBROADCASTSS (DX)(R9*1), Z22
+	VBROADCASTSS 4(DX)(R9*1), Z23
+	VBROADCASTSS (BX), Z24
+	VBROADCASTSS 4(BX), Z25
+	BLOCK3((SI)(AX*1), Z0, Z4, Z8)
+	BLOCK3((R10)(AX*1), Z1, Z5, Z9)
+	BLOCK3((R11)(AX*1), Z2, Z6, Z10)
+	BLOCK3((R12)(AX*1), Z3, Z7, Z11)
+	ADDQ $64, AX
+	ADDQ $8, DX
+	ADDQ $8, BX
+	DECQ CX
+	JNZ  r3b4
+	STORE4(DI, Z0, Z1, Z2, Z3)
+	STORE4(R13, Z4, Z5, Z6, Z7)
+	STORE4(R14, Z8, Z9, Z10, Z11)
 	VZEROUPPER
 	RET

@@ -8,8 +8,19 @@
 	VPCMPEQD Y, Y, Y \
 	VPSLLD $16, Y, Y
 
-// func mulBF16r1b4AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
-TEXT ·mulBF16r1b4AVX2(SB), NOSPLIT, $0-56
+#define LOADROW(A, B) \
+	VMOVUPS (R13), A \
+	VMOVUPS 32(R13), B \
+	ADDQ R8, R13
+
+#define STOREROW(A, B) \
+	VMOVUPS A, (DI) \
+	VMOVUPS B, 32(DI) \
+	ADDQ R8, DI
+
+// func mulBF16r1b4AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int,
+//	next *byte)
+TEXT ·mulBF16r1b4AVX2(SB), NOSPLIT, $0-64
 	MOVQ y+0(FP), DI
 	MOVQ w+16(FP), SI
 	MOVQ stride+24(FP), R8
@@ -18,14 +29,14 @@ TEXT ·mulBF16r1b4AVX2(SB), NOSPLIT, $0-56
 	LEAQ (SI)(R8*1), R9
 	LEAQ (SI)(R8*2), R10
 	LEAQ (R9)(R8*2), R11
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	VMOVUPS 64(DI), Y2
+	VMOVUPS 96(DI), Y3
+	VMOVUPS 128(DI), Y4
+	VMOVUPS 160(DI), Y5
+	VMOVUPS 192(DI), Y6
+	VMOVUPS 224(DI), Y7
 	MASK(Y15)
 	XORQ AX, AX
 
@@ -87,31 +98,31 @@ r1b4:
 	VZEROUPPER
 	RET
 
-// func mulBF16r4b1AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
-TEXT ·mulBF16r4b1AVX2(SB), NOSPLIT, $0-56
+// func mulBF16r4b1AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int,
+//	next *byte)
+TEXT ·mulBF16r4b1AVX2(SB), NOSPLIT, $0-64
 	MOVQ y+0(FP), DI
 	MOVQ ldy+8(FP), R8
 	MOVQ w+16(FP), SI
 	MOVQ x+32(FP), DX
 	MOVQ ldx+40(FP), R9
 	MOVQ steps+48(FP), CX
+	MOVQ next+56(FP), BX
 	SHLQ $2, R8
 	SHLQ $2, R9
 	LEAQ (DX)(R9*1), R10
 	LEAQ (DX)(R9*2), R11
 	LEAQ (R10)(R9*2), R12
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
+	MOVQ DI, R13
+	LOADROW(Y0, Y1)
+	LOADROW(Y2, Y3)
+	LOADROW(Y4, Y5)
+	LOADROW(Y6, Y7)
 	MASK(Y15)
 	XORQ AX, AX
 
 r4b1:
+	PREFETCHT0 (BX)
 	VMOVDQU (SI), Y10
 	VMOVDQU 32(SI), Y11
 	VPSLLD $16, Y10, Y12
@@ -143,31 +154,26 @@ r4b1:
 	VFMADD231PS Y9, Y10, Y6
 	VFMADD231PS Y9, Y11, Y7
 	ADDQ $64, SI
+	ADDQ $64, BX
 	ADDQ $8, AX
 	DECQ CX
 	JNZ  r4b1
-	VMOVUPS Y0, (DI)
-	VMOVUPS Y1, 32(DI)
-	ADDQ R8, DI
-	VMOVUPS Y2, (DI)
-	VMOVUPS Y3, 32(DI)
-	ADDQ R8, DI
-	VMOVUPS Y4, (DI)
-	VMOVUPS Y5, 32(DI)
-	ADDQ R8, DI
-	VMOVUPS Y6, (DI)
-	VMOVUPS Y7, 32(DI)
+	STOREROW(Y0, Y1)
+	STOREROW(Y2, Y3)
+	STOREROW(Y4, Y5)
+	STOREROW(Y6, Y7)
 	VZEROUPPER
 	RET
 
-// func mulBF16r1b1AVX2(y *float32, w *byte, x *float32, steps int)
-TEXT ·mulBF16r1b1AVX2(SB), NOSPLIT, $0-32
+// func mulBF16r1b1AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int,
+//	next *byte)
+TEXT ·mulBF16r1b1AVX2(SB), NOSPLIT, $0-64
 	MOVQ y+0(FP), DI
-	MOVQ w+8(FP), SI
-	MOVQ x+16(FP), DX
-	MOVQ steps+24(FP), CX
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
+	MOVQ w+16(FP), SI
+	MOVQ x+32(FP), DX
+	MOVQ steps+48(FP), CX
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
 	MASK(Y15)
 
 r1b1:
@@ -192,44 +198,63 @@ r1b1:
 	VZEROUPPER
 	RET
 
+// func oddBF16AVX2(y *float32, w *byte, stride int, x float32, blocks int)
+TEXT ·oddBF16AVX2(SB), NOSPLIT, $0-40
+	MOVQ y+0(FP), DI
+	MOVQ w+8(FP), SI
+	MOVQ stride+16(FP), R8
+	VBROADCASTSS x+24(FP), Y8
+	MOVQ blocks+32(FP), CX
+
+odd:
+	VMOVDQU (SI), Y10
+	VMOVDQU 32(SI), Y11
+	VPSLLD $16, Y10, Y10
+	VPSLLD $16, Y11, Y11
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	VFMADD231PS Y8, Y10, Y0
+	VFMADD231PS Y8, Y11, Y1
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ $64, DI
+	ADDQ R8, SI
+	DECQ CX
+	JNZ  odd
+	VZEROUPPER
+	RET
+
 // ROW6 adds one input of a row to its block of outputs.
 #define ROW6(X, A, B) \
 	VBROADCASTSS X, Y14 \
 	VFMADD231PS Y14, Y12, A \
 	VFMADD231PS Y14, Y13, B
 
-#define STORE6(A, B) \
-	VMOVUPS A, (DI) \
-	VMOVUPS B, 32(DI) \
-	ADDQ R8, DI
-
-// func mulBF16r6b1AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
-TEXT ·mulBF16r6b1AVX2(SB), NOSPLIT, $0-56
+// func mulBF16r6b1AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int,
+//	next *byte)
+TEXT ·mulBF16r6b1AVX2(SB), NOSPLIT, $0-64
 	MOVQ y+0(FP), DI
 	MOVQ ldy+8(FP), R8
 	MOVQ w+16(FP), SI
 	MOVQ x+32(FP), DX
 	MOVQ ldx+40(FP), R9
 	MOVQ steps+48(FP), CX
+	MOVQ next+56(FP), BX
 	SHLQ $2, R8
 	SHLQ $2, R9
 	LEAQ (DX)(R9*2), R10
 	ADDQ R9, R10
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
+	MOVQ DI, R13
+	LOADROW(Y0, Y1)
+	LOADROW(Y2, Y3)
+	LOADROW(Y4, Y5)
+	LOADROW(Y6, Y7)
+	LOADROW(Y8, Y9)
+	LOADROW(Y10, Y11)
 	MASK(Y15)
 
 r6b1:
+	PREFETCHT0 (BX)
 	VMOVDQU (SI), Y12
 	VMOVDQU 32(SI), Y13
 	VPSLLD $16, Y12, Y12
@@ -249,15 +274,16 @@ r6b1:
 	ROW6(4(R10)(R9*1), Y8, Y9)
 	ROW6(4(R10)(R9*2), Y10, Y11)
 	ADDQ $64, SI
+	ADDQ $64, BX
 	ADDQ $8, DX
 	ADDQ $8, R10
 	DECQ CX
 	JNZ  r6b1
-	STORE6(Y0, Y1)
-	STORE6(Y2, Y3)
-	STORE6(Y4, Y5)
-	STORE6(Y6, Y7)
-	STORE6(Y8, Y9)
-	STORE6(Y10, Y11)
+	STOREROW(Y0, Y1)
+	STOREROW(Y2, Y3)
+	STOREROW(Y4, Y5)
+	STOREROW(Y6, Y7)
+	STOREROW(Y8, Y9)
+	STOREROW(Y10, Y11)
 	VZEROUPPER
 	RET

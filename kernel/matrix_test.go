@@ -13,7 +13,9 @@ import (
 // tile and every edge, and on extreme numbers.
 func TestMatrixSameBytes(t *testing.T) {
 	shapes := [][3]int{{1, 1, 1}, {0, 16, 16}, {1, 64, 2}, {2, 80, 33}, {3, 17, 5}, {4, 16, 1},
-		{5, 130, 64}, {9, 63, 31}, {13, 128, 128}, {15, 144, 10}, {23, 97, 8}, {7, 64, 3}}
+		{5, 130, 64}, {9, 63, 31}, {13, 128, 128}, {15, 144, 10}, {23, 97, 8}, {7, 64, 3},
+		// More rows than are copied at a time, and inputs in several slices.
+		{70, 83, 259}, {8, 130, 513}, {6, 66, 2051}, {3, 70, 4101}}
 	withLevels(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(3, 4))
 		for d := WeightsF32; d <= WeightsInt4; d++ {
