@@ -190,7 +190,7 @@ const (
 	latePieces = 4
 	// aloneFactor is how many times as long as such a wait tasks are then the caller's
 	// alone: so waiting cannot cost more than a part in aloneFactor of the time.
-	aloneFactor = 16
+	aloneFactor = 4
 )
 
 // join waits for the pieces that others have begun; did is how many the caller itself
@@ -232,7 +232,7 @@ func (p *Pool) compute(thread, processor int) {
 	defer p.ended.Done()
 	runtime.LockOSThread()
 	if processor >= 0 {
-		pin(processor)
+		pinThread(processor)
 	}
 	for !p.closed.Load() {
 		p.take(thread)

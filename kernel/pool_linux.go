@@ -49,9 +49,9 @@ func allowedProcessors() []int {
 	return all
 }
 
-// pin keeps the calling thread on a processor. Where that is refused it stays free to
+// pinThread keeps the calling thread on a processor. Where that is refused it stays free to
 // move, and no less correct.
-func pin(processor int) {
+func pinThread(processor int) {
 	var set unix.CPUSet
 	set.Set(processor)
 	_ = unix.SchedSetaffinity(0, &set)

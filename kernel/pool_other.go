@@ -39,5 +39,5 @@ func (s *sleep) wake(int) {
 // allowedProcessors returns none: this system does not say.
 func allowedProcessors() []int { return nil }
 
-// pin does nothing: this system has no way to.
-func pin(int) {}
+// pinThread does nothing: this system has no way to.
+func pinThread(int) {}
