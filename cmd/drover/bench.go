@@ -35,24 +35,29 @@ func newBenchKernelsCommand(g *globals) *cobra.Command {
 		Use:   "kernels",
 		Short: "Measure the kernels as fractions of what this machine can do",
 		Long: `Bench kernels measures what this machine can do, with one thread and with all: the rate of
-reading memory, and that of float32 multiply-adds. Then it measures the kernels in the shapes
-of Llama 4 Maverick and some smaller ones, by turns with these limits, and prints which
-fraction of the limit each reaches: of the one that bounds it, memory or arithmetic. It ends
-with how many are below their goals.
+reading memory, of float32 multiply-adds, and of exact dot products of small integers. Then it
+measures the kernels in the shapes of Llama 4 Maverick and some smaller ones, by turns with
+these limits, and prints which fraction of the limit each reaches: of the one that bounds it,
+memory or arithmetic. Experts of a layer have the rows that the demo model's gate gives them.
+It ends with the part of small kernels in a decode step, computed from the rates, and with how
+many rates are below their goals.
 
-It takes up to five minutes and 4 GiB of memory. With --quick it takes up to one minute:
-large matrices are computed 1024 outputs at a time, some shapes are left out.
+It takes up to five minutes and 4 GiB of memory. With --quick it takes up to one minute: large
+matrices are computed in part, some sizes are left out. With --instructions kernels and limits
+use a lower set of instructions than the machine has.
 
-Modes exact and bf16 use the same products. In the list, mode bf16 are weights of bfloat16 and
-mode exact those of float32, and what is computed in float32 in both modes.
+In the list, a mode is the format of the weights, or of keys and values, and class the kernel
+class of the numeric mode with this format.
 
-With --json one document: {"cpu","flags","threads","load","limits":{"read_gbps":[…],
-"fma_gflops":[…]},"results":[{"kernel","mode","class","m","n","k","threads","gbps","gflops",
-"limit","fraction","min","max","goal"}],"skipped":[{…,"why"}]}.
+With --json one document: {"cpu","flags","threads","load","instructions","limits":{"read_gbps":
+[…],"fma_gflops":[…],"int8_gops":[…],"int4_gops":[…]},"results":[{"kernel","mode","class",
+"instructions","m","n","k","threads","gbps","gflops","limit","fraction","min","max","goal"}],
+"skipped":[{…,"why"}],"steps":[{"mode","threads","milliseconds","small"}]}.
 
 Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 		Example: `  drover bench kernels
-  drover bench kernels --quick --json`,
+  drover bench kernels --quick --json
+  drover bench kernels --quick --instructions avx2`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var clear func()
@@ -70,6 +75,8 @@ Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 		},
 	}
 	c.Flags().BoolVar(&opts.Quick, "quick", false, "measure less, for a look")
+	c.Flags().StringVar(&opts.Instructions, "instructions", "",
+		"go, avx2, avx512 or avx512vnni (default the best that the machine has)")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
 }

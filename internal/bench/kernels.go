@@ -9,12 +9,16 @@ import (
 	"time"
 
 	"drover/internal/limits"
+	"drover/kernel"
 )
 
 // KernelOptions says what of the kernels to measure. The zero value measures everything.
 type KernelOptions struct {
 	// Quick ends within a minute: large matrices are cut, some sizes are left out.
 	Quick bool
+	// Instructions is the set of instructions to measure, for kernels and limits alike, one of
+	// limits.Classes. Empty means the best that this machine has.
+	Instructions string
 	// Progress, if not nil, is called after each measurement with how many are done.
 	Progress func(done, total int)
 
@@ -28,26 +32,36 @@ type KernelReport struct {
 	// Threads is the number of threads that "all" means.
 	Threads int `json:"threads"`
 	// Load is the load average when the measurement began: what else the machine did.
-	Load    float64         `json:"load"`
-	Limits  limits.Limits   `json:"limits"`
-	Results []KernelResult  `json:"results"`
-	Skipped []SkippedKernel `json:"skipped"`
+	Load float64 `json:"load"`
+	// Instructions is the set of instructions that kernels and limits use.
+	Instructions string          `json:"instructions"`
+	Limits       limits.Limits   `json:"limits"`
+	Results      []KernelResult  `json:"results"`
+	Skipped      []SkippedKernel `json:"skipped"`
+	// Steps tell the part of the small kernels in a step.
+	Steps []StepShare `json:"steps"`
 }
 
 // KernelWork says what a kernel was measured with.
 type KernelWork struct {
-	// Kernel is matmul, attention_decode, attention_prefill, swiglu, sigmoid or rmsnorm.
+	// Kernel is one of the names in kernels_plan.go.
 	Kernel string `json:"kernel"`
-	// Mode is the numeric mode: bf16 are weights of bfloat16, exact those of float32.
-	Mode  string `json:"mode"`
+	// Mode is the format of the weights, or of the keys and values: f32, bf16, int8 or int4.
+	Mode string `json:"mode"`
+	// Class is the kernel class of the numeric mode with this format.
 	Class string `json:"class"`
-	// M is the number of rows, N of outputs or positions of context, K of inputs.
+	// Instructions is the set of instructions in use.
+	Instructions string `json:"instructions"`
+	// M is the number of rows, N of outputs or positions of context, K of inputs. Of experts, M is
+	// the number of rows of all of them together.
 	M       int `json:"m"`
 	N       int `json:"n"`
 	K       int `json:"k"`
 	Threads int `json:"threads"`
 	// Outputs is how many of the N outputs one call computes, 0 where all.
 	Outputs int `json:"outputs,omitempty"`
+	// Experts is how many experts a call computes.
+	Experts int `json:"experts,omitempty"`
 	// Cached says that the weights fit the caches, so that memory is no limit.
 	Cached bool `json:"cached,omitempty"`
 }
@@ -56,11 +70,12 @@ type KernelWork struct {
 type KernelResult struct {
 	KernelWork
 	// GBps counts the bytes of weights, or of keys and values, or of rows, read once.
-	GBps   float64 `json:"gbps"`
+	GBps float64 `json:"gbps"`
+	// GFlops counts operations, those on integers too.
 	GFlops float64 `json:"gflops"`
-	// Limit is what bounds this work on this machine, read or fma. Fraction is the part of it
-	// that is reached: the median over pairs of one burst of the limit and one of the kernel,
-	// with the smallest and largest.
+	// Limit is what bounds this work on this machine: read, fma, int8 or int4. Fraction is
+	// the part of it that is reached: the median over pairs of one burst of the limit and one of
+	// the kernel, with the smallest and largest.
 	Limit    string  `json:"limit"`
 	Fraction float64 `json:"fraction"`
 	Min      float64 `json:"min"`
@@ -75,11 +90,28 @@ type SkippedKernel struct {
 	Why string `json:"why"`
 }
 
-// job is a kernel to measure in one size. One call does so many bytes and operations.
+// job is a kernel to measure in one size. One call does its parts, one after the other.
 type job struct {
 	KernelWork
+	parts []part
+	// arithmetic is the limit of what the parts compute.
+	arithmetic limits.Kind
+	call       func(thread int)
+}
+
+// part is a piece of a call: so many bytes are read, and so many operations done.
+type part struct {
 	bytes, flops float64
-	call         func(thread int)
+}
+
+// sum adds the parts up.
+func (j *job) sum() part {
+	var all part
+	for _, p := range j.parts {
+		all.bytes += p.bytes
+		all.flops += p.flops
+	}
+	return all
 }
 
 // kernelBench measures jobs one after the other.
@@ -128,14 +160,20 @@ func Kernels(ctx context.Context, opts KernelOptions) (KernelReport, error) {
 		return KernelReport{}, fmt.Errorf("%d processors: at most %d can be measured; use taskset",
 			threads, maxThreads)
 	}
+	restore, err := opts.force()
+	if err != nil {
+		return KernelReport{}, err
+	}
+	defer restore()
 	memory, err := opts.memory(threads)
 	if err != nil {
 		return KernelReport{}, err
 	}
 	begun := time.Now()
 	rep := KernelReport{CPU: limits.CPU(), Flags: limits.Flags(), Threads: threads,
-		Load: limits.Load(), Results: []KernelResult{}, Skipped: []SkippedKernel{}}
-	machine, err := limits.New(threads, memory.reader, "")
+		Load: limits.Load(), Instructions: kernel.Instructions(),
+		Results: []KernelResult{}, Skipped: []SkippedKernel{}}
+	machine, err := limits.New(threads, memory.reader, opts.Instructions)
 	if err != nil {
 		return KernelReport{}, err
 	}
@@ -152,7 +190,20 @@ func Kernels(ctx context.Context, opts KernelOptions) (KernelReport, error) {
 	if err := b.run(ctx, kernelPlan(opts, threads, memory), machine.Threads()); err != nil {
 		return KernelReport{}, err
 	}
+	rep.Steps = stepShares(rep.Results)
 	return rep, nil
+}
+
+// force makes kernels use the chosen instructions until restore is called.
+func (o KernelOptions) force() (restore func(), err error) {
+	if o.Instructions == "" {
+		return func() {}, nil
+	}
+	before := kernel.Instructions()
+	if err := kernel.SetInstructions(o.Instructions); err != nil {
+		return nil, err
+	}
+	return func() { _ = kernel.SetInstructions(before) }, nil // it was in use
 }
 
 // subjectKernel is a kernel with weights or contexts of one shape, for several numbers of rows.
@@ -185,7 +236,11 @@ func (b *kernelBench) kernel(ctx context.Context, k subjectKernel, threads []int
 		for _, m := range k.rows {
 			w := k.KernelWork
 			w.M, w.Threads = m, n
-			if why := b.hindrance(time.Duration(m) * rowTime); why != "" {
+			rows := m
+			if k.Kernel == kernelExperts {
+				rows = k.rows[0] // more rows come mostly to experts that are read anyway
+			}
+			if why := b.hindrance(time.Duration(rows) * rowTime); why != "" {
 				b.rep.Skipped = append(b.rep.Skipped, SkippedKernel{w, why})
 				b.progress()
 				continue
@@ -225,9 +280,10 @@ func (b *kernelBench) progress() {
 	}
 }
 
-// sample is a burst of each limit, in billions a second, and then one of the kernel.
+// sample is a burst of reading and of the job's arithmetic, in billions a second, and then one of
+// the kernel.
 type sample struct {
-	read, fma, calls float64
+	read, arithmetic, calls float64
 }
 
 // measure runs one job, limits and kernel by turns. It returns what a call takes by row.
@@ -243,53 +299,80 @@ func (b *kernelBench) measure(ctx context.Context, j job) (time.Duration, error)
 			return 0, context.Cause(ctx)
 		}
 		samples = append(samples, sample{b.burst(limits.Read, j.Threads),
-			b.burst(limits.FMA, j.Threads), b.together(j.Threads, j.call)})
+			b.burst(j.arithmetic, j.Threads), b.together(j.Threads, j.call)})
 	}
 	r, err := j.result(samples)
 	if err != nil {
 		return 0, err
 	}
 	b.rep.Results = append(b.rep.Results, r)
-	rows := r.GFlops * 1e9 / j.flops / float64(j.Threads) * float64(j.M) // a second, of one thread
+	// Rows a second, of one thread.
+	rows := r.GFlops * 1e9 / j.sum().flops / float64(j.Threads) * float64(j.M)
 	return time.Duration(float64(time.Second) / rows), nil
 }
 
-// result compares a job's samples with its roofline: what reading its bytes at the machine's rate
-// takes, or doing its operations, whichever is longer. What is cached has no bytes to read.
+// result compares a job's samples with its roofline: the sum, over its parts, of what reading the
+// bytes at the machine's rate takes, or doing the operations, whichever is longer. What is cached
+// has no bytes to read.
 func (j *job) result(samples []sample) (KernelResult, error) {
-	var read, fma, calls, fractions []float64
-	bytes := j.bytes
-	if j.Cached {
-		bytes = 0
-	}
+	var calls, fractions []float64
+	var reading float64 // part of the roofline that reading takes, summed over the samples
 	for _, s := range samples {
-		if !(s.read > 0 && s.fma > 0 && s.calls > 0) || math.IsInf(s.calls, 0) {
+		if !(s.read > 0 && s.arithmetic > 0 && s.calls > 0) || math.IsInf(s.calls, 0) {
 			return KernelResult{}, errors.New("a burst took no time that could be measured")
 		}
-		seconds := max(bytes/(s.read*1e9), j.flops/(s.fma*1e9)) // of a call at the limit
-		read, fma = append(read, s.read), append(fma, s.fma)
+		seconds, read := j.roofline(s)
+		reading += read / seconds
 		calls, fractions = append(calls, s.calls), append(fractions, s.calls*seconds)
 	}
+	all := j.sum()
 	rate, f := limits.SpreadOf(calls).Median, limits.SpreadOf(fractions)
-	r := KernelResult{KernelWork: j.KernelWork, GBps: rate * j.bytes / 1e9,
-		GFlops: rate * j.flops / 1e9, Limit: "fma", Fraction: f.Median, Min: f.Min, Max: f.Max}
-	if bytes/limits.SpreadOf(read).Median > j.flops/limits.SpreadOf(fma).Median {
+	r := KernelResult{KernelWork: j.KernelWork, GBps: rate * all.bytes / 1e9,
+		GFlops: rate * all.flops / 1e9, Limit: arithmeticNames[j.arithmetic], Fraction: f.Median,
+		Min: f.Min, Max: f.Max}
+	if reading > float64(len(samples))/2 {
 		r.Limit = "read"
 	}
 	r.Goal = j.goal()
 	return r, nil
 }
 
-// goal is the fraction that a kernel should reach: products in decode, between and in prefill,
-// where weights of float32 and cached ones have none, and attention.
+// roofline is the time of a call at a sample's limits, and the part of it that is reading.
+func (j *job) roofline(s sample) (seconds, reading float64) {
+	for _, p := range j.parts {
+		read := p.bytes / (s.read * 1e9)
+		if j.Cached {
+			read = 0
+		}
+		compute := p.flops / (s.arithmetic * 1e9)
+		if read > compute {
+			reading += read
+		}
+		seconds += max(read, compute)
+	}
+	return seconds, reading
+}
+
+var arithmeticNames = map[limits.Kind]string{
+	limits.FMA: "fma", limits.Int8: "int8", limits.Int4: "int4",
+}
+
+// goal is the fraction that a kernel should reach. Weights of float32, cached ones and small
+// kernels have none.
 func (w *KernelWork) goal() float64 {
+	product := w.Kernel == kernelMatmul && w.Mode != kernel.WeightsF32.String() && !w.Cached
+	integer := w.Mode != kernel.WeightsBF16.String()
 	switch {
 	case w.Kernel == kernelDecode || w.Kernel == kernelPrefill:
 		return 0.75
-	case w.Kernel != kernelMatmul || w.Mode != "bf16" || w.Cached:
+	case w.Kernel == kernelExperts:
+		return 0.80
+	case !product:
 		return 0
 	case w.M <= 2:
-		return 0.90
+		return map[string]float64{"bf16": 0.90, "int8": 0.88, "int4": 0.85}[w.Mode]
+	case w.M >= 64 && integer:
+		return 0.75
 	}
 	return 0.80
 }

@@ -2,7 +2,6 @@ package bench
 
 import (
 	"fmt"
-	"sync"
 	"unsafe"
 
 	"drover/internal/limits"
@@ -13,12 +12,38 @@ import (
 // The kernels that are measured.
 const (
 	kernelMatmul  = "matmul"
+	kernelExperts = "experts" // of one layer, each with the rows that a step has for it
 	kernelDecode  = "attention_decode"
 	kernelPrefill = "attention_prefill"
 	kernelSwiGLU  = "swiglu"
 	kernelSigmoid = "sigmoid"
 	kernelRMSNorm = "rmsnorm"
+	kernelRotate  = "rope"
+	kernelRound   = "round"
+	kernelAdd     = "add"
+	kernelTopK    = "topk"
 )
+
+// modes are the numeric modes by the format that they keep linear layers in.
+var modes = map[kernel.Format]kernel.Mode{kernel.WeightsF32: kernel.Exact,
+	kernel.WeightsBF16: kernel.BF16, kernel.WeightsInt8: kernel.Int8, kernel.WeightsInt4: kernel.Int4}
+
+// work describes a kernel with weights, or keys and values, of a format.
+func work(name string, f kernel.Format) KernelWork {
+	return KernelWork{Kernel: name, Mode: f.String(), Class: kernel.Class(modes[f]),
+		Instructions: kernel.Instructions()}
+}
+
+// arithmetic is the limit of products with weights of a format.
+func arithmetic(f kernel.Format) limits.Kind {
+	switch f {
+	case kernel.WeightsInt8:
+		return limits.Int8
+	case kernel.WeightsInt4:
+		return limits.Int4
+	}
+	return limits.FMA
+}
 
 // memory is how many bytes are used at most: by the reader, and by a kernel's weights.
 type memory struct {
@@ -73,32 +98,53 @@ const (
 // kernelPlan lists the kernels, the most telling first, in case the time does not suffice.
 func kernelPlan(opts KernelOptions, threads int, m memory) []subjectKernel {
 	p := planner{opts, threads, m}
-	shapes := []shape{
-		{hidden, 2 * expertWidth, false}, {expertWidth, hidden, false}, {2048, 1024, false},
-		{128, 128, true}, {64, 128, true},
+	formats := []kernel.Format{kernel.WeightsInt4, kernel.WeightsInt8, kernel.WeightsBF16}
+	expert := []shape{{hidden, 2 * expertWidth, false}, {expertWidth, hidden, false}}
+	others := []shape{
+		{hidden, hidden, false}, {hidden, kvHeads * headDim, false}, {2048, 1024, false},
+		{128, 128, true}, {64, 128, true}, {hidden, 202048, false},
 	}
-	contexts := []int{512, 8192}
-	switch {
-	case opts.tiny:
-		shapes, contexts = shapes[3:], contexts[:1]
-	case !opts.Quick:
-		shapes = append(shapes, shape{hidden, hidden, false}, shape{hidden, kvHeads * headDim, false},
-			shape{hidden, 202048, false})
-		contexts = append(contexts, 65536)
+	contexts := []int{512, 8192, 65536}
+	if opts.tiny {
+		expert, others, contexts = others[3:4], others[4:5], contexts[:1]
 	}
 	var plan []subjectKernel
-	for _, s := range shapes {
-		plan = append(plan, p.matmul(s, kernel.WeightsBF16))
+	products := func(shapes []shape, formats ...kernel.Format) {
+		for _, s := range shapes {
+			for _, f := range formats {
+				plan = append(plan, p.matmul(s, f))
+			}
+		}
+	}
+	products(expert[:1], formats...)
+	for _, f := range formats {
+		plan = append(plan, p.experts(smallExpert, f))
 	}
 	for _, c := range contexts {
-		plan = append(plan, p.attention(kernelDecode, c, 1), p.attention(kernelPrefill, c, 64))
+		plan = append(plan, p.attention(kernelDecode, c, 1))
+		if c < 65536 || !opts.Quick {
+			plan = append(plan, p.attention(kernelPrefill, c, 64))
+		}
 	}
-	plan = append(plan, p.elementwise(kernelSwiGLU, 2*expertWidth),
-		p.elementwise(kernelSigmoid, hidden), p.elementwise(kernelRMSNorm, hidden))
-	for _, s := range shapes {
-		plan = append(plan, p.matmul(s, kernel.WeightsF32))
+	for _, name := range smallKernels {
+		plan = append(plan, p.small(name))
 	}
+	products(expert[1:], formats...)
+	products(others[:len(others)/2], formats...)
+	for _, f := range formats {
+		plan = append(plan, p.experts(maverickExpert, f))
+	}
+	products(others[len(others)/2:], formats...)
+	products(append(expert, others...), kernel.WeightsF32)
 	return plan
+}
+
+// rows lists the numbers of rows of products.
+func (p *planner) rows() []int {
+	if p.opts.Quick {
+		return []int{1, 4, 16, 64, 256}
+	}
+	return []int{1, 2, 4, 8, 16, 32, 64, 256, 512}
 }
 
 // walked is how many bytes weights take at least, so that a cache has forgotten the first when
@@ -138,51 +184,77 @@ func (w *walk) next(thread int) int {
 	return i
 }
 
-// quickOutputs is how many outputs of a matrix one call computes at most with Quick.
-const quickOutputs = 1024
+// Outputs of a matrix that one call computes at most, so that a call of many rows ends soon.
+const (
+	quickOutputs     = 4096
+	quickManyOutputs = 1024 // from manyRows rows on
+	manyOutputs      = 4096
+	manyRows         = 64
+)
 
-// outputs returns how many outputs of a shape one call computes: as many as fit, whole matrices
-// for all threads.
-func (p *planner) outputs(s shape, d kernel.Format) int {
+// outputs returns how many outputs of a shape a matrix has: as many as fit, whole matrices for
+// all threads.
+func (p *planner) outputs(s shape, f kernel.Format) int {
 	n := s.n
 	if p.opts.Quick {
 		n = min(n, quickOutputs)
 	}
-	for n > 64 && p.threads*kernel.MatrixBytes(n, s.k, d) > p.memory.kernel {
+	for n > 64 && p.threads*kernel.MatrixBytes(n, s.k, f) > p.memory.kernel {
 		n = (n/2 + 63) / 64 * 64
 	}
 	return n
 }
 
-func (p *planner) matmul(s shape, d kernel.Format) subjectKernel {
-	mode := kernel.BF16
-	if d == kernel.WeightsF32 {
-		mode = kernel.Exact
+// part is how many of n outputs a call with m rows computes.
+func (p *planner) part(n, m int) int {
+	switch {
+	case m < manyRows:
+		return n
+	case p.opts.Quick:
+		return min(n, quickManyOutputs)
 	}
-	n := p.outputs(s, d)
-	w := KernelWork{Kernel: kernelMatmul, Mode: mode.String(), Class: kernel.Class(mode),
-		N: s.n, K: s.k, Cached: s.cached}
-	if n < s.n {
-		w.Outputs = n
-	}
-	copies := p.copies(kernel.MatrixBytes(n, s.k, d))
+	return min(n, manyOutputs)
+}
+
+func (p *planner) matmul(s shape, f kernel.Format) subjectKernel {
+	w := work(kernelMatmul, f)
+	w.N, w.K, w.Cached = s.n, s.k, s.cached
+	n := p.outputs(s, f)
+	copies := p.copies(kernel.MatrixBytes(n, s.k, f))
 	if s.cached {
 		copies = p.threads
 	}
-	return subjectKernel{w, []int{1, 2, 4, 8, 16, 64, 256, 512}, func() (func(m, t int) job, error) {
-		matrices, err := makeMatrices(copies, n, s.k, d, p.threads)
+	return subjectKernel{w, p.rows(), func() (func(m, t int) job, error) {
+		matrices, err := makeMatrices(copies, n, s.k, f)
 		if err != nil {
 			return nil, err
 		}
 		return func(m, threads int) job {
+			w, part1 := w, p.part(n, m)
 			w.M, w.Threads = m, threads
+			if part1 < s.n {
+				w.Outputs = part1
+			}
 			x, y := makeRows(1, m, s.k)[0], makeRows(threads, m, n)
+			rows := make([]kernel.Activations, threads)
 			walk := newWalk(copies, threads)
-			return job{KernelWork: w, bytes: float64(matrices[0].Bytes()),
-				flops: 2 * float64(m) * float64(n) * float64(s.k),
-				call:  func(t int) { matrices[walk.next(t)].Mul(y[t], x) }}
+			return job{w, []part{productPart(m, part1, s.k, f)}, arithmetic(f), func(t int) {
+				multiply(matrices[walk.next(t)], y[t], x, &rows[t], part1)
+			}}
 		}, nil
 	}}
+}
+
+// productPart is the roofline of a product of m rows with n outputs.
+func productPart(m, n, k int, f kernel.Format) part {
+	return part{float64(kernel.MatrixBytes(n, k, f)), 2 * float64(m) * float64(n) * float64(k)}
+}
+
+// multiply computes the first outputs of a product as a step does: it prepares the rows, too.
+func multiply(w *kernel.Matrix, y, x tensor.Rows, a *kernel.Activations, outputs int) {
+	a.Prepare(x, w.Format())
+	a.Quantise(0, x.N)
+	w.MulPart(y, a, 0, outputs)
 }
 
 // makeRows makes rows for each thread, none of them zero.
@@ -203,30 +275,34 @@ func fillRandom(x []float32, seed uint64) {
 	}
 }
 
-// makeMatrices makes packed weights, all threads filling.
-func makeMatrices(copies, n, k int, d kernel.Format, threads int) ([]*kernel.Matrix, error) {
+// makeMatrices makes packed weights, each in memory of its own. The same patternOutputs outputs
+// repeat in all of them: only their places matter.
+func makeMatrices(copies, n, k int, f kernel.Format) ([]*kernel.Matrix, error) {
+	const patternOutputs, turns = 64, 61 // each output's weights are others
+	pattern, err := kernel.NewMatrix(min(n, patternOutputs), k, f)
+	if err != nil {
+		return nil, err
+	}
+	weights := make([]float32, k+turns)
+	fillRandom(weights, 1)
+	for r := range pattern.N {
+		if err := pattern.SetRow(r, weights[r%turns:r%turns+k]); err != nil {
+			return nil, err
+		}
+	}
 	matrices := make([]*kernel.Matrix, copies)
 	for i := range matrices {
-		m, err := kernel.NewMatrix(n, k, d)
+		buf, err := kernel.NewBuffer(kernel.MatrixBytes(n, k, f))
 		if err != nil {
 			return nil, err
 		}
-		matrices[i] = m
+		for b := buf.Bytes(); len(b) > 0; {
+			b = b[copy(b, pattern.Packed()):]
+		}
+		if matrices[i], err = kernel.MapMatrix(n, k, f, buf.Bytes(), buf); err != nil {
+			return nil, err
+		}
 	}
-	const turns = 61 // each output's weights are others
-	weights := make([]float32, k+turns)
-	fillRandom(weights, 1)
-	var done sync.WaitGroup
-	for t := range threads {
-		done.Go(func() {
-			for i := t * 16; i < copies*n; i += 16 * threads { // outputs are packed by 16
-				for r := i; r < min(i+16, copies*n); r++ {
-					matrices[r/n].SetRow(r%n, weights[r%turns:r%turns+k])
-				}
-			}
-		})
-	}
-	done.Wait()
 	return matrices, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -39,7 +40,7 @@ func TestKernelResult(t *testing.T) {
 			[3]float64{0.6, 0.8, 0.8}, 6, 3},
 	} {
 		t.Run(name, func(t *testing.T) {
-			j := job{KernelWork: tc.work, bytes: tc.bytes, flops: tc.flops}
+			j := job{KernelWork: tc.work, parts: []part{{tc.bytes, tc.flops}}, arithmetic: limits.FMA}
 			r, err := j.result(tc.samples)
 			if err != nil {
 				t.Fatal(err)
@@ -53,7 +54,13 @@ func TestKernelResult(t *testing.T) {
 			}
 		})
 	}
-	j := job{KernelWork: product, bytes: 1, flops: 1}
+	// Two parts, one of them bound by reading 4 GB, the other by 20 GOP: 0.4 and 0.2 s.
+	both := job{KernelWork: product, parts: []part{{4e9, 1e9}, {1e9, 20e9}}, arithmetic: limits.Int8}
+	r, err := both.result([]sample{{10, 100, 1}})
+	if err != nil || !near(r.Fraction, 0.6) || r.Limit != "read" || !near(r.GBps, 5) {
+		t.Errorf("two parts: %+v, error %v", r, err)
+	}
+	j := job{KernelWork: product, parts: []part{{1, 1}}, arithmetic: limits.FMA}
 	for _, s := range []sample{{0, 1, 1}, {1, 0, 1}, {1, 1, 0}, {1, 1, math.Inf(1)},
 		{math.NaN(), 1, 1}} {
 		if _, err := j.result([]sample{s}); err == nil {
@@ -70,10 +77,14 @@ func TestKernelGoals(t *testing.T) {
 		"decode":    {KernelWork{Kernel: kernelMatmul, Mode: "bf16", M: 2}, 0.9},
 		"between":   {KernelWork{Kernel: kernelMatmul, Mode: "bf16", M: 16}, 0.8},
 		"prefill":   {KernelWork{Kernel: kernelMatmul, Mode: "bf16", M: 64}, 0.8},
-		"float32":   {KernelWork{Kernel: kernelMatmul, Mode: "exact", M: 64}, 0},
+		"float32":   {KernelWork{Kernel: kernelMatmul, Mode: "f32", M: 64}, 0},
+		"int8":      {KernelWork{Kernel: kernelMatmul, Mode: "int8", M: 1}, 0.88},
+		"int4":      {KernelWork{Kernel: kernelMatmul, Mode: "int4", M: 2}, 0.85},
+		"int4 more": {KernelWork{Kernel: kernelMatmul, Mode: "int4", M: 256}, 0.75},
+		"experts":   {KernelWork{Kernel: kernelExperts, Mode: "int4", M: 64}, 0.8},
 		"in cache":  {KernelWork{Kernel: kernelMatmul, Mode: "bf16", M: 1, Cached: true}, 0},
-		"attention": {KernelWork{Kernel: kernelPrefill, Mode: "exact", M: 64}, 0.75},
-		"norm":      {KernelWork{Kernel: kernelRMSNorm, Mode: "exact", M: 1}, 0},
+		"attention": {KernelWork{Kernel: kernelPrefill, Mode: "f32", M: 64}, 0.75},
+		"norm":      {KernelWork{Kernel: kernelRMSNorm, Mode: "f32", M: 1}, 0},
 	} {
 		if got := tc.w.goal(); got != tc.goal {
 			t.Errorf("%s: goal %v, want %v", name, got, tc.goal)
@@ -112,7 +123,7 @@ func newFake() *fake {
 // job takes 1 ms for each row of a call.
 func (f *fake) job(rows, threads int) job {
 	w := KernelWork{Kernel: kernelMatmul, Mode: "bf16", N: 8, K: 4, M: rows, Threads: threads}
-	return job{w, 5e6, 10 * float64(rows), func(int) {
+	return job{w, []part{{5e6, 10 * float64(rows)}}, limits.FMA, func(int) {
 		f.clock = f.clock.Add(time.Duration(rows) * time.Millisecond)
 	}}
 }
@@ -265,12 +276,13 @@ func TestKernelsTiny(t *testing.T) {
 	if err := json.Unmarshal(text, &doc); err != nil {
 		t.Fatal(err)
 	}
-	has(t, doc, "cpu", "flags", "threads", "load", "limits", "results", "skipped")
+	has(t, doc, "cpu", "flags", "threads", "load", "instructions", "limits", "results", "skipped",
+		"steps")
 	of := doc["limits"].(map[string]any)
-	has(t, of, "read_gbps", "fma_gflops")
+	has(t, of, "read_gbps", "fma_gflops", "int8_gops", "int4_gops")
 	has(t, of["read_gbps"].([]any)[0].(map[string]any), "threads", "class", "way", "min", "median",
 		"max")
-	has(t, doc["results"].([]any)[0].(map[string]any), "kernel", "mode", "class", "m", "n", "k",
+	has(t, doc["results"].([]any)[0].(map[string]any), "kernel", "mode", "class", "instructions", "m", "n", "k",
 		"threads", "gbps", "gflops", "limit", "fraction", "min", "max")
 }
 
@@ -285,31 +297,79 @@ func has(t *testing.T, doc map[string]any, keys ...string) {
 
 // TestKernelPlan checks what is measured, and that it fits the memory.
 func TestKernelPlan(t *testing.T) {
-	for name, tc := range map[string]struct {
-		opts    KernelOptions
-		threads int
-		kernels int
-	}{
-		"quick":        {KernelOptions{Quick: true}, 2, 2*5 + 2*2 + 3},
-		"all":          {KernelOptions{}, 2, 2*8 + 2*3 + 3},
-		"many threads": {KernelOptions{}, 128, 2*8 + 2*3 + 3},
-	} {
-		p := planner{tc.opts, tc.threads, memory{0, mostWeights}}
-		if got := len(kernelPlan(tc.opts, tc.threads, p.memory)); got != tc.kernels {
-			t.Errorf("%s: %d kernels, want %d", name, got, tc.kernels)
-		}
-		for _, d := range []kernel.Format{kernel.WeightsBF16, kernel.WeightsF32} {
-			s := shape{hidden, 202048, false}
-			n := p.outputs(s, d)
-			size := kernel.MatrixBytes(n, s.k, d)
-			if all := size * p.copies(size); n < 64 || all > mostWeights || all < p.walked()/2 {
-				t.Errorf("%s: the head in %s: %d outputs, %d bytes", name, d, n, all)
+	for name, opts := range map[string]KernelOptions{"quick": {Quick: true}, "all": {}} {
+		for _, threads := range []int{2, 128} {
+			p := planner{opts, threads, memory{0, mostWeights}}
+			measured := map[string]bool{}
+			for _, k := range kernelPlan(opts, threads, p.memory) {
+				measured[fmt.Sprintf("%s %s %d×%d", k.Kernel, k.Mode, k.K, k.N)] = true
+			}
+			for _, want := range []string{"matmul f32 5120×16384", "matmul bf16 5120×16384",
+				"matmul int8 8192×5120", "matmul int4 5120×5120", "matmul int4 5120×1024",
+				"matmul int8 2048×1024", "matmul bf16 5120×202048", "experts int4 2048×2048",
+				"experts int8 5120×16384", "topk f32 128×128"} {
+				if !measured[want] {
+					t.Errorf("%s, %d threads: %s is not measured", name, threads, want)
+				}
+			}
+			for _, f := range []kernel.Format{kernel.WeightsF32, kernel.WeightsInt4} {
+				s := shape{hidden, 202048, false}
+				n := p.outputs(s, f)
+				size := kernel.MatrixBytes(n, s.k, f)
+				if all := size * p.copies(size); n < 64 || all > mostWeights || all < p.walked()/2 {
+					t.Errorf("%s: the head in %v: %d outputs, %d bytes", name, f, n, all)
+				}
+			}
+			if w := p.attention(kernelDecode, 65536, 1); w.N < 128 ||
+				w.N*2*kvHeads*headDim*4*threads > mostWeights {
+				t.Errorf("%s: context of %d", name, w.N)
 			}
 		}
-		if w := p.attention(kernelDecode, 65536, 1); w.N < 128 ||
-			w.N*2*kvHeads*headDim*4*tc.threads > mostWeights {
-			t.Errorf("%s: context of %d", name, w.N)
-		}
+	}
+}
+
+// TestStepShares computes a step of which all rates are known.
+func TestStepShares(t *testing.T) {
+	const rate = 1e-9 // GFLOP/s: an operation a second
+	results := []KernelResult{
+		{KernelWork: KernelWork{Kernel: kernelMatmul, Mode: "int4", M: 1, Threads: 2, K: hidden,
+			N: 2 * expertWidth}, GFlops: 1e3 * rate},
+		{KernelWork: KernelWork{Kernel: kernelDecode, Mode: "f32", M: 1, Threads: 2, K: 5120,
+			N: stepContext}, GFlops: rate},
+	}
+	small := 0.0
+	for name, outputs := range smallOutputs {
+		small += outputs * float64(newSmallKernel(name).flops)
+		results = append(results, KernelResult{KernelWork: KernelWork{Kernel: name, Mode: "f32",
+			M: 1, Threads: 1}, GFlops: rate})
+	}
+	all := small + 2*stepWeights/1e3 + layers*4*stepContext*heads*headDim
+	got := stepShares(results)
+	if len(got) != 1 || got[0].Mode != "int4" || got[0].Threads != 2 ||
+		!near(got[0].Small, small/all) || !near(got[0].Milliseconds, 1000*all) {
+		t.Errorf("%+v, want %v of %v s", got, small/all, all)
+	}
+	if got := stepShares(results[:3]); len(got) != 0 {
+		t.Errorf("without all rates: %+v", got)
+	}
+}
+
+// TestKernelInstructions measures a lower set of instructions, and leaves all as it was.
+func TestKernelInstructions(t *testing.T) {
+	before := kernel.Instructions()
+	rep, err := Kernels(t.Context(), KernelOptions{Quick: true, tiny: true, Instructions: "go"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now := kernel.Instructions(); now != before {
+		t.Errorf("instructions %s, before %s", now, before)
+	}
+	if rep.Instructions != "go" || rep.Limits.Int8[0].Class != "go" ||
+		rep.Results[0].Instructions != "go" {
+		t.Errorf("report %+v", rep)
+	}
+	if _, err := Kernels(t.Context(), KernelOptions{Instructions: "sse9"}); err == nil {
+		t.Error("unknown instructions: no error")
 	}
 }
 

@@ -10,12 +10,13 @@ import (
 // Text is the report as a table for people.
 func (r KernelReport) Text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %s, load %.1f, %s\n", r.CPU, threadsText(r.Threads), r.Load,
-		strings.Join(r.Flags, " "))
+	fmt.Fprintf(&b, "%s, %s, load %.1f, instructions %s of %s\n", r.CPU, threadsText(r.Threads),
+		r.Load, r.Instructions, strings.Join(r.Flags, " "))
 	for _, l := range []struct {
 		name, unit string
 		limits     []limits.Limit
-	}{{"read", "GB/s", r.Limits.Read}, {"fma", "GFLOP/s", r.Limits.FMA}} {
+	}{{"read", "GB/s", r.Limits.Read}, {"fma", "GFLOP/s", r.Limits.FMA},
+		{"int8", "GOP/s", r.Limits.Int8}, {"int4", "GOP/s", r.Limits.Int4}} {
 		for _, x := range l.limits {
 			fmt.Fprintf(&b, "limit %-4s %-11s %7.1f %s (%.1f to %.1f), %s %s\n", l.name,
 				threadsText(x.Threads), x.Median, l.unit, x.Min, x.Max, x.Class, x.Way)
@@ -36,6 +37,10 @@ func (r KernelReport) Text() string {
 				x.Mode, x.K, x.N, threadsText(x.Threads), x.M, x.Why)
 		}
 		before = x.KernelWork
+	}
+	for _, x := range r.Steps {
+		fmt.Fprintf(&b, "a decode step of Llama 4 Maverick in %s on %s: %.0f ms, %.1f%% of it in small "+
+			"kernels\n", x.Mode, threadsText(x.Threads), x.Milliseconds, 100*x.Small)
 	}
 	r.shortfalls(&b)
 	return b.String()
@@ -62,6 +67,9 @@ func remarks(x KernelResult) string {
 	if x.Outputs > 0 {
 		s += fmt.Sprintf(", %d outputs at a time", x.Outputs)
 	}
+	if x.Experts > 0 {
+		s += fmt.Sprintf(", %d experts", x.Experts)
+	}
 	if x.Cached {
 		s += ", in cache"
 	}
@@ -76,34 +84,41 @@ func (x KernelResult) below() bool { return x.Fraction < x.Goal }
 
 // shortfalls writes a line for each kind of goal: how many are missed, and the worst.
 func (r KernelReport) shortfalls(b *strings.Builder) {
-	for _, g := range []struct {
-		name string
-		of   func(x KernelResult) bool
-	}{
-		{"bf16 decode, m up to 2", func(x KernelResult) bool { return x.M <= 2 }},
-		{"bf16 products between, m 4 to 32",
-			func(x KernelResult) bool { return x.M > 2 && x.M < 64 }},
-		{"bf16 prefill, m from 64", func(x KernelResult) bool { return x.M >= 64 }},
-		{"attention", nil},
-	} {
-		var all, missed int
-		var worst KernelResult
-		for _, x := range r.Results {
-			product := x.Kernel == kernelMatmul
-			if x.Goal == 0 || product != (g.of != nil) || product && !g.of(x) {
-				continue
-			}
-			all++
-			if x.below() {
-				missed++
-			}
-			if all == 1 || x.Fraction < worst.Fraction {
-				worst = x
-			}
+	product := func(mode string, from, to int) func(KernelResult) bool {
+		return func(x KernelResult) bool {
+			return x.Kernel == kernelMatmul && x.Mode == mode && from <= x.M && x.M <= to
 		}
-		if all > 0 {
-			fmt.Fprintf(b, "%s: %d of %d below the goal of %.0f%%, the lowest %.0f%%\n", g.name,
-				missed, all, 100*worst.Goal, 100*worst.Fraction)
+	}
+	for _, mode := range []string{"bf16", "int8", "int4"} {
+		r.shortfall(b, mode+" decode, m up to 2", product(mode, 1, 2))
+		r.shortfall(b, mode+" products between, m 4 to 32", product(mode, 3, 63))
+		r.shortfall(b, mode+" prefill, m from 64", product(mode, 64, 1<<30))
+	}
+	r.shortfall(b, "experts of a layer", func(x KernelResult) bool {
+		return x.Kernel == kernelExperts
+	})
+	r.shortfall(b, "attention", func(x KernelResult) bool {
+		return x.Kernel == kernelDecode || x.Kernel == kernelPrefill
+	})
+}
+
+func (r KernelReport) shortfall(b *strings.Builder, name string, of func(KernelResult) bool) {
+	var all, missed int
+	var worst KernelResult
+	for _, x := range r.Results {
+		if x.Goal == 0 || !of(x) {
+			continue
 		}
+		all++
+		if x.below() {
+			missed++
+		}
+		if all == 1 || x.Fraction < worst.Fraction {
+			worst = x
+		}
+	}
+	if all > 0 {
+		fmt.Fprintf(b, "%s: %d of %d below the goal of %.0f%%, the lowest %.0f%%\n", name,
+			missed, all, 100*worst.Goal, 100*worst.Fraction)
 	}
 }
