@@ -116,6 +116,8 @@ const (
 	copyRows = 64
 	// copySize is the number of elements in a copy.
 	copySize = 1 << 14
+	// callBytes is the most that a call of assembly reads of the weights.
+	callBytes = 640 << 10
 )
 
 // rowCopy is a copy of slices of rows.
@@ -126,15 +128,19 @@ type rowCopy struct {
 }
 
 // sliceInputs is the number of inputs in the slices of a product, which is even.
-func sliceInputs(rows, k int) int {
-	most := k
+func (m *Matrix) sliceInputs(rows int) int {
+	k := m.K
+	most := callBytes / (PartOutputs * 4)
+	if m.format == WeightsBF16 {
+		most *= 2
+	}
 	switch {
 	case rows > 7:
 		most = copySize / copyRows
 	case rows > 4:
 		most = copySize / 8
 	case rows > fewRows:
-		most = copySize / 4
+		most = min(most, copySize/4)
 	}
 	slices := (k + most - 1) / most
 	return ((k+slices-1)/slices + 1) &^ 1
@@ -176,23 +182,38 @@ func (m *Matrix) mulVector(y tensor.Rows, a *Activations, lo, hi int) bool {
 	}
 	p := copies.Get().(*rowCopy)
 	s := slice{m: m, lo: lo, hi: hi, whole: whole, edges: edges, p: p}
-	inputs := sliceInputs(y.N, m.K)
-	for i := 0; i < y.N; i += copyRows {
-		x := a.x.Slice(i, min(i+copyRows, y.N))
-		s.y = y.Slice(i, i+x.N)
-		for k := 0; k < m.K; k += inputs {
-			s.k0, s.k1, s.x = k, min(k+inputs, m.K), x
-			if y.N > fewRows {
-				s.x = p.fill(x, s.k0, s.k1)
-			}
-			s.mul()
+	if y.N <= fewRows {
+		s.y = y
+		for s.lo = lo; s.lo < hi; s.lo += PartOutputs { // the weights are read in order
+			s.hi = min(s.lo+PartOutputs, hi)
+			s.product(a.x)
 		}
-		if m.format == WeightsBF16 && m.K%2 == 1 {
-			s.odd(x)
+	} else {
+		for i := 0; i < y.N; i += copyRows {
+			x := a.x.Slice(i, min(i+copyRows, y.N))
+			s.y = y.Slice(i, i+x.N)
+			s.product(x)
 		}
 	}
 	copies.Put(p)
 	return true
+}
+
+// product adds all slices of rows x.
+func (s *slice) product(x tensor.Rows) {
+	m, inputs := s.m, s.m.sliceInputs(s.y.N)
+	for k := 0; k < m.K; k += inputs {
+		s.k0, s.k1 = k, min(k+inputs, m.K)
+		if x.N > fewRows {
+			s.x = s.p.fill(x, s.k0, s.k1)
+		} else {
+			s.x = tensor.Rows{Data: x.Data[k:], N: x.N, Dim: x.Dim}
+		}
+		s.mul()
+	}
+	if m.format == WeightsBF16 && m.K%2 == 1 {
+		s.odd(x)
+	}
 }
 
 // steps is the number of whole lines of the slice's weights, line the first of them.
