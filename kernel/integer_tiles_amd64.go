@@ -9,16 +9,16 @@ func mulInt8r1b4VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32
 func mulInt8r2b4VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
-func mulInt8r3b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r3b4VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
-func mulInt8r4b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r4b4VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
-func mulInt8r5b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r5b4VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
-func mulInt8r6b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r6b4VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
 func mulInt8r7b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
@@ -101,10 +101,10 @@ func mulInt4r4b1AVX2(y *float32, ldy, outputs int, w *byte, stride int, x *int32
 var tilesInt8VNNI = []integerTile{
 	{4, mulInt8r1b4VNNI},
 	{4, mulInt8r2b4VNNI},
-	{2, mulInt8r3b2VNNI},
-	{2, mulInt8r4b2VNNI},
-	{2, mulInt8r5b2VNNI},
-	{2, mulInt8r6b2VNNI},
+	{4, mulInt8r3b4VNNI},
+	{4, mulInt8r4b4VNNI},
+	{4, mulInt8r5b4VNNI},
+	{4, mulInt8r6b4VNNI},
 	{2, mulInt8r7b2VNNI},
 	{2, mulInt8r8b2VNNI},
 	{2, mulInt8r9b2VNNI},

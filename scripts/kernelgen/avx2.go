@@ -56,8 +56,7 @@ func (p product) avx2(a *asm) {
 	} else {
 		p.avx2Group4(a)
 	}
-	a.op("DECQ CX")
-	a.op("JNZ  group")
+	p.endGroup(a)
 	p.avx2Store(a)
 }
 
@@ -86,6 +85,7 @@ func (p product) avx2Group8(a *asm) {
 	a.op("MOVL $%d, BX", 16/unroll)
 	a.label("lines")
 	for l := range unroll {
+		p.fetch(a, l)
 		for b := range p.blocks {
 			for j := range 2 {
 				w, magnitude := y(avx2Weights), y(avx2Weights+1)
@@ -102,7 +102,7 @@ func (p product) avx2Group8(a *asm) {
 			}
 		}
 	}
-	a.op("ADDQ $%d, SI", unroll*lineBytes)
+	p.advance(a, unroll)
 	a.op("ADDQ $%d, DX", 4*unroll)
 	a.op("DECL BX")
 	a.op("JNZ  lines")
@@ -121,7 +121,8 @@ func (p product) avx2Group8(a *asm) {
 			}
 		}
 	}
-	a.op("ADDQ $%d, SI", lineBytes)
+	p.fetch(a, 0)
+	p.advance(a, 1)
 	a.op("ADDQ $%d, DX", p.unit()-groupInputs)
 }
 
@@ -132,17 +133,19 @@ func (p product) avx2Group4(a *asm) {
 		a.op("MOVL $2, BX")
 		a.label(fmt.Sprintf("half%d", half))
 		for l := range 2 {
+			p.fetch(a, l)
 			for b := range p.blocks {
 				p.avx2Line4(a, l, b)
 			}
 		}
-		a.op("ADDQ $%d, SI", 2*lineBytes)
+		p.advance(a, 2)
 		a.op("ADDQ $16, DX")
 		a.op("DECL BX")
 		a.op("JNZ  half%d", half)
 		p.avx2Scale4(a, half)
 	}
-	a.op("ADDQ $%d, SI", lineBytes)
+	p.fetch(a, 0)
+	p.advance(a, 1)
 	a.op("ADDQ $%d, DX", p.unit()-groupInputs)
 }
 

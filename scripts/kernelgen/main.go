@@ -29,9 +29,8 @@ func files() map[string]string {
 }
 
 const (
-	lineBytes = 64
-	// superblock8 and superblock4 are lines of 16 outputs and 64 inputs.
-	superblock8, superblock4 = 17, 9
+	lineBytes   = 64
+	groupInputs = 64
 )
 
 // product is a function that multiplies some rows with neighbouring blocks of 16 outputs.
@@ -39,17 +38,26 @@ const (
 type product struct {
 	bits, rows, blocks int
 	set                string
+	// ahead is by how many groups weights are fetched before they are used; 0 leaves it
+	// to the processor, which is best where the arithmetic takes few instructions.
+	ahead int
 }
 
-// vnni and avx2 are the products of a set of instructions, by bits and rows.
+// vnni and avx2 are the products of a set of instructions, by bits and rows. Their blocks
+// and fetching were chosen by measurement: the fewer rows, the more streams of weights.
 func vnni(bits int) []product {
 	var all []product
 	for rows := 1; rows <= 12; rows++ {
-		blocks := 2
-		if rows <= 2 {
-			blocks = 4
+		p := product{bits, rows, 2, "VNNI", 8}
+		switch {
+		case bits == 4 && rows <= 2:
+			p.blocks, p.ahead = 4, 4
+		case bits == 8 && rows <= 4:
+			p.blocks, p.ahead = 4, 0
+		case bits == 8 && rows <= 6:
+			p.blocks = 4
 		}
-		all = append(all, product{bits, rows, blocks, "VNNI"})
+		all = append(all, p)
 	}
 	return all
 }
@@ -57,7 +65,7 @@ func vnni(bits int) []product {
 func avx2(bits int) []product {
 	var all []product
 	for rows, blocks := range []int{4, 2, 1, 1} {
-		all = append(all, product{bits, rows + 1, blocks, "AVX2"})
+		all = append(all, product{bits, rows + 1, blocks, "AVX2", 0})
 	}
 	return all
 }
@@ -71,8 +79,6 @@ const arguments = "y *float32, ldy, outputs int, w *byte, stride int, x *int32, 
 // unit is the bytes of a panel's group: codes, scales and offsets.
 func (p product) unit() int { return p.rows * (groupInputs + 4 + 4*p.halves()) }
 
-const groupInputs = 64
-
 // halves is the number of parts of a group that are summed on their own.
 func (p product) halves() int {
 	if p.bits == 4 {
@@ -80,6 +86,9 @@ func (p product) halves() int {
 	}
 	return 1
 }
+
+// superblock is the bytes of 16 outputs' weights of a group.
+func (p product) superblock() int { return (2*p.bits + 1) * lineBytes }
 
 // codes, scale and offset are places in a panel's group.
 func (p product) codes(row, input int) int { return row*groupInputs + input }
@@ -98,8 +107,42 @@ func (a *asm) label(name string) { fmt.Fprintf(a, "\n%s:\n", name) }
 
 // block is the address of a place in a block: of up to four, SI is the first, R8 their
 // distance and R9 three times that.
-func block(at, b int) string {
-	return fmt.Sprintf("%s(SI)%s", place(at), []string{"", "(R8*1)", "(R8*2)", "(R9*1)"}[b])
+func block(at, b int) string { return at4("SI", at, b) }
+
+func at4(base string, at, b int) string {
+	return fmt.Sprintf("%s(%s)%s", place(at), base, []string{"", "(R8*1)", "(R8*2)", "(R9*1)"}[b])
+}
+
+// fetch fetches a line of each block that will be needed later into the second cache:
+// R13 is where SI will be.
+func (p product) fetch(a *asm, line int) {
+	if p.ahead == 0 {
+		return
+	}
+	for b := range p.blocks {
+		a.op("PREFETCHT1 %s", at4("R13", line*lineBytes, b))
+	}
+}
+
+// advance moves SI, and R13 with it.
+func (p product) advance(a *asm, lines int) {
+	a.op("ADDQ $%d, SI", lines*lineBytes)
+	if p.ahead > 0 {
+		a.op("ADDQ $%d, R13", lines*lineBytes)
+	}
+}
+
+// endGroup goes to the next group. What is fetched after the last groups of these blocks
+// is the first groups of the next ones.
+func (p product) endGroup(a *asm) {
+	if p.ahead > 0 {
+		a.op("DECQ R12")
+		a.op("JNZ  same")
+		a.op("ADDQ R14, R13")
+		a.label("same")
+	}
+	a.op("DECQ CX")
+	a.op("JNZ  group")
 }
 
 // place is a displacement, nothing for 0.
@@ -136,6 +179,11 @@ func (p product) begin(a *asm, align, size int) {
 	a.op("MOVQ groups+48(FP), CX")
 	if p.blocks == 4 {
 		a.op("LEAQ (R8)(R8*2), R9")
+	}
+	if p.ahead > 0 {
+		a.op("LEAQ -%d(CX), R12", p.ahead)
+		a.op("LEAQ %d(SI), R13", p.ahead*p.superblock())
+		a.op("IMUL3Q $%d, R8, R14", p.blocks-1)
 	}
 }
 
