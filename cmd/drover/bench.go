@@ -90,19 +90,24 @@ func newBenchModelCommand(g *globals) *cobra.Command {
 		Short: "Measure prefill and decode of a model",
 		Long: `Bench model measures prefill of prompts of 16, 128 and 512 tokens, and decode of 1, 8 and
 32 sequences at once, each several times after one that does not count, and prints the
-smallest, median and largest rate in tokens per second.
+smallest, median and largest rate in tokens per second. Tokens are random, so that they visit
+many experts.
 
 With --model the forward pass runs in this process, and the share of its time is shown: in
-attention, experts, shared experts, the gate, the head, all else, on the wire and idle.
+attention, experts, shared experts, the gate, the head, all else, on the wire and idle. The
+rates of decode are then those of single steps, and so are rates by CPU time in the JSON.
 Nothing is on the wire unless --nodes puts the experts on nodes behind gRPC on loopback.
 With --endpoint a coordinator is measured as a client sees it.
 
 With --json one document: {"model","mode","where","cpus","runs":[{"kind","batch",
-"prompt_tokens","tokens_per_second":{"min","median","max"},"share":{…}}]}.
+"prompt_tokens","tokens_per_second":{"min","median","max"},"share":{…}}]}; with --model runs have
+"tokens_per_cpu_second", too, and the document "start":{"seconds","cpu_seconds","peak_bytes",
+"anonymous_bytes","file_bytes"}, the cost of loading and the memory in use after all.
 
 Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 		Example: `  drover bench model --model models/tiny-maverick
   drover bench model --model models/tiny-maverick --nodes 4
+  drover bench model --model DIR --mode int4 --threads 1 --batches 1,4,16 --prompts 512
   drover bench model --endpoint 127.0.0.1:7070 --quick --json`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -121,6 +126,13 @@ Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 		},
 	}
 	to.flags(c)
+	c.Flags().IntVar(&opts.Threads, "threads", 0, "with --model: threads (default all processors)")
+	c.Flags().IntSliceVar(&opts.Batches, "batches", nil, "sequences that decode (default 1,8,32)")
+	c.Flags().IntSliceVar(&opts.Prompts, "prompts", nil, "tokens of prompts (default 16,128,512)")
+	c.Flags().IntVar(&opts.PromptTokens, "prompt-tokens", 0,
+		"tokens of each prompt before decode (default 128)")
+	c.Flags().IntVar(&opts.PieceTokens, "piece-tokens", 0,
+		"with --model: tokens of a prompt in a step (default 256)")
 	c.Flags().IntVar(&opts.Nodes, "nodes", 0, "with --model: expert nodes behind gRPC")
 	c.Flags().BoolVar(&opts.Quick, "quick", false, "measure less, for a look")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -136,8 +148,9 @@ func (t *target) bench(ctx context.Context, opts bench.Options) (bench.Report, e
 		}
 		return bench.Local(ctx, t.model, mode, opts)
 	}
-	if opts.Nodes != 0 {
-		return bench.Report{}, usagef("--nodes goes with --model; an endpoint has its own")
+	if opts.Nodes != 0 || opts.Threads != 0 || opts.PieceTokens != 0 {
+		return bench.Report{}, usagef("--nodes, --threads and --piece-tokens go with --model; " +
+			"an endpoint has its own")
 	}
 	conn, stop, err := t.connect(ctx)
 	if err != nil {

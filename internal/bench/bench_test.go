@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -23,15 +24,14 @@ type clockwork struct {
 
 func (c *clockwork) limits() (int, int) { return c.context, 100 }
 
-func (c *clockwork) prefill(_ context.Context, prompt []int32) (time.Duration, error) {
+func (c *clockwork) prefill(_ context.Context, prompt []int32) (timing, error) {
 	c.calls = append(c.calls, "prefill")
-	return time.Duration(len(c.calls)) * time.Millisecond * time.Duration(len(prompt)), c.fail
+	took := time.Duration(len(c.calls)) * time.Millisecond * time.Duration(len(prompt))
+	return timing{len(prompt), took, 2 * took}, c.fail
 }
 
-func (c *clockwork) decode(_ context.Context, prompts [][]int32, steps int) (
-	int, time.Duration, error,
-) {
-	return len(prompts) * steps, time.Duration(steps) * time.Millisecond, c.fail
+func (c *clockwork) decode(_ context.Context, prompts [][]int32, steps int) ([]timing, error) {
+	return slices.Repeat([]timing{{tokens: len(prompts), wall: time.Millisecond}}, steps), c.fail
 }
 
 func (c *clockwork) share() *Share { return &Share{Attention: 0.75, Idle: 0.25} }
@@ -39,9 +39,9 @@ func (c *clockwork) share() *Share { return &Share{Attention: 0.75, Idle: 0.25} 
 func TestMeasure(t *testing.T) {
 	var rep Report
 	last := 0
-	err := measure(t.Context(), &clockwork{context: 300}, &rep, Options{
-		Quick: true, Progress: func(done, total int) { last = total - done },
-	})
+	opts := Options{Quick: true, Progress: func(done, total int) { last = total - done }}
+	opts.setDefaults()
+	err := measure(t.Context(), &clockwork{context: 300}, &rep, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,6 +63,13 @@ func TestMeasure(t *testing.T) {
 		math.Abs(r.Median-(r.Min+r.Max)/2) > 1e-6 {
 		t.Errorf("spread %+v", r)
 	}
+	// The CPU time is twice the wall time, and unknown in decode.
+	if cpu := rep.Runs[0].TokensPerCPUSecond; cpu == nil || math.Abs(cpu.Max-250) > 1e-6 {
+		t.Errorf("by CPU time %+v", cpu)
+	}
+	if cpu := rep.Runs[4].TokensPerCPUSecond; cpu != nil {
+		t.Errorf("decode by CPU time %+v", cpu)
+	}
 	if r := rep.Runs[4]; r.Batch != 32 || math.Abs(r.TokensPerSecond.Min-32_000) > 1e-6 {
 		t.Errorf("decode of 32: %+v", r)
 	}
@@ -74,12 +81,35 @@ func TestMeasure(t *testing.T) {
 func TestMeasureErrors(t *testing.T) {
 	broken := errors.New("broken")
 	var rep Report
-	err := measure(t.Context(), &clockwork{context: 300, fail: broken}, &rep, Options{})
+	var opts Options
+	opts.setDefaults()
+	err := measure(t.Context(), &clockwork{context: 300, fail: broken}, &rep, opts)
 	if !errors.Is(err, broken) {
 		t.Errorf("error %v, want broken", err)
 	}
-	if err := measure(t.Context(), &clockwork{context: 9}, &rep, Options{}); err == nil {
+	if err := measure(t.Context(), &clockwork{context: 9}, &rep, opts); err == nil {
 		t.Error("a context of 9 tokens: no error")
+	}
+}
+
+func TestOptions(t *testing.T) {
+	for name, opts := range map[string]Options{
+		"batch of 0":  {Batches: []int{1, 0}},
+		"large batch": {Batches: []int{maxBatch + 1}},
+		"prompt":      {Prompts: []int{-1}},
+		"piece":       {PieceTokens: -1},
+		"threads":     {Threads: -1},
+	} {
+		opts.setDefaults()
+		if err := opts.validate(); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	opts := Options{Batches: []int{4, 400}, Prompts: []int{500, 512}, PromptTokens: 20}
+	opts.setDefaults()
+	want := []cell{{"prefill", 1, 500}, {"decode", 4, 20}, {"decode", 400, 20}}
+	if got := opts.plan(512, 8); !slices.Equal(got, want) || opts.validate() != nil {
+		t.Errorf("plan %v, want %v", got, want)
 	}
 }
 
@@ -88,7 +118,13 @@ func TestModels(t *testing.T) {
 	dir := testcluster.Path("models/tiny-maverick")
 	rep, err := Local(t.Context(), dir, kernel.BF16, Options{Quick: true})
 	check(t, rep, err)
+	if rep.Start == nil || !(rep.Start.Seconds > 0) {
+		t.Errorf("start %+v", rep.Start)
+	}
 	for _, r := range rep.Runs {
+		if runtime.GOOS == "linux" && r.TokensPerCPUSecond == nil {
+			t.Errorf("%s of %d: nothing by CPU time", r.Kind, r.Batch)
+		}
 		s := r.Share
 		if s == nil {
 			t.Fatalf("%+v: no share of time", r)

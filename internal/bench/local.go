@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"drover/expertnode"
+	"drover/internal/limits"
 	"drover/internal/role"
 	"drover/kernel"
 	"drover/model"
@@ -22,12 +23,17 @@ func Local(
 	if opts.Nodes < 0 || opts.Nodes > maxNodes {
 		return Report{}, fmt.Errorf("number of nodes is %d, must be 0 to %d", opts.Nodes, maxNodes)
 	}
+	opts.setDefaults()
+	if err := opts.validate(); err != nil {
+		return Report{}, err
+	}
+	begun, cpu := time.Now(), limits.ProcessTime()
 	m, err := role.OpenModel(dir, mode)
 	if err != nil {
 		return Report{}, err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
-	l := &local{}
+	l := &local{pieceTokens: opts.PieceTokens}
 	experts, stop, err := l.experts(ctx, m, opts.Nodes)
 	if err != nil {
 		return Report{}, err
@@ -36,8 +42,13 @@ func Local(
 	if l.m, err = model.Open(m.Checkpoint, model.Options{Mode: mode}, experts); err != nil {
 		return Report{}, err
 	}
-	if err := l.makeCache(); err != nil {
+	start := Start{Seconds: time.Since(begun).Seconds(),
+		CPUSeconds: (limits.ProcessTime() - cpu).Seconds()}
+	if err := l.makeCache(opts); err != nil {
 		return Report{}, err
+	}
+	if opts.Threads > 0 { // loading may use all
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(opts.Threads))
 	}
 	rep = Report{Model: m.Name(), Mode: mode.String(), Where: "in process",
 		CPUs: runtime.GOMAXPROCS(0)}
@@ -45,6 +56,8 @@ func Local(
 		rep.Where = fmt.Sprintf("in process, %d expert nodes on loopback", opts.Nodes)
 	}
 	err = measure(ctx, l, &rep, opts)
+	start.Memory = limits.MemoryInUse()
+	rep.Start = &start
 	return rep, err
 }
 
@@ -72,24 +85,25 @@ type local struct {
 	m     model.Model
 	cache *model.Cache
 	meter *meter // of computing on nodes; nil without them
+	// pieceTokens is how many tokens of a prompt a step runs.
+	pieceTokens int
 	// Since the last share: the time in what was measured, and where the model spent it.
 	busy  time.Duration
 	spent model.Timings
 	nodes time.Duration // part of spent.Experts in which a node computed
 }
 
-// blockTokens and pieceTokens are the engine's defaults: positions in a KV block, and tokens of
-// one prompt in a step.
-const (
-	blockTokens = 16
-	pieceTokens = 256
-)
+// blockTokens is the engine's default: positions in a KV block.
+const blockTokens = 16
 
 // makeCache makes a cache that all measurements use.
-func (l *local) makeCache() (err error) {
+func (l *local) makeCache(opts Options) (err error) {
 	blocks := make([]int, len(l.m.Spec().KV))
 	for g := range blocks {
-		blocks[g] = max(maxBatch*blocksFor(decodePrompt+maxSteps), blocksFor(maxPrompt))
+		blocks[g] = 1
+		for _, c := range opts.plan(l.m.Spec().MaxTokens, maxSteps) {
+			blocks[g] = max(blocks[g], c.batch*blocksFor(c.prompt+maxSteps))
+		}
 	}
 	l.cache, err = l.m.NewCache(blocks, blockTokens)
 	return err
@@ -101,34 +115,33 @@ func (l *local) limits() (contextTokens, vocabulary int) {
 	return l.m.Spec().MaxTokens, l.m.Spec().Vocabulary
 }
 
-func (l *local) prefill(ctx context.Context, prompt []int32) (time.Duration, error) {
+func (l *local) prefill(ctx context.Context, prompt []int32) (timing, error) {
 	s := l.sequences(1, len(prompt))
-	return l.timed(func() error { return l.fill(ctx, &s[0], prompt) })
+	return l.timed(len(prompt), func() error { return l.fill(ctx, &s[0], prompt) })
 }
 
-func (l *local) decode(
-	ctx context.Context, prompts [][]int32, steps int,
-) (int, time.Duration, error) {
+func (l *local) decode(ctx context.Context, prompts [][]int32, steps int) ([]timing, error) {
 	seqs := l.sequences(len(prompts), len(prompts[0])+steps)
 	for i := range seqs {
 		if err := l.fill(ctx, &seqs[i], prompts[i]); err != nil {
-			return 0, 0, err
+			return nil, err
 		}
 	}
-	b := model.Batch{Tokens: make([]int32, len(seqs)), Sequences: seqs}
-	took, err := l.timed(func() error {
-		for step := range steps {
-			for i := range seqs {
-				seqs[i].Start, seqs[i].Count, seqs[i].Logits = len(prompts[i])+step, 1, 1
-				b.Tokens[i] = prompts[i][step%len(prompts[i])]
-			}
-			if err := l.m.Forward(ctx, l.cache, &b); err != nil {
-				return err
-			}
+	words := vocabularyWalk{size: int32(l.m.Spec().Vocabulary), state: uint64(prompts[0][0])}
+	b := model.Batch{Sequences: seqs}
+	var timings []timing
+	for step := range steps {
+		b.Tokens = words.next(len(seqs))
+		for i := range seqs {
+			seqs[i].Start, seqs[i].Count, seqs[i].Logits = len(prompts[i])+step, 1, 1
 		}
-		return nil
-	})
-	return steps * len(seqs), took, err
+		t, err := l.timed(len(seqs), func() error { return l.m.Forward(ctx, l.cache, &b) })
+		if err != nil {
+			return nil, err
+		}
+		timings = append(timings, t)
+	}
+	return timings, nil
 }
 
 // sequences gives each of n sequences its blocks.
@@ -150,7 +163,7 @@ func (l *local) sequences(n, tokens int) []model.Sequence {
 // fill runs a prompt in pieces, as the engine does.
 func (l *local) fill(ctx context.Context, s *model.Sequence, prompt []int32) error {
 	for at := 0; at < len(prompt); at += s.Count {
-		s.Start, s.Count, s.Logits = at, min(pieceTokens, len(prompt)-at), 0
+		s.Start, s.Count, s.Logits = at, min(l.pieceTokens, len(prompt)-at), 0
 		if at+s.Count == len(prompt) {
 			s.Logits = 1
 		}
@@ -162,13 +175,14 @@ func (l *local) fill(ctx context.Context, s *model.Sequence, prompt []int32) err
 	return nil
 }
 
-// timed runs what is measured.
-func (l *local) timed(do func() error) (time.Duration, error) {
+// timed runs what is measured, with so many tokens.
+func (l *local) timed(tokens int, do func() error) (timing, error) {
 	l.computing()
-	before, begin := l.timings(), time.Now()
+	before, cpu, begin := l.timings(), limits.ProcessTime(), time.Now()
 	err := do()
-	took, after := time.Since(begin), l.timings()
-	l.busy += took
+	took := timing{tokens, time.Since(begin), limits.ProcessTime() - cpu}
+	after := l.timings()
+	l.busy += took.wall
 	l.nodes += l.computing()
 	l.spent.Attention += after.Attention - before.Attention
 	l.spent.Gate += after.Gate - before.Gate

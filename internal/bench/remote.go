@@ -18,6 +18,10 @@ import (
 func Remote(
 	ctx context.Context, client droverv1.CoordinatorServiceClient, where string, opts Options,
 ) (Report, error) {
+	opts.setDefaults()
+	if err := opts.validate(); err != nil {
+		return Report{}, err
+	}
 	d, err := client.Describe(ctx, &droverv1.DescribeRequest{})
 	if err != nil {
 		return Report{}, err
@@ -40,14 +44,14 @@ func (r *remote) limits() (contextTokens, vocabulary int) {
 func (r *remote) share() *Share { return nil }
 
 // prefill is the time to the first token, as the coordinator reports it.
-func (r *remote) prefill(ctx context.Context, prompt []int32) (time.Duration, error) {
+func (r *remote) prefill(ctx context.Context, prompt []int32) (timing, error) {
 	var took time.Duration
 	err := r.generate(ctx, prompt, 1, func(e *droverv1.GenerateResponse) {
 		if f := e.GetFinished(); f != nil {
 			took = time.Duration(f.FirstTokenMicros) * time.Microsecond
 		}
 	})
-	return took, err
+	return timing{tokens: len(prompt), wall: took}, err
 }
 
 // run is one sequence's answer: when its first and last token came, by the coordinator's own
@@ -59,9 +63,7 @@ type run struct {
 
 // decode measures while all sequences run: from the last one's first token to the first one's
 // end. The coordinator tells these times, since a busy client reads late and many tokens at once.
-func (r *remote) decode(
-	ctx context.Context, prompts [][]int32, steps int,
-) (int, time.Duration, error) {
+func (r *remote) decode(ctx context.Context, prompts [][]int32, steps int) ([]timing, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	runs := make([]run, len(prompts))
@@ -82,9 +84,10 @@ func (r *remote) decode(
 	}
 	wg.Wait()
 	if err := context.Cause(ctx); err != nil {
-		return 0, 0, err
+		return nil, err
 	}
-	return together(runs)
+	n, window, err := together(runs)
+	return []timing{{tokens: n, wall: window}}, err
 }
 
 // together counts the tokens of the time in which all runs were under way; within a run tokens

@@ -2,6 +2,7 @@ package limits
 
 import (
 	"math"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -150,6 +151,15 @@ func TestMachine(t *testing.T) {
 	}
 	if free, ok := FreeBytes(); ok && free <= 0 {
 		t.Errorf("free memory %d", free)
+	}
+	if m := MemoryInUse(); runtime.GOOS == "linux" && !(0 < m.AnonymousBytes &&
+		m.AnonymousBytes+m.FileBytes <= m.PeakBytes+m.PeakBytes/2) {
+		t.Errorf("memory %+v", m)
+	}
+	before := ProcessTime()
+	Together(1, 20*time.Millisecond, func(int) float64 { return 1 })
+	if used := ProcessTime() - before; runtime.GOOS == "linux" && used <= 0 || used < 0 {
+		t.Errorf("20 ms of work took %v of CPU time", used)
 	}
 	if slices.Contains(Flags(), "") {
 		t.Errorf("flags %q", Flags())

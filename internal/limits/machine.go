@@ -6,8 +6,10 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/cpu"
+	"golang.org/x/sys/unix"
 )
 
 // CPU returns the name of the processor, or the architecture where it has none.
@@ -69,7 +71,11 @@ func CacheBytes() int {
 
 // FreeBytes returns the memory that can be had without swapping; ok is false where it is unknown.
 func FreeBytes() (bytes int64, ok bool) {
-	text := field("/proc/meminfo", "MemAvailable")
+	return kibibytes(field("/proc/meminfo", "MemAvailable"))
+}
+
+// kibibytes reads a size like "12 kB".
+func kibibytes(text string) (bytes int64, ok bool) {
 	kib, err := strconv.ParseInt(strings.TrimSuffix(text, " kB"), 10, 64)
 	if err != nil || kib < 0 || kib > 1<<50 {
 		return 0, false
@@ -91,4 +97,31 @@ func field(path, name string) string {
 		}
 	}
 	return ""
+}
+
+// ProcessTime is the CPU time that this process has used, 0 where it is unknown.
+func ProcessTime() time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// Memory is what this process holds in memory; its fields are 0 where they are unknown.
+type Memory struct {
+	// PeakBytes is the most that it ever held.
+	PeakBytes int64 `json:"peak_bytes"`
+	// AnonymousBytes is what it holds of its own, FileBytes what is mapped from files.
+	AnonymousBytes int64 `json:"anonymous_bytes"`
+	FileBytes      int64 `json:"file_bytes"`
+}
+
+// MemoryInUse looks how much memory this process holds.
+func MemoryInUse() Memory {
+	size := func(name string) int64 {
+		bytes, _ := kibibytes(field("/proc/self/status", name)) // 0 where it is unknown
+		return bytes
+	}
+	return Memory{size("VmHWM"), size("RssAnon"), size("RssFile")}
 }
