@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"math"
 	"slices"
+
+	"drover/kernel"
 )
 
 // params says how one request's tokens are chosen. All values have been checked.
@@ -100,8 +102,9 @@ func adjust(logits []float64, p *params, seen map[int32]int) {
 // argmax is the index of the largest value, the first of equal ones.
 func argmax[F float32 | float64](v []F) int {
 	best := 0
-	for i, x := range v {
-		if x > v[best] {
+	for i := 0; i < len(v); {
+		i += kernel.FirstAbove(v[i:], v[best])
+		if i < len(v) {
 			best = i
 		}
 	}
@@ -110,12 +113,10 @@ func argmax[F float32 | float64](v []F) int {
 
 // notFinite is the index of the first value that is NaN or infinite, or -1.
 func notFinite(row []float32) int {
-	for i, x := range row {
-		if x-x != 0 {
-			return i
-		}
+	if kernel.Finite(row) {
+		return -1
 	}
-	return -1
+	return slices.IndexFunc(row, func(x float32) bool { return x-x != 0 })
 }
 
 // weight is a token's probability relative to that of the best one.
@@ -215,15 +216,16 @@ func draw(top []candidate, best, temperature, u float64) int32 {
 // bestOf fills top with the n best candidates, best first.
 func bestOf[F float32 | float64](logits []F, n int, top []candidate) []candidate {
 	top = top[:0] // a heap, the worst on top
-	for i, l := range logits {
-		c := candidate{token: int32(i), logit: float64(l)}
-		switch {
-		case len(top) < n:
-			if top = append(top, c); n < len(logits) { // else all are only sorted
-				siftUp(top)
-			}
-		case n > 0 && better(c, top[0]) < 0:
-			top[0] = c
+	for i, l := range logits[:min(n, len(logits))] {
+		top = append(top, candidate{token: int32(i), logit: float64(l)})
+		if n < len(logits) { // else all are only sorted
+			siftUp(top)
+		}
+	}
+	for i := len(top); n > 0 && i < len(logits); i++ {
+		// Of equal logits the lower token is better, and in the heap.
+		if i += kernel.FirstAbove(logits[i:], F(top[0].logit)); i < len(logits) {
+			top[0] = candidate{token: int32(i), logit: float64(logits[i])}
 			siftDown(top)
 		}
 	}

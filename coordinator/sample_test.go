@@ -219,6 +219,28 @@ func TestLogSum(t *testing.T) {
 	}
 }
 
+// TestBestOf compares with sorting, with many equal logits.
+func TestBestOf(t *testing.T) {
+	var top []candidate
+	for i := range uint64(300) {
+		row := make([]float32, 1+int(300*uniform(2, i)))
+		all := make([]candidate, len(row))
+		for j := range row {
+			row[j] = float32(int(40*uniform(3, i<<10+uint64(j)))) - 20
+			all[j] = candidate{int32(j), float64(row[j])}
+		}
+		slices.SortFunc(all, better)
+		n := int(60 * uniform(4, i))
+		top = bestOf(row, n, top)
+		if want := all[:min(n, len(all))]; !slices.Equal(top, want) {
+			t.Fatalf("best %d of %v: %v, want %v", n, row, top, want)
+		}
+		if got := argmax(row); got != int(all[0].token) {
+			t.Fatalf("argmax of %v is %d, want %d", row, got, all[0].token)
+		}
+	}
+}
+
 // BenchmarkChoose measures one token of a large vocabulary; nothing is allocated.
 func BenchmarkChoose(b *testing.B) {
 	row := make([]float32, 202048)

@@ -108,7 +108,7 @@ func (a *Attention) row(out, q, keys, values []float32, s rowState) {
 		}
 		sum := s.sum[h]
 		if best > old {
-			shrink := float32(exp(float64(old) - float64(best)))
+			shrink := exp32(float32(old - best))
 			sum = float32(sum * shrink)
 			Scale(oh, shrink)
 			s.max[h] = best

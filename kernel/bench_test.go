@@ -42,6 +42,10 @@ func BenchmarkLoops(b *testing.B) {
 	r := rand.New(rand.NewPCG(13, 14))
 	x, w, y := randomRows(r, 1, 2048), randomRows(r, 1, 2048), tensor.MakeRows(1, 2048)
 	h, half := randomRows(r, 1, 4096), bfloats(x.Data)
+	cos := make([]float32, 128)
+	for i := range cos {
+		cos[i] = 0.7
+	}
 	for _, f := range []struct {
 		name  string
 		bytes int
@@ -51,6 +55,12 @@ func BenchmarkLoops(b *testing.B) {
 		{"RMSNorm", 8192, func() { RMSNorm(y, x, w.Data, 1e-5) }},
 		{"SwiGLU", 16384, func() { SwiGLU(y, h) }},
 		{"expShifted", 8192, func() { expShifted(y.Data, x.Data, 3) }},
+		{"Round", 8192, func() { Round(y.Data, tensor.BF16) }},
+		{"NarrowBF16", 8192, func() { NarrowBF16(half, x.Data) }},
+		{"RotatePairs", 8192, func() { RotatePairs(y.Data, cos[:64], cos[64:]) }},
+		{"RotateHalves", 8192, func() { RotateHalves(y.Data, cos[:64], cos[64:]) }},
+		{"Finite", 8192, func() { Finite(x.Data) }},
+		{"FirstAbove", 8192, func() { FirstAbove(x.Data, 1e9) }},
 		{"WidenBF16", 4096, func() { WidenBF16(y.Data, half) }},
 	} {
 		benchLevels(b, f.name, plainGo, f.bytes, f.run)

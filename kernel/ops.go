@@ -23,16 +23,34 @@ func RMSNorm(y, x tensor.Rows, weight []float32, eps float64) {
 }
 
 func rmsNorm(y, x, weight []float32, eps float64) {
-	var sum float64
-	for _, v := range x {
-		sum += float64(float64(v) * float64(v))
-	}
-	factor := float32(1 / math.Sqrt(sum/float64(len(x))+eps))
+	factor := float32(1 / math.Sqrt(sumSquares(x)/float64(len(x))+eps))
 	if weight == nil {
 		scale(y, x, factor)
 		return
 	}
 	scaleWeighted(y, x, weight, factor)
+}
+
+// squareLanes is the number of partial sums of squares: element i belongs to sum
+// i % squareLanes, and the sums are added in pairs that lie half of them apart.
+const squareLanes = 16
+
+func sumSquares(x []float32) float64 {
+	var sums [squareLanes]float64
+	addSquares(&sums, x)
+	for n := squareLanes / 2; n > 0; n /= 2 {
+		for i := range n {
+			sums[i] += sums[i+n]
+		}
+	}
+	return sums[0]
+}
+
+// addSquaresGo adds the squares of x, which are exact in float64, to the sums.
+func addSquaresGo(sums *[squareLanes]float64, x []float32) {
+	for i, v := range x {
+		sums[i%squareLanes] += float64(float64(v) * float64(v))
+	}
 }
 
 // Add sets y += x.
@@ -44,10 +62,22 @@ func Scale(x []float32, s float32) { scale(x, x, s) }
 // WidenBF16 sets dst to src's little-endian bfloat16 elements, as many as dst has.
 func WidenBF16(dst []float32, src []byte) { widen(dst, src) }
 
+// NarrowBF16 sets dst to the elements of src rounded to little-endian bfloat16.
+func NarrowBF16(dst []byte, src []float32) { narrow(dst, src) }
+
+func narrowGo(dst []byte, src []float32) {
+	for i, v := range src {
+		h := tensor.Float32ToBF16(v)
+		dst[2*i], dst[2*i+1] = byte(h), byte(h>>8)
+	}
+}
+
 // RotatePairs rotates neighbouring elements (x0,x1), (x2,x3), … of each head of
 // row by the angles whose cosines and sines are given, one for each pair (the
 // interleaved form of rotary embedding; Su et al., RoFormer, 2021).
-func RotatePairs(row, cos, sin []float32) {
+func RotatePairs(row, cos, sin []float32) { rotatePairs(row, cos, sin[:len(cos)]) }
+
+func rotatePairsGo(row, cos, sin []float32) {
 	for head := 0; head < len(row); head += 2 * len(cos) {
 		h := row[head : head+2*len(cos)]
 		for j, c := range cos {
@@ -59,7 +89,9 @@ func RotatePairs(row, cos, sin []float32) {
 }
 
 // RotateHalves is RotatePairs with element j paired with element j + headDim/2.
-func RotateHalves(row, cos, sin []float32) {
+func RotateHalves(row, cos, sin []float32) { rotateHalves(row, cos, sin[:len(cos)]) }
+
+func rotateHalvesGo(row, cos, sin []float32) {
 	half := len(cos)
 	for head := 0; head < len(row); head += 2 * half {
 		lo, hi := row[head:head+half], row[head+half:head+2*half]
@@ -73,20 +105,37 @@ func RotateHalves(row, cos, sin []float32) {
 
 // Round rounds x in place to elements of type d: BF16, or F32 which changes nothing.
 func Round(x []float32, d tensor.DType) {
-	if d != tensor.BF16 {
-		return
+	if d == tensor.BF16 {
+		round(x)
 	}
+}
+
+func roundGo(x []float32) {
 	for i, v := range x {
 		x[i] = tensor.BF16ToFloat32(tensor.Float32ToBF16(v))
 	}
 }
 
 // Finite reports whether x has neither infinities nor NaNs.
-func Finite(x []float32) bool {
+func Finite(x []float32) bool { return finite(x) }
+
+func finiteGo(x []float32) bool {
 	for _, v := range x {
 		if math.Float32bits(v)&0x7f800000 == 0x7f800000 {
 			return false
 		}
 	}
 	return true
+}
+
+// FirstAbove is the index of the first element of x that is larger than limit, or
+// len(x).
+func FirstAbove[F float32 | float64](x []F, limit F) int {
+	n := notAbove(x, limit)
+	for ; n < len(x); n++ {
+		if x[n] > limit {
+			break
+		}
+	}
+	return n
 }

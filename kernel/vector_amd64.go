@@ -22,12 +22,11 @@ func detect() instructions {
 // expTable is what exp's assembly reads; its order is that of the places named there.
 //
 //lint:ignore U1000 only assembly reads it
-var expTable = [...]float64{
-	log2e, 0.5, ln2Hi, ln2Lo, math.Float64frombits(1023), expLargest, expSmallest,
-	math.Inf(1), 1,
+var expTable = [...]float32{
+	log2e, -ln2Hi, -ln2Lo, expRound, expLargest, expSmallest, 1,
+	math.Float32frombits(1 << 31),
 	expCoefficients[0], expCoefficients[1], expCoefficients[2], expCoefficients[3],
-	expCoefficients[4], expCoefficients[5], expCoefficients[6], expCoefficients[7],
-	expCoefficients[8], expCoefficients[9], expCoefficients[10],
+	expCoefficients[4],
 }
 
 // maxPart bounds the elements that one call of assembly takes: such a call cannot be
@@ -58,6 +57,16 @@ func expShiftedAVX2(y, x *float32, shift float32, n int)
 //
 //go:noescape
 func swiGLUAVX2(y, gate, up *float32, n int)
+
+// expShiftedAVX512 is expShiftedGo; n is a multiple of 16 and not 0.
+//
+//go:noescape
+func expShiftedAVX512(y, x *float32, shift float32, n int)
+
+// swiGLUAVX512 is swiGLUGo; n is a multiple of 16 and not 0.
+//
+//go:noescape
+func swiGLUAVX512(y, gate, up *float32, n int)
 
 // addAVX2 is addGo; n is a multiple of 8 and not 0.
 //
@@ -118,6 +127,12 @@ func whole(n, lanes int) int {
 
 func expShifted(y, x []float32, shift float32) {
 	y = y[:len(x)]
+	if level >= avx512 {
+		for n := whole(len(x), 16); n > 0; n = whole(len(x), 16) {
+			expShiftedAVX512(&y[0], &x[0], shift, n)
+			y, x = y[n:], x[n:]
+		}
+	}
 	for n := whole(len(x), 8); n > 0; n = whole(len(x), 8) {
 		expShiftedAVX2(&y[0], &x[0], shift, n)
 		y, x = y[n:], x[n:]
@@ -134,11 +149,25 @@ func expShifted(y, x []float32, shift float32) {
 
 func swiGLU(y, gate, up []float32) {
 	y, up = y[:len(gate)], up[:len(gate)]
+	if level >= avx512 {
+		for n := whole(len(gate), 16); n > 0; n = whole(len(gate), 16) {
+			swiGLUAVX512(&y[0], &gate[0], &up[0], n)
+			y, gate, up = y[n:], gate[n:], up[n:]
+		}
+	}
 	for n := whole(len(gate), 8); n > 0; n = whole(len(gate), 8) {
 		swiGLUAVX2(&y[0], &gate[0], &up[0], n)
 		y, gate, up = y[n:], gate[n:], up[n:]
 	}
-	swiGLUGo(y, gate, up)
+	if level < avx2 || len(gate) == 0 {
+		swiGLUGo(y, gate, up)
+		return
+	}
+	var part, with [8]float32
+	copy(part[:], gate)
+	copy(with[:], up)
+	swiGLUAVX2(&part[0], &part[0], &with[0], len(part))
+	copy(y, part[:])
 }
 
 func add(y, x []float32) {

@@ -70,8 +70,21 @@ var loops = []loop{
 		func(y, a, _ []float32, s float32) { expShiftedGo(y, a, s) }},
 	{"swiGLU", func(y, a, b []float32, _ float32) { swiGLU(y, a, b) },
 		func(y, a, b []float32, _ float32) { swiGLUGo(y, a, b) }},
+	{"round", func(y, a, _ []float32, _ float32) { copy(y, a); round(y) },
+		func(y, a, _ []float32, _ float32) { copy(y, a); roundGo(y) }},
+	{"narrow", func(y, a, _ []float32, _ float32) { narrowed(y, a, narrow) },
+		func(y, a, _ []float32, _ float32) { narrowed(y, a, narrowGo) }},
 	{"widen", func(y, a, _ []float32, _ float32) { widen(y, bfloats(a)) },
 		func(y, a, _ []float32, _ float32) { widenGo(y, bfloats(a)) }},
+}
+
+// narrowed narrows a and lays the bytes into y.
+func narrowed(y, a []float32, f func(dst []byte, src []float32)) {
+	b := make([]byte, 2*len(a)+2)
+	f(b, a)
+	for i := range y {
+		y[i] = float32(b[2*i]) + 256*float32(b[2*i+1]) + float32(b[len(b)-1])
+	}
 }
 
 // sizes are none, one, tails, whole vectors, and more than one call of assembly.
@@ -179,6 +192,9 @@ func TestAttentionLoopsRefuseShortRows(t *testing.T) {
 			"addWeighted": func() { addWeighted(make([]float32, 8), short, 8, short[:3]) },
 			"add":         func() { add(make([]float32, 15), short[:16]) },
 			"widen":       func() { widen(short[:16], make([]byte, 31)) },
+			"narrow":      func() { narrow(make([]byte, 31), short[:16]) },
+			"pairs":       func() { RotatePairs(short[:16], short[:8], short[:7:7]) },
+			"a part head": func() { RotateHalves(short[:20], short[:8], short[:8]) },
 		} {
 			func() {
 				defer func() {
@@ -212,5 +228,110 @@ func FuzzExp(f *testing.F) {
 		swiGLUGo(want, row, got)
 		swiGLU(got, row, got)
 		compare(t, "swiGLU", got, want)
+	})
+}
+
+// TestSumSquares compares the sums of squares with plain Go, and with a plain sum.
+func TestSumSquares(t *testing.T) {
+	withLevels(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(41, 42))
+		for _, n := range sizes {
+			for _, few := range []int{0, 2, 20} {
+				x := extremeRow(r, n, few)
+				var got, want [squareLanes]float64
+				addSquares(&got, x)
+				addSquaresGo(&want, x)
+				for i := range got {
+					if math.Float64bits(got[i]) != math.Float64bits(want[i]) && want[i] == want[i] {
+						t.Fatalf("%d elements: sum %d is %g, plain Go gives %g", n, i, got[i], want[i])
+					}
+				}
+				var sum float64
+				for _, v := range x {
+					sum += float64(v) * float64(v)
+				}
+				if s := sumSquares(x); few == 0 && math.Abs(s-sum) > 1e-12*sum {
+					t.Errorf("%d elements: %g, want %g", n, s, sum)
+				}
+			}
+		}
+	})
+}
+
+// TestRotateSameBytes compares rotary embedding with plain Go, bit by bit.
+func TestRotateSameBytes(t *testing.T) {
+	withLevels(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(43, 44))
+		for _, pairs := range []int{1, 3, 4, 8, 12, 20, 64, 5000} {
+			for _, heads := range []int{0, 1, 2, 5, 150} {
+				for _, few := range []int{0, 5} {
+					cos, sin := extremeRow(r, pairs, few), extremeRow(r, pairs, few)
+					got := extremeRow(r, min(2*pairs*heads, 40000/(2*pairs)*2*pairs), few)
+					for name, f := range map[string][2]func(row, cos, sin []float32){
+						"pairs":  {RotatePairs, rotatePairsGo},
+						"halves": {RotateHalves, rotateHalvesGo},
+					} {
+						want := append([]float32(nil), got...)
+						f[0](got, cos, sin)
+						f[1](want, cos, sin)
+						compare(t, fmt.Sprintf("%s: %d heads of %d", name, heads, 2*pairs), got, want)
+					}
+				}
+			}
+		}
+	})
+}
+
+// TestFinite puts what is not finite at each place of rows of many lengths.
+func TestFinite(t *testing.T) {
+	withLevels(t, func(t *testing.T) {
+		for _, n := range []int{0, 1, 15, 16, 17, 40, 8200} {
+			x := make([]float32, n)
+			for i := range x {
+				x[i] = []float32{1, -math.MaxFloat32, math.SmallestNonzeroFloat32}[i%3]
+			}
+			if !Finite(x) {
+				t.Fatalf("%d finite numbers are not", n)
+			}
+			for i := 0; i < n; i += 1 + n/50 {
+				old := x[i]
+				for _, v := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
+					if x[i] = float32(v); Finite(x) {
+						t.Fatalf("%v at %d of %d is finite", v, i, n)
+					}
+				}
+				x[i] = old
+			}
+		}
+	})
+}
+
+func TestFirstAbove(t *testing.T) {
+	withLevels(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(45, 46))
+		for _, n := range sizes {
+			for range 20 {
+				x, limit := extremeRow(r, n, 10), extremeRow(r, 1, 2)[0]
+				if r.IntN(2) == 0 { // nothing, or little, is above
+					for i := range x {
+						x[i] = min(x[i], limit)
+					}
+					if n > 0 {
+						x[r.IntN(n)] = 100
+					}
+				}
+				double := make([]float64, n)
+				want := n
+				for i, v := range x {
+					if double[i] = float64(v); v > limit {
+						want = min(want, i)
+					}
+				}
+				got, got64 := FirstAbove(x, limit), FirstAbove(double, float64(limit))
+				if got != want || got64 != want {
+					t.Fatalf("%d elements above %g: %d and %d, want %d", n, limit, got, got64, want)
+				}
+			}
+		}
 	})
 }

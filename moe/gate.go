@@ -40,18 +40,22 @@ func SigmoidTopK(logits tensor.Rows, k int, r *Routes) {
 // topK fills best with the indices of the largest values, largest first, by
 // insertion: k is small.
 func topK(values []float32, best []int32) {
-	n := 0
-	for i, v := range values {
-		if n == len(best) && !(v > values[best[n-1]]) {
-			continue
-		}
-		if n < len(best) {
-			n++
-		}
-		j := n - 1
-		for ; j > 0 && v > values[best[j-1]]; j-- {
-			best[j] = best[j-1]
-		}
-		best[j] = int32(i)
+	for i := range min(len(best), len(values)) {
+		insert(values, best[:i+1], int32(i))
 	}
+	for i := len(best); len(best) > 0 && i < len(values); i++ {
+		i += kernel.FirstAbove(values[i:], values[best[len(best)-1]])
+		if i < len(values) {
+			insert(values, best, int32(i))
+		}
+	}
+}
+
+// insert puts index i into best, in place of the last, behind values that are as large.
+func insert(values []float32, best []int32, i int32) {
+	j := len(best) - 1
+	for ; j > 0 && values[i] > values[best[j-1]]; j-- {
+		best[j] = best[j-1]
+	}
+	best[j] = i
 }

@@ -1,6 +1,7 @@
 package moe
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -18,6 +19,26 @@ func TestSigmoidTopK(t *testing.T) {
 	}
 	if w := kernel.Sigmoid(3); r.Weights[0] != w || r.Weights[1] != w || r.Weights[2] != 0.5 {
 		t.Errorf("weights are %v", r.Weights)
+	}
+}
+
+// TestTopK compares with sorting, with many equal values.
+func TestTopK(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	for range 300 {
+		values := make([]float32, 1+r.IntN(300))
+		order := make([]int32, len(values))
+		for i := range values {
+			values[i], order[i] = float32(r.IntN(60)), int32(i)
+		}
+		slices.SortStableFunc(order, func(a, b int32) int {
+			return cmp.Compare(values[b], values[a])
+		})
+		best := make([]int32, min(1+r.IntN(10), len(values)))
+		topK(values, best)
+		if want := order[:len(best)]; !slices.Equal(best, want) {
+			t.Fatalf("best %d of %v: %v, want %v", len(best), values, best, want)
+		}
 	}
 }
 
