@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"drover/moe"
 	"drover/tensor"
 	"drover/wire"
 )
@@ -124,6 +125,8 @@ func (s *Server) computeFrames() {
 type computer struct {
 	server *Server
 	x, y   []float32
+	batch  moe.Batch
+	errs   []error
 }
 
 // run answers one frame.
@@ -156,57 +159,85 @@ func micros(d time.Duration) uint32 {
 // compute fills the Combine: the rows of the experts that could be computed, in
 // order, and the statuses if not all of them are OK.
 func (c *computer) compute(f *frame, r *wire.Response) {
-	s, d := c.server, &f.request.Dispatch
-	hidden := s.spec.Hidden
-	c.x = resize(c.x, int(d.RowCount)*hidden)
-	c.y = resize(c.y, int(d.RowCount)*hidden)
-	wire.TakeRows(c.x, f.request.RowBytes(), s.dtype)
-	allOK, in, out := true, 0, 0
-	for i, expert := range d.ExpertIDs {
-		n := int(d.ExpertRowCounts[i])
-		x := tensor.Rows{Data: c.x[in*hidden : (in+n)*hidden], N: n, Dim: hidden}
-		y := tensor.Rows{Data: c.y[out*hidden : (out+n)*hidden], N: n, Dim: hidden}
-		in += n
-		status, detail := s.computeExpert(int(d.Layer), int(expert), y, x)
-		r.Combine.Statuses = append(r.Combine.Statuses, status)
-		if status == wire.StatusOK {
-			out += n
-			continue
+	s := c.server
+	c.take(f)
+	if detail := c.computeBatch(); detail != "" {
+		for range c.batch.Experts {
+			r.Combine.Statuses = append(r.Combine.Statuses, wire.StatusInternal)
 		}
-		allOK, r.Combine.Detail = false, detail
+		r.Combine.RowCount, r.Combine.Detail = 0, detail
+		return
+	}
+	allOK, in, out := true, 0, 0
+	for i, n := range c.batch.Counts {
+		status := statusOf(c.errs[i])
+		r.Combine.Statuses = append(r.Combine.Statuses, status)
+		if status != wire.StatusOK {
+			allOK, r.Combine.Detail = false, c.errs[i].Error()
+		} else {
+			if out != in { // an expert before has no rows
+				copy(c.batch.Y.Slice(out, out+int(n)).Data, c.batch.Y.Slice(in, in+int(n)).Data)
+			}
+			out += int(n)
+		}
+		in += int(n)
 	}
 	if allOK {
 		r.Combine.Statuses = r.Combine.Statuses[:0]
 	}
 	r.Combine.RowCount = uint32(out)
 	if out > 0 {
+		hidden := s.spec.Hidden
 		rows, bytes := s.pool.NewBuffer(out * hidden * s.dtype.Size())
 		wire.PutRows(bytes, c.y[:out*hidden], s.dtype)
 		r.Rows = rows
 	}
 }
 
-// computeExpert computes one expert's rows. A panic is a bug; it costs this frame
-// an internal error instead of every request its node.
-func (s *Server) computeExpert(layer, expert int, y, x tensor.Rows) (
-	status wire.Status, detail string) {
+// take makes c.batch of a frame.
+func (c *computer) take(f *frame) {
+	s, d := c.server, &f.request.Dispatch
+	n, hidden := int(d.RowCount), s.spec.Hidden
+	c.x = resize(c.x, n*hidden)
+	c.y = resize(c.y, n*hidden)
+	wire.TakeRows(c.x, f.request.RowBytes(), s.dtype)
+	b := &c.batch
+	b.Layer, b.Experts, b.Counts = int(d.Layer), b.Experts[:0], b.Counts[:0]
+	for i, expert := range d.ExpertIDs {
+		b.Experts = append(b.Experts, int32(expert))
+		b.Counts = append(b.Counts, int32(d.ExpertRowCounts[i]))
+	}
+	b.X = tensor.Rows{Data: c.x, N: n, Dim: hidden}
+	b.Y = tensor.Rows{Data: c.y, N: n, Dim: hidden}
+	c.errs = slices.Grow(c.errs[:0], len(b.Experts))[:len(b.Experts)]
+	clear(c.errs)
+}
+
+// computeBatch computes c.batch. A panic is a bug; it costs this frame an internal
+// error, which detail describes, instead of every request its node.
+func (c *computer) computeBatch() (detail string) {
 	defer func() {
 		if v := recover(); v != nil {
-			if f := s.opts.Events.ComputePanicked; f != nil {
-				f(layer, expert, v, debug.Stack())
+			if f := c.server.opts.Events.ComputePanicked; f != nil {
+				f(c.batch.Layer, c.batch.Experts, v, debug.Stack())
 			}
-			status = wire.StatusInternal
-			detail = fmt.Sprintf("layer %d expert %d: computation panicked", layer, expert)
+			detail = fmt.Sprintf("layer %d experts %v: computation panicked", c.batch.Layer,
+				c.batch.Experts)
 		}
 	}()
-	switch err := s.opts.Replicas.Compute(layer, expert, y, x); {
+	c.server.opts.Replicas.ComputeBatch(&c.batch, c.errs)
+	return ""
+}
+
+// statusOf is how an expert's error is told to a router.
+func statusOf(err error) wire.Status {
+	switch {
 	case err == nil:
-		return wire.StatusOK, ""
+		return wire.StatusOK
 	case errors.Is(err, ErrNotHeld):
-		return wire.StatusNotHosted, err.Error()
-	default:
-		return wire.StatusInternal, err.Error()
+		return wire.StatusNotHosted
 	}
+	return wire.StatusInternal
 }
 
 // resize returns s with the length, newly allocated if its capacity does not suffice.

@@ -41,21 +41,28 @@ type HostOptions struct {
 	// LoadParallel is the number of replicas loaded at a time. Zero means 2; more
 	// helps on fast disks and disturbs running computation.
 	LoadParallel int
+	// Device computes, and the source's experts are in its memory. Nil means the CPU,
+	// on the caller's thread alone.
+	Device kernel.Device
 	// Progress, if not nil, is called after each replica that Assign loaded, with
 	// how many are done of how many. Calls do not overlap.
 	Progress func(done, total int)
 }
 
-// Host holds experts in memory and computes them. Compute and Forward never wait
-// for loading: they see an immutable set that is replaced whole.
+// Host holds experts in memory and computes them. Computing never waits for loading:
+// it sees an immutable set that is replaced whole.
 type Host struct {
 	source moe.Source
 	mode   kernel.Mode
 	opts   HostOptions
 
 	held    atomic.Pointer[heldSet]
-	scratch sync.Pool     // of *moe.Scratch
 	editing chan struct{} // holds a token while Assign or Drop edits held
+
+	computing sync.Mutex // guards the fields below; the device serves one at a time
+	runner    *moe.Runner
+	experts   []*moe.Expert // of the batch that is computed
+	errs      []error       // of Forward
 }
 
 // heldSet is what a Host holds; it is never edited.
@@ -71,9 +78,12 @@ func NewHost(source moe.Source, mode kernel.Mode, opts HostOptions) *Host {
 	if opts.LoadParallel <= 0 {
 		opts.LoadParallel = 2
 	}
-	h := &Host{source: source, mode: mode, opts: opts, editing: make(chan struct{}, 1)}
+	if opts.Device == nil {
+		opts.Device = kernel.NewCPU(nil)
+	}
+	h := &Host{source: source, mode: mode, opts: opts, editing: make(chan struct{}, 1),
+		runner: moe.NewRunner(opts.Device)}
 	h.held.Store(&heldSet{})
-	h.scratch.New = func() any { return new(moe.Scratch) }
 	return h
 }
 
@@ -111,15 +121,43 @@ func compareReplicas(a, b Replica) int {
 // Compute sets y to the expert's outputs for the rows x, rounded to the mode's row
 // type. It is safe for concurrent use.
 func (h *Host) Compute(layer, expert int, y, x tensor.Rows) error {
-	e := h.held.Load().experts[Replica{layer, expert}]
-	if e == nil {
-		return fmt.Errorf("layer %d expert %d: %w", layer, expert, ErrNotHeld)
+	b := moe.Batch{Layer: layer, Experts: []int32{int32(expert)}, Counts: []int32{int32(x.N)},
+		X: x, Y: y}
+	errs := make([]error, 1)
+	h.ComputeBatch(&b, errs)
+	return errs[0]
+}
+
+// ComputeBatch sets b.Y to the outputs of the experts of b for b.X, rounded to the
+// mode's row type, and errs[i] to why the i-th expert could not be computed or to nil;
+// the rows of an expert with an error are undefined. All experts are computed
+// together. It is safe for concurrent use.
+func (h *Host) ComputeBatch(b *moe.Batch, errs []error) {
+	h.computing.Lock()
+	defer h.computing.Unlock()
+	h.compute(b, errs)
+}
+
+// compute is ComputeBatch for whoever holds the lock.
+func (h *Host) compute(b *moe.Batch, errs []error) {
+	held := h.held.Load()
+	h.experts = h.experts[:0]
+	for i, expert := range b.Experts {
+		e := held.experts[Replica{b.Layer, int(expert)}]
+		h.experts, errs[i] = append(h.experts, e), nil
+		if e == nil {
+			errs[i] = fmt.Errorf("layer %d expert %d: %w", b.Layer, expert, ErrNotHeld)
+		}
 	}
-	scratch := h.scratch.Get().(*moe.Scratch)
-	defer h.scratch.Put(scratch)
-	e.Forward(y, x, scratch)
-	moe.RoundRows(h.mode, y)
-	return nil
+	err := h.runner.Forward(b.Y, b.X, h.experts, b.Counts)
+	clear(h.experts) // experts that are dropped must not stay for it
+	if err != nil {
+		for i := range b.Experts {
+			errs[i] = fmt.Errorf("layer %d: %w", b.Layer, err)
+		}
+		return
+	}
+	moe.RoundRows(h.mode, b.Y)
 }
 
 // Forward computes a batch in process; every one of its experts must be held.
@@ -127,17 +165,17 @@ func (h *Host) Forward(ctx context.Context, b *moe.Batch, meanwhile func()) erro
 	if meanwhile != nil {
 		meanwhile()
 	}
-	at := 0
-	for i, expert := range b.Experts {
-		if err := ctx.Err(); err != nil {
-			return context.Cause(ctx)
-		}
-		n := int(b.Counts[i])
-		err := h.Compute(b.Layer, int(expert), b.Y.Slice(at, at+n), b.X.Slice(at, at+n))
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	h.computing.Lock()
+	defer h.computing.Unlock()
+	h.errs = slices.Grow(h.errs[:0], len(b.Experts))[:len(b.Experts)]
+	h.compute(b, h.errs)
+	for _, err := range h.errs {
 		if err != nil {
 			return err
 		}
-		at += n
 	}
 	return nil
 }

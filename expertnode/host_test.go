@@ -60,7 +60,7 @@ func (s *source) Load(layer, expert int) (*moe.Expert, error) {
 	if err != nil {
 		return nil, err
 	}
-	return moe.NewExpert(gateUp, down)
+	return moe.NewExpert(kernel.NewCPU(nil), gateUp, down)
 }
 
 // batch returns rows for some experts of layer 1.
@@ -98,7 +98,10 @@ func TestHostComputesWhatItHolds(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := tensor.MakeRows(2, testSpec.Hidden)
-	e.Forward(want, b.X.Slice(2, 4), new(moe.Scratch))
+	run := moe.NewRunner(kernel.NewCPU(nil))
+	if err := run.Forward(want, b.X.Slice(2, 4), []*moe.Expert{e}, []int32{2}); err != nil {
+		t.Fatal(err)
+	}
 	moe.RoundRows(kernel.BF16, want)
 	if got := b.Y.Slice(2, 4).Data; !slices.Equal(got, want.Data) {
 		t.Errorf("rows of expert 5 = %v, want %v", got, want.Data)

@@ -27,9 +27,10 @@ type Replicas interface {
 	Spec() moe.Spec
 	// Holds tells whether the expert is held.
 	Holds(layer, expert int) bool
-	// Compute sets y to the expert's outputs for x, rounded to the row type. Its
-	// error wraps ErrNotHeld if the expert is not held.
-	Compute(layer, expert int, y, x tensor.Rows) error
+	// ComputeBatch sets b.Y to the experts' outputs for b.X, rounded to the row type,
+	// and errs[i] to the i-th expert's error, which leaves its rows undefined; it wraps
+	// ErrNotHeld if the expert is not held.
+	ComputeBatch(b *moe.Batch, errs []error)
 	// Count and Bytes say how many replicas are held, and the size of their weights.
 	Count() int
 	Bytes() int64
@@ -41,9 +42,9 @@ type Events struct {
 	StreamOpened func(address string)
 	// StreamClosed is called when an opened stream ended, and why.
 	StreamClosed func(address string, err error)
-	// ComputePanicked is called when an expert's computation panicked: a bug. The
-	// frame was answered with an internal error.
-	ComputePanicked func(layer, expert int, value any, stack []byte)
+	// ComputePanicked is called when the computation of a frame's experts panicked: a
+	// bug. The frame was answered with an internal error.
+	ComputePanicked func(layer int, experts []int32, value any, stack []byte)
 }
 
 // Options describes a Server. Replicas, NodeID, ModelDigest and Mode are required.

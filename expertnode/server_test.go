@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -43,6 +44,15 @@ func (s *stub) Count() int     { return 16 }
 func (s *stub) Bytes() int64   { return 4096 }
 
 func (s *stub) Holds(_, expert int) bool { return expert < 4 || s.holds.Load() }
+
+func (s *stub) ComputeBatch(b *moe.Batch, errs []error) {
+	at := 0
+	for i, expert := range b.Experts {
+		n := int(b.Counts[i])
+		errs[i] = s.Compute(b.Layer, int(expert), b.Y.Slice(at, at+n), b.X.Slice(at, at+n))
+		at += n
+	}
+}
 
 func (s *stub) Compute(layer, expert int, y, x tensor.Rows) error {
 	if before := s.before.Load(); before != nil {
@@ -385,9 +395,9 @@ func TestQueuedFrames(t *testing.T) {
 func TestFaultsStayInTheirFrame(t *testing.T) {
 	var panics atomic.Int64
 	s := serve(t, func(o *expertnode.Options) {
-		o.Events.ComputePanicked = func(layer, expert int, value any, stack []byte) {
-			if layer != 1 || expert != 2 || value != "a bug" || len(stack) == 0 {
-				t.Errorf("panic reported as %d, %d, %v", layer, expert, value)
+		o.Events.ComputePanicked = func(layer int, experts []int32, value any, stack []byte) {
+			if layer != 1 || !slices.Equal(experts, []int32{1, 2, 3}) || value != "a bug" || len(stack) == 0 {
+				t.Errorf("panic reported as %d, %d, %v", layer, experts, value)
 			}
 			panics.Add(1)
 		}
@@ -404,9 +414,12 @@ func TestFaultsStayInTheirFrame(t *testing.T) {
 	s.stub.before.Store(&before)
 	l := s.greeted(t)
 	l.send(frame(1, 1, 2, 3))
-	l.wantCombine(1, 1, wire.StatusOK, wire.StatusInternal, wire.StatusInternal)
-	l.send(frame(2, 1))
-	l.wantCombine(2, 1)
+	l.wantCombine(1, 0, wire.StatusInternal, wire.StatusInternal, wire.StatusInternal)
+	s.stub.holds.Store(true)
+	l.send(frame(2, 1, 3, 4))
+	l.wantCombine(2, 2, wire.StatusOK, wire.StatusInternal, wire.StatusOK)
+	l.send(frame(3, 1))
+	l.wantCombine(3, 1)
 	if panics.Load() != 1 {
 		t.Errorf("%d panics reported, want 1", panics.Load())
 	}

@@ -1,10 +1,127 @@
 package kernel
 
-// Device computes: a CPU, or an accelerator with memory of its own.
+import (
+	"fmt"
+
+	"drover/tensor"
+)
+
+// Device is what models compute with: a CPU, or an accelerator with memory of its own.
+//
+// A Device is one ordered stream, used by one goroutine at a time. Its operations
+// are queued and take effect in the order of the calls; an operation may return
+// before it has run. Read and Sync wait for all that was queued. What can go wrong
+// while an operation runs is kept, and is the error of every Read and Sync from then
+// on. Slices of the host's memory that are passed to an operation are the caller's
+// again when the call returns; rows and weights must be the device's own.
+//
+// All devices obey K1: a row's bytes depend on that row and on weights alone, not on
+// the rows beside it nor on how work is cut. Those of one kernel class also give the
+// same bytes as each other. A shape that does not fit is a bug of the caller and
+// panics; no rows at all are allowed everywhere and do nothing.
 type Device interface {
-	// Upload returns a matrix's weights in the form that the device multiplies. It
-	// is safe for concurrent use, and m must not change afterwards.
+	Store
+	RowOperations
+	Products
+}
+
+// Store is a Device's memory.
+type Store interface {
+	// Allocate returns n rows of dim zeros. The memory is given back when nothing
+	// refers to it any more.
+	Allocate(n, dim int) (Rows, error)
+	// Upload returns the weights of a matrix, which must not change afterwards, in the
+	// form that the device multiplies. It is safe for concurrent use.
 	Upload(m *Matrix) (Weights, error)
+	// UploadTable returns a table of embeddings. The bytes must not change and must be
+	// there as long as the table is used. It is safe for concurrent use.
+	UploadTable(t TableBytes) (Table, error)
+	// Write copies rows from the host; they have as many elements as dst.
+	Write(dst Rows, src tensor.Rows)
+	// Read waits for what was queued and returns the rows in the host's memory, valid
+	// until an operation writes to them or they are read again.
+	Read(src Rows) (tensor.Rows, error)
+	// Sync waits for what was queued.
+	Sync() error
+}
+
+// RowOperations are a Device's operations on rows. Each row of y depends on the same
+// row of the other operands alone, unless it says otherwise.
+type RowOperations interface {
+	// Embed sets each row of x to the table's row of that token.
+	Embed(x Rows, t Table, tokens []int32)
+	// Norm is RMSNorm; weight is one row, or no Rows at all for ones. y may be x.
+	Norm(y, x, weight Rows, eps float64)
+	// Rotate rotates the heads of each row of x by the angles in the same row of cos
+	// and sin, which have half a head's elements.
+	Rotate(x, cos, sin Rows, form RotaryForm)
+	// ScaleRows multiplies each row of x by its factor, (rows, 1).
+	ScaleRows(x, factors Rows)
+	// Add sets y += x.
+	Add(y, x Rows)
+	// Gather sets row i of y to row rows[i] of x, times weights[i] unless weights is
+	// nil, rounded to type d.
+	Gather(y, x Rows, pick Picks, d tensor.DType)
+	// Scatter adds row i of x, times weights[i] unless weights is nil, to row rows[i]
+	// of y, in ascending order of i. It may leave the products in x.
+	Scatter(y, x Rows, pick Picks)
+}
+
+// Products are a Device's operations with weights, and attention.
+type Products interface {
+	// Mul computes several products of the same rows.
+	Mul(x Rows, products []Product)
+	// FeedForward runs rows of x through feed-forward networks, into the same rows of
+	// y: y = down(silu(gate(x)) * up(x)). Rows that are in no part stay as they are.
+	FeedForward(y, x Rows, parts []FeedForwardPart)
+	// Attend adds the keys k and values v of new tokens to kv and then sets out to the
+	// attention of the queries q, as a computes it.
+	Attend(a *Attention, out, q, k, v Rows, kv KV)
+}
+
+// Rows are rows of float32 in a device's memory, one after the other, (N, Dim). The
+// zero Rows are none.
+type Rows struct {
+	N, Dim int
+	// Memory holds the rows from element Offset on.
+	Memory Memory
+	Offset int
+}
+
+// Memory is a piece of a device's memory.
+type Memory interface {
+	// Elements is the number of float32 that it holds.
+	Elements() int
+}
+
+// Slice returns rows lo to hi, without hi, which share memory with r.
+func (r Rows) Slice(lo, hi int) Rows {
+	if lo < 0 || hi < lo || hi > r.N {
+		panic(fmt.Sprintf("kernel: rows %d to %d of %d", lo, hi, r.N))
+	}
+	return Rows{N: hi - lo, Dim: r.Dim, Memory: r.Memory, Offset: r.Offset + lo*r.Dim}
+}
+
+// Split returns the same elements as rows of dim, such as the heads of r's rows.
+func (r Rows) Split(dim int) Rows {
+	if dim < 1 || r.Dim%dim != 0 {
+		panic(fmt.Sprintf("kernel: rows of %d split into rows of %d", r.Dim, dim))
+	}
+	return Rows{N: r.N * (r.Dim / dim), Dim: dim, Memory: r.Memory, Offset: r.Offset}
+}
+
+// Resize makes r n rows of dim in the memory that it has, or in new memory of d where
+// that does not suffice. What the rows hold is undefined.
+func Resize(d Device, r *Rows, n, dim int) error {
+	if r.Memory == nil || n < 0 || dim < 1 || n > r.Memory.Elements()/dim {
+		fresh, err := d.Allocate(n, dim)
+		if err != nil {
+			return err
+		}
+		*r = fresh
+	}
+	*r = Rows{N: n, Dim: dim, Memory: r.Memory}
+	return nil
 }
 
 // Weights are the packed weights of a linear layer in a device's memory.
@@ -15,4 +132,75 @@ type Weights interface {
 	Bytes() int
 	// Format is how the weights are packed.
 	Format() Format
+}
+
+// TableBytes are the rows of a table of embeddings as a checkpoint has them: Rows
+// times Dim little-endian elements of type BF16, F16 or F32.
+type TableBytes struct {
+	Data      []byte
+	DType     tensor.DType
+	Rows, Dim int
+}
+
+func (t *TableBytes) check() error {
+	switch t.DType {
+	case tensor.BF16, tensor.F16, tensor.F32:
+	default:
+		return fmt.Errorf("table of embeddings: type is %v, must be BF16, F16 or F32", t.DType)
+	}
+	if t.Rows < 1 || t.Dim < 1 || len(t.Data)%(t.Dim*t.DType.Size()) != 0 ||
+		len(t.Data)/(t.Dim*t.DType.Size()) != t.Rows {
+		return fmt.Errorf("table of embeddings: %d bytes for %d rows of %d elements of %v",
+			len(t.Data), t.Rows, t.Dim, t.DType)
+	}
+	return nil
+}
+
+// Table is a table of embeddings in a device's memory.
+type Table interface {
+	// Shape is the number of rows and their width.
+	Shape() (rows, dim int)
+}
+
+// RotaryForm says which elements of a head rotary embedding rotates together.
+type RotaryForm uint8
+
+const (
+	// RotaryPairs rotates neighbouring elements: see RotatePairs.
+	RotaryPairs RotaryForm = iota
+	// RotaryHalves rotates elements half a head apart: see RotateHalves.
+	RotaryHalves
+)
+
+// Picks names rows, in any order and as often as one likes, with a weight for each if
+// Weights is not nil.
+type Picks struct {
+	Rows    []int32
+	Weights []float32
+}
+
+// Product is a matrix product of rows that Mul is given: y = x Wᵀ.
+type Product struct {
+	Y Rows
+	W Weights
+}
+
+// FeedForwardPart is a feed-forward network, such as an expert, and its rows.
+type FeedForwardPart struct {
+	// GateUp has gate's outputs before up's, (2*width, hidden); Down is (hidden, width).
+	GateUp, Down Weights
+	// From and To, without To, are the rows. Parts have no rows in common.
+	From, To int
+}
+
+// KV is the keys and values of one layer for the sequences of a step.
+type KV interface {
+	// Put stores the keys and values of the step's tokens.
+	Put(keys, values tensor.Rows)
+	// Sequences is the number of sequences in the step, whose tokens stand one
+	// sequence after the other.
+	Sequences() int
+	// Sequence returns the position of sequence i's first token in the step, the
+	// number of its tokens, and its blocks, which are valid until the next call.
+	Sequence(i int) (start, count int, blocks Blocks)
 }

@@ -11,23 +11,27 @@ import (
 
 // attention is one layer's attention weights.
 type attention struct {
-	q, k, v, o *kernel.Matrix
+	q, k, v, o kernel.Weights
 }
 
 func (l *loader) attention(name string, hidden, heads, kvHeads, headDim int) attention {
+	load := func(part string, n, k int) kernel.Weights {
+		return l.upload(l.matrix(kernel.RoleAttention, name+part, n, k))
+	}
 	return attention{
-		q: l.matrix(kernel.RoleAttention, name+".q_proj.weight", heads*headDim, hidden),
-		k: l.matrix(kernel.RoleAttention, name+".k_proj.weight", kvHeads*headDim, hidden),
-		v: l.matrix(kernel.RoleAttention, name+".v_proj.weight", kvHeads*headDim, hidden),
-		o: l.matrix(kernel.RoleAttention, name+".o_proj.weight", hidden, heads*headDim),
+		q: load(".q_proj.weight", heads*headDim, hidden),
+		k: load(".k_proj.weight", kvHeads*headDim, hidden),
+		v: load(".v_proj.weight", kvHeads*headDim, hidden),
+		o: load(".o_proj.weight", hidden, heads*headDim),
 	}
 }
 
 // rope holds the inverse frequencies of rotary embedding and, for the tokens of the
 // current step, the cosines and sines of their angles.
 type rope struct {
-	inverse  []float32 // (headDim/2)
-	cos, sin []float32 // (tokens, headDim/2)
+	inverse          []float32   // (headDim/2)
+	cos, sin         kernel.Rows // (tokens, headDim/2)
+	hostCos, hostSin []float32
 }
 
 // ropeScaling is Llama 3's scaling of rotary frequencies.
@@ -67,74 +71,81 @@ func (s *ropeScaling) apply(f float64) float64 {
 }
 
 // prepare computes the angles of the batch's tokens.
-func (r *rope) prepare(b *Batch) {
+func (r *rope) prepare(d kernel.Device, b *Batch) error {
 	half := len(r.inverse)
-	r.cos, r.sin = resize(r.cos, len(b.Tokens)*half), resize(r.sin, len(b.Tokens)*half)
+	r.hostCos = resize(r.hostCos, len(b.Tokens)*half)
+	r.hostSin = resize(r.hostSin, len(b.Tokens)*half)
 	at := 0
 	for i := range b.Sequences {
 		for j := range b.Sequences[i].Count {
 			pos := float32(b.Sequences[i].Start + j)
 			for _, f := range r.inverse {
 				sin, cos := math.Sincos(float64(pos * f))
-				r.cos[at], r.sin[at] = float32(cos), float32(sin)
+				r.hostCos[at], r.hostSin[at] = float32(cos), float32(sin)
 				at++
 			}
 		}
 	}
+	if err := write(d, &r.cos, r.hostCos, half); err != nil {
+		return err
+	}
+	return write(d, &r.sin, r.hostSin, half)
 }
 
-// of returns the cosines and sines for token t of the step.
-func (r *rope) of(t int) (cos, sin []float32) {
-	half := len(r.inverse)
-	return r.cos[t*half : (t+1)*half], r.sin[t*half : (t+1)*half]
+// write makes r the rows of dim that values has.
+func write(d kernel.Device, r *kernel.Rows, values []float32, dim int) error {
+	src := tensor.Rows{Data: values, N: len(values) / dim, Dim: dim}
+	if err := kernel.Resize(d, r, src.N, dim); err != nil {
+		return err
+	}
+	d.Write(*r, src)
+	return nil
 }
 
-// embedding looks rows up in the embedding tensor where it lies in the checkpoint.
-type embedding struct {
-	raw   []byte
-	dtype tensor.DType
-	dim   int
-}
-
-func (l *loader) embedding(name string, vocabulary, hidden int) embedding {
+// embedding gives the device the embedding tensor where it lies in the checkpoint.
+func (l *loader) embedding(name string, vocabulary, hidden int) kernel.Table {
 	t, ok := l.tensor(name, vocabulary, hidden)
 	if !ok {
-		return embedding{}
+		return nil
 	}
 	row := make([]float32, hidden)
 	for i := range vocabulary {
 		r, err := t.Index(i)
 		if err != nil {
 			l.err = err
-			return embedding{}
+			return nil
 		}
 		if !l.read(r, row) {
-			return embedding{}
+			return nil
 		}
 	}
-	return embedding{raw: t.Raw(), dtype: t.DType, dim: hidden}
+	table, err := l.device.UploadTable(kernel.TableBytes{
+		Data: t.Raw(), DType: t.DType, Rows: vocabulary, Dim: hidden})
+	if err != nil {
+		l.err = fmt.Errorf("%s: tensor %s: %w", t.File(), t.Name, err)
+	}
+	return table
 }
 
-// rows writes the embeddings of tokens to x, (len(tokens), dim).
-func (e *embedding) rows(x tensor.Rows, tokens []int32) {
-	size := e.dim * e.dtype.Size()
-	for i, t := range tokens {
-		raw := e.raw[int(t)*size : (int(t)+1)*size]
-		dst := x.Row(i)
-		switch e.dtype {
-		case tensor.BF16:
-			getBF16(dst, raw)
-		case tensor.F16:
-			for j := range dst {
-				dst[j] = tensor.F16ToFloat32(uint16(raw[2*j]) | uint16(raw[2*j+1])<<8)
-			}
-		default:
-			for j := range dst {
-				dst[j] = math.Float32frombits(uint32(raw[4*j]) | uint32(raw[4*j+1])<<8 |
-					uint32(raw[4*j+2])<<16 | uint32(raw[4*j+3])<<24)
-			}
-		}
+// upload gives weights to the device.
+func (l *loader) upload(m *kernel.Matrix) kernel.Weights {
+	if l.err != nil {
+		return nil
 	}
+	w, err := l.device.Upload(m)
+	l.err = err
+	return w
+}
+
+// norm reads the weight of a norm.
+func (l *loader) norm(name string, n int) kernel.Rows {
+	v := l.vector(name, n)
+	if l.err != nil {
+		return kernel.Rows{}
+	}
+	var r kernel.Rows
+	l.err = write(l.device, &r, v, n)
+	return r
 }
 
 // ropeReader reads rope_theta and rope_scaling in the hub's older and newer form

@@ -7,7 +7,6 @@ import (
 	"drover/checkpoint"
 	"drover/kernel"
 	"drover/model"
-	"drover/moe"
 )
 
 // BenchmarkDecode runs one decode step of the demo model with its experts in
@@ -22,7 +21,7 @@ func BenchmarkDecode(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	l := &local{mode: kernel.BF16, experts: map[[2]int]*moe.Expert{}}
+	l := newLocal(kernel.BF16, kernel.NewCPU(nil))
 	for _, layer := range src.Spec().Layers {
 		for e := range src.Spec().Experts {
 			if l.experts[[2]int{layer, e}], err = src.Load(layer, e); err != nil {

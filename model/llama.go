@@ -15,10 +15,10 @@ import (
 type llama struct {
 	cfg    *llamaConfig
 	mode   kernel.Mode
-	embed  embedding
+	embed  kernel.Table
 	layers []llamaLayer
-	norm   []float32
-	head   *kernel.Matrix
+	norm   kernel.Rows
+	head   kernel.Weights
 	step
 }
 
@@ -31,7 +31,7 @@ type llamaConfig struct {
 }
 
 type llamaLayer struct {
-	inputNorm, postNorm []float32
+	inputNorm, postNorm kernel.Rows
 	attention
 	ffn *moe.Expert
 }
@@ -91,19 +91,20 @@ func openLlama(ck *checkpoint.Checkpoint, opts Options, _ moe.Experts) (Model, e
 	}
 	s := &c.spec
 	m := &llama{cfg: c, mode: opts.Mode}
+	m.device = opts.Device
 	l := &loader{ck: ck, mode: opts.Mode, device: opts.Device}
 	m.embed = l.embedding("model.embed_tokens.weight", s.Vocabulary, s.Hidden)
 	m.layers = make([]llamaLayer, s.Layers)
 	for i := range m.layers {
 		p := fmt.Sprintf("model.layers.%d.", i)
 		m.layers[i] = llamaLayer{
-			inputNorm: l.vector(p+"input_layernorm.weight", s.Hidden),
-			postNorm:  l.vector(p+"post_attention_layernorm.weight", s.Hidden),
+			inputNorm: l.norm(p+"input_layernorm.weight", s.Hidden),
+			postNorm:  l.norm(p+"post_attention_layernorm.weight", s.Hidden),
 			attention: l.attention(p+"self_attn", s.Hidden, c.heads, c.kvHeads, c.headDim),
 			ffn:       l.ffn(p+"mlp", s.Hidden, c.width),
 		}
 	}
-	m.norm = l.vector("model.norm.weight", s.Hidden)
+	m.norm = l.norm("model.norm.weight", s.Hidden)
 	m.head = l.head(ck, "", s)
 	if l.err != nil {
 		return nil, l.err
@@ -129,43 +130,35 @@ func (m *llama) Forward(_ context.Context, c *Cache, b *Batch) error {
 	if err := b.check(c, s); err != nil {
 		return err
 	}
-	m.begin(b, s.Hidden, m.cfg.heads*m.cfg.headDim, m.cfg.kvHeads*m.cfg.headDim)
-	m.cfg.rope.prepare(b)
-	m.embed.rows(m.x, b.Tokens)
+	err := m.begin(b, s.Hidden, m.cfg.heads*m.cfg.headDim, m.cfg.kvHeads*m.cfg.headDim)
+	if err != nil {
+		return err
+	}
+	if err := m.cfg.rope.prepare(m.device, b); err != nil {
+		return err
+	}
+	m.device.Embed(m.x, m.embed, b.Tokens)
 	m.lap(&m.timings.Other)
 	for i := range m.layers {
 		layer := &m.layers[i]
-		kernel.RMSNorm(m.h, m.x, layer.inputNorm, m.cfg.eps)
+		m.device.Norm(m.h, m.x, layer.inputNorm, m.cfg.eps)
 		m.attention(c, b, i)
-		kernel.Add(m.x.Data, m.out.Data)
+		m.device.Add(m.x, m.out)
 		m.lap(&m.timings.Attention)
 
-		kernel.RMSNorm(m.h, m.x, layer.postNorm, m.cfg.eps)
-		layer.ffn.Forward(m.out, m.h, &m.scratch)
-		kernel.Add(m.x.Data, m.out.Data)
+		m.device.Norm(m.h, m.x, layer.postNorm, m.cfg.eps)
+		m.feedForward(layer.ffn)
+		m.device.Add(m.x, m.out)
 		m.lap(&m.timings.Other)
 	}
-	m.finish(b, s, m.norm, m.cfg.eps, m.head)
-	return nil
+	return m.finish(b, s, m.norm, m.cfg.eps, m.head)
 }
 
 // attention sets m.out to layer i's attention for the rows of m.h.
 func (m *llama) attention(c *Cache, b *Batch, i int) {
-	layer := &m.layers[i]
-	layer.q.Mul(m.q, m.h)
-	layer.k.Mul(m.k, m.h)
-	layer.v.Mul(m.v, m.h)
-	t := 0
-	for j := range b.Sequences {
-		seq := &b.Sequences[j]
-		for pos := seq.Start; pos < seq.Start+seq.Count; pos++ {
-			cos, sin := m.cfg.rope.of(t)
-			kernel.RotateHalves(m.q.Row(t), cos, sin)
-			kernel.RotateHalves(m.k.Row(t), cos, sin)
-			c.put(i, seq.Tables, pos, m.k.Row(t), m.v.Row(t))
-			t++
-		}
-	}
-	m.attendAll(c, b, i)
-	layer.o.Mul(m.out, m.heads)
+	layer, rope := &m.layers[i], &m.cfg.rope
+	m.project(&layer.attention)
+	m.device.Rotate(m.q, rope.cos, rope.sin, kernel.RotaryHalves)
+	m.device.Rotate(m.k, rope.cos, rope.sin, kernel.RotaryHalves)
+	m.attendAll(c, b, i, layer.o)
 }

@@ -9,7 +9,6 @@ import (
 	"drover/checkpoint"
 	"drover/kernel"
 	"drover/moe"
-	"drover/tensor"
 )
 
 // llama4Config is what Llama 4's text model reads from config.json.
@@ -212,7 +211,7 @@ func (e *llama4Experts) Load(layer, expert int) (*moe.Expert, error) {
 	if l.err != nil {
 		return nil, fmt.Errorf("load expert %d.%d: %w", layer, expert, l.err)
 	}
-	return moe.NewExpert(gu, dn)
+	return moe.NewExpert(l.device, gu, dn)
 }
 
 // llama4 is Llama 4's text model (Scout, Maverick and dense relatives).
@@ -221,24 +220,26 @@ type llama4 struct {
 	mode    kernel.Mode
 	experts moe.Experts
 
-	embed  embedding
+	embed  kernel.Table
 	layers []llama4Layer
-	norm   []float32
-	head   *kernel.Matrix
+	norm   kernel.Rows
+	head   kernel.Weights
 
 	step
-	routes  moe.Routes
-	plan    moe.Plan
-	logits  []float32
-	current *llama4Layer // whose shared expert runs while rows are away
-	shared  func()
+	temperature []float32   // of each token
+	factors     kernel.Rows // the same in the device's memory, (tokens, 1)
+	gates       kernel.Rows // (tokens, experts)
+	routes      moe.Routes
+	plan        *moe.Plan
+	current     *llama4Layer // whose shared expert runs while rows are away
+	shared      func()
 }
 
 type llama4Layer struct {
-	inputNorm, postNorm []float32
+	inputNorm, postNorm kernel.Rows
 	attention
 	dense  *moe.Expert    // nil in MoE layers
-	gate   *kernel.Matrix // (experts, hidden); nil in dense layers
+	gate   kernel.Weights // (experts, hidden); nil in dense layers
 	shared *moe.Expert
 }
 
@@ -252,14 +253,15 @@ func openLlama4(ck *checkpoint.Checkpoint, opts Options, experts moe.Experts) (M
 		return nil, fmt.Errorf("%s: the model has routed experts and none are given", ck.Dir())
 	}
 	m := &llama4{cfg: c, mode: opts.Mode, experts: experts}
-	m.shared = m.runShared
+	m.device, m.shared = opts.Device, m.runShared
+	m.plan = moe.NewPlan(opts.Device, s.MoE.Experts, moe.ScaleInput, opts.Mode)
 	l := &loader{ck: ck, mode: opts.Mode, device: opts.Device, prefix: c.prefix}
 	m.embed = l.embedding("model.embed_tokens.weight", s.Vocabulary, s.Hidden)
 	m.layers = make([]llama4Layer, s.Layers)
 	for i := range m.layers {
 		m.layers[i] = c.load(l, i)
 	}
-	m.norm = l.vector("model.norm.weight", s.Hidden)
+	m.norm = l.norm("model.norm.weight", s.Hidden)
 	m.head = l.head(ck, c.prefix, s)
 	if l.err != nil {
 		return nil, l.err
@@ -274,15 +276,15 @@ func openLlama4(ck *checkpoint.Checkpoint, opts Options, experts moe.Experts) (M
 func (c *llama4Config) load(l *loader, i int) llama4Layer {
 	s, p := &c.spec, fmt.Sprintf("model.layers.%d.", i)
 	layer := llama4Layer{
-		inputNorm: l.vector(p+"input_layernorm.weight", s.Hidden),
-		postNorm:  l.vector(p+"post_attention_layernorm.weight", s.Hidden),
+		inputNorm: l.norm(p+"input_layernorm.weight", s.Hidden),
+		postNorm:  l.norm(p+"post_attention_layernorm.weight", s.Hidden),
 		attention: l.attention(p+"self_attn", s.Hidden, c.heads, c.kvHeads, c.headDim),
 	}
 	if _, ok := slices.BinarySearch(s.MoE.Layers, i); !ok {
 		layer.dense = l.ffn(p+"feed_forward", s.Hidden, c.denseWidth)
 		return layer
 	}
-	layer.gate = l.gate(p+"feed_forward.router.weight", s.MoE.Experts, s.Hidden)
+	layer.gate = l.upload(l.gate(p+"feed_forward.router.weight", s.MoE.Experts, s.Hidden))
 	layer.shared = l.ffn(p+"feed_forward.shared_expert", s.Hidden, c.width)
 	return layer
 }
@@ -301,64 +303,77 @@ func (m *llama4) Forward(ctx context.Context, c *Cache, b *Batch) error {
 	if err := b.check(c, s); err != nil {
 		return err
 	}
-	m.begin(b, s.Hidden, m.cfg.heads*m.cfg.headDim, m.cfg.kvHeads*m.cfg.headDim)
-	m.cfg.rope.prepare(b)
-	m.embed.rows(m.x, b.Tokens)
+	if err := m.prepare(b); err != nil {
+		return err
+	}
+	m.device.Embed(m.x, m.embed, b.Tokens)
 	m.lap(&m.timings.Other)
 	for i := range m.layers {
 		layer := &m.layers[i]
-		kernel.RMSNorm(m.h, m.x, layer.inputNorm, m.cfg.eps)
+		m.device.Norm(m.h, m.x, layer.inputNorm, m.cfg.eps)
 		m.attention(c, b, i)
-		kernel.Add(m.x.Data, m.out.Data)
+		m.device.Add(m.x, m.out)
 		m.lap(&m.timings.Attention)
 
-		kernel.RMSNorm(m.h, m.x, layer.postNorm, m.cfg.eps)
+		m.device.Norm(m.h, m.x, layer.postNorm, m.cfg.eps)
 		if layer.dense != nil {
-			layer.dense.Forward(m.out, m.h, &m.scratch)
+			m.feedForward(layer.dense)
 			m.lap(&m.timings.Other)
 		} else if err := m.mixture(ctx, b, i); err != nil {
 			return err
 		}
-		kernel.Add(m.x.Data, m.out.Data)
+		m.device.Add(m.x, m.out)
 	}
-	m.finish(b, s, m.norm, m.cfg.eps, m.head)
-	return nil
+	return m.finish(b, s, m.norm, m.cfg.eps, m.head)
+}
+
+// prepare makes what all layers of a step need.
+func (m *llama4) prepare(b *Batch) error {
+	cfg := m.cfg
+	err := m.begin(b, cfg.spec.Hidden, cfg.heads*cfg.headDim, cfg.kvHeads*cfg.headDim)
+	if err != nil {
+		return err
+	}
+	if err := cfg.rope.prepare(m.device, b); err != nil || !cfg.tempTuning {
+		return err
+	}
+	m.temperature = m.temperature[:0]
+	for i := range b.Sequences {
+		seq := &b.Sequences[i]
+		for pos := seq.Start; pos < seq.Start+seq.Count; pos++ {
+			m.temperature = append(m.temperature, cfg.temperature(pos))
+		}
+	}
+	return write(m.device, &m.factors, m.temperature, 1)
 }
 
 // attention sets m.out to layer i's attention for the rows of m.h.
 func (m *llama4) attention(c *Cache, b *Batch, i int) {
 	layer, cfg := &m.layers[i], m.cfg
-	layer.q.Mul(m.q, m.h)
-	layer.k.Mul(m.k, m.h)
-	layer.v.Mul(m.v, m.h)
-	t := 0
-	for j := range b.Sequences {
-		seq := &b.Sequences[j]
-		for pos := seq.Start; pos < seq.Start+seq.Count; pos++ {
-			q, k := m.q.Row(t), m.k.Row(t)
-			if cfg.noRope[i] {
-				if cfg.tempTuning {
-					kernel.Scale(q, cfg.temperature(pos))
-				}
-			} else {
-				cos, sin := cfg.rope.of(t)
-				kernel.RotatePairs(q, cos, sin)
-				kernel.RotatePairs(k, cos, sin)
-				if cfg.qkNorm {
-					normHeads(q, cfg.headDim, cfg.eps)
-					normHeads(k, cfg.headDim, cfg.eps)
-				}
-			}
-			c.put(i, seq.Tables, pos, k, m.v.Row(t))
-			t++
-		}
-	}
+	m.project(&layer.attention)
 	m.attend.Chunk = cfg.chunk
-	if cfg.noRope[i] {
+	switch {
+	case !cfg.noRope[i]:
+		m.rotate(m.q)
+		m.rotate(m.k)
+	case cfg.tempTuning:
+		m.device.ScaleRows(m.q, m.factors)
+		m.attend.Chunk = 0
+	default:
 		m.attend.Chunk = 0
 	}
-	m.attendAll(c, b, i)
-	layer.o.Mul(m.out, m.heads)
+	m.attendAll(c, b, i, layer.o)
+}
+
+// rotate rotates queries or keys by their positions, and then divides each head by its
+// root mean square, without a weight.
+func (m *llama4) rotate(x kernel.Rows) {
+	cfg := m.cfg
+	m.device.Rotate(x, cfg.rope.cos, cfg.rope.sin, kernel.RotaryPairs)
+	if cfg.qkNorm {
+		heads := x.Split(cfg.headDim)
+		m.device.Norm(heads, heads, kernel.Rows{}, cfg.eps)
+	}
 }
 
 // temperature scales queries of layers without rotary embedding by
@@ -367,34 +382,36 @@ func (c *llama4Config) temperature(pos int) float32 {
 	return float32(1 + c.attnScale*math.Log(1+math.Floor(float64(pos+1)/c.floorScale)))
 }
 
-// normHeads divides each head of row by its root mean square, without a weight.
-func normHeads(row []float32, headDim int, eps float64) {
-	heads := tensor.Rows{Data: row, N: len(row) / headDim, Dim: headDim}
-	kernel.RMSNorm(heads, heads, nil, eps)
-}
-
 // mixture sets m.out to the shared expert's output for the rows of m.h plus that of
 // the experts that the gate chooses, whose inputs it scales.
 func (m *llama4) mixture(ctx context.Context, b *Batch, i int) error {
 	s := &m.cfg.spec.MoE
 	m.current = &m.layers[i]
-	logits := m.rows(&m.logits, m.h.N, s.Experts)
-	m.current.gate.Mul(logits, m.h)
+	if err := kernel.Resize(m.device, &m.gates, m.h.N, s.Experts); err != nil {
+		return err
+	}
+	m.multiply(m.gates, m.h, m.current.gate)
+	logits, err := m.device.Read(m.gates)
+	if err != nil {
+		return err
+	}
 	moe.SigmoidTopK(logits, s.TopK, &m.routes)
 	b.trace(i, &m.routes)
-	m.plan.Gather(i, m.h, &m.routes, s.Experts, moe.ScaleInput, m.mode)
+	if err := m.plan.Gather(i, m.h, &m.routes); err != nil {
+		return err
+	}
 	m.lap(&m.timings.Gate)
 	if err := m.experts.Forward(ctx, &m.plan.Batch, m.shared); err != nil {
 		return err
 	}
 	m.lap(&m.timings.Experts)
-	m.plan.Combine(m.out, moe.ScaleInput)
+	err = m.plan.Combine(m.out)
 	m.lap(&m.timings.Gate)
-	return nil
+	return err
 }
 
 func (m *llama4) runShared() {
 	m.lap(&m.timings.Experts)
-	m.current.shared.Forward(m.out, m.h, &m.scratch)
+	m.feedForward(m.current.shared)
 	m.lap(&m.timings.Shared)
 }

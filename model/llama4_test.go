@@ -17,13 +17,18 @@ import (
 // local computes experts in process, straight from the source.
 type local struct {
 	mode    kernel.Mode
+	runner  *moe.Runner
 	experts map[[2]int]*moe.Expert
-	scratch moe.Scratch
+	batch   []*moe.Expert
+}
+
+func newLocal(mode kernel.Mode, d kernel.Device) *local {
+	return &local{mode: mode, runner: moe.NewRunner(d), experts: map[[2]int]*moe.Expert{}}
 }
 
 func loadAll(t *testing.T, src moe.Source, mode kernel.Mode) *local {
 	t.Helper()
-	l := &local{mode: mode, experts: map[[2]int]*moe.Expert{}}
+	l := newLocal(mode, kernel.NewCPU(nil))
 	for _, layer := range src.Spec().Layers {
 		for e := range src.Spec().Experts {
 			x, err := src.Load(layer, e)
@@ -44,12 +49,12 @@ func (l *local) Forward(_ context.Context, b *moe.Batch, meanwhile func()) error
 	if meanwhile != nil {
 		meanwhile()
 	}
-	at := 0
-	for i, e := range b.Experts {
-		n := int(b.Counts[i])
-		x := l.experts[[2]int{b.Layer, int(e)}]
-		x.Forward(b.Y.Slice(at, at+n), b.X.Slice(at, at+n), &l.scratch)
-		at += n
+	l.batch = l.batch[:0]
+	for _, e := range b.Experts {
+		l.batch = append(l.batch, l.experts[[2]int{b.Layer, int(e)}])
+	}
+	if err := l.runner.Forward(b.Y, b.X, l.batch, b.Counts); err != nil {
+		return err
 	}
 	moe.RoundRows(l.mode, b.Y)
 	return nil

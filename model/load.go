@@ -253,7 +253,7 @@ func (l *loader) ffn(name string, hidden, width int) *moe.Expert {
 	if l.err != nil {
 		return nil
 	}
-	e, err := moe.NewExpert(gateUp, down)
+	e, err := moe.NewExpert(l.device, gateUp, down)
 	l.err = err
 	return e
 }

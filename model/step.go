@@ -24,32 +24,36 @@ type Timings struct {
 
 // step is the memory of one forward pass, reused from step to step.
 type step struct {
-	x, h, out tensor.Rows // (tokens, hidden): residual stream, normed, sublayer's result
-	q, heads  tensor.Rows // (tokens, heads*headDim)
-	k, v      tensor.Rows // (tokens, kvHeads*headDim)
+	device    kernel.Device
+	x, h, out kernel.Rows // (tokens, hidden): residual stream, normed, sublayer's result
+	q, heads  kernel.Rows // (tokens, heads*headDim)
+	k, v      kernel.Rows // (tokens, kvHeads*headDim)
 
-	attend        kernel.Attention
-	attendScratch kernel.AttentionScratch
-	blocks        sequenceBlocks
-	scratch       moe.Scratch
-	picked        tensor.Rows // rows that need logits
-	memory        [9][]float32
-	timings       Timings
-	mark          time.Time
+	attend   kernel.Attention
+	kv       layerKV
+	products [3]kernel.Product
+	parts    [1]kernel.FeedForwardPart
+	picked   kernel.Rows // rows that need logits
+	pick     []int32     // which they are
+	logits   kernel.Rows
+	timings  Timings
+	mark     time.Time
 }
 
 // begin sizes the buffers for a batch and starts the clock.
-func (s *step) begin(b *Batch, hidden, qDim, kvDim int) {
-	n := len(b.Tokens)
-	for i, r := range []struct {
-		rows *tensor.Rows
+func (s *step) begin(b *Batch, hidden, qDim, kvDim int) error {
+	s.timings.Steps++
+	s.mark = time.Now()
+	for _, r := range [...]struct {
+		rows *kernel.Rows
 		dim  int
 	}{{&s.x, hidden}, {&s.h, hidden}, {&s.out, hidden}, {&s.q, qDim}, {&s.heads, qDim},
 		{&s.k, kvDim}, {&s.v, kvDim}} {
-		*r.rows = s.rows(&s.memory[i], n, r.dim)
+		if err := kernel.Resize(s.device, r.rows, len(b.Tokens), r.dim); err != nil {
+			return fmt.Errorf("step of %d tokens: %w", len(b.Tokens), err)
+		}
 	}
-	s.timings.Steps++
-	s.mark = time.Now()
+	return nil
 }
 
 // lap adds the time since the last lap to d.
@@ -62,45 +66,87 @@ func (s *step) lap(d *time.Duration) {
 // Timings says where the time went.
 func (s *step) Timings() Timings { return s.timings }
 
-func (s *step) rows(memory *[]float32, n, dim int) tensor.Rows {
-	*memory = resize(*memory, n*dim)
-	return tensor.Rows{Data: *memory, N: n, Dim: dim}
+// multiply sets y to the rows x times one matrix.
+func (s *step) multiply(y, x kernel.Rows, w kernel.Weights) {
+	s.products[0] = kernel.Product{Y: y, W: w}
+	s.device.Mul(x, s.products[:1])
 }
 
-// attendAll sets s.heads to the attention of s.q, sequence by sequence, over the
-// cache's blocks of a layer.
-func (s *step) attendAll(c *Cache, b *Batch, layer int) {
+// project sets s.q, s.k and s.v to a layer's projections of s.h.
+func (s *step) project(a *attention) {
+	s.products = [3]kernel.Product{{Y: s.q, W: a.q}, {Y: s.k, W: a.k}, {Y: s.v, W: a.v}}
+	s.device.Mul(s.h, s.products[:])
+}
+
+// feedForward sets s.out to a feed-forward network's output for the rows of s.h.
+func (s *step) feedForward(e *moe.Expert) {
+	s.parts[0] = e.Part(0, s.h.N)
+	s.device.FeedForward(s.out, s.h, s.parts[:])
+}
+
+// attendAll sets s.out to the attention of s.q, sequence by sequence, over the keys and
+// values of a layer, to which it adds s.k and s.v first.
+func (s *step) attendAll(c *Cache, b *Batch, layer int, o kernel.Weights) {
 	s.attend.BlockTokens = c.blockTokens
+	s.kv.cache, s.kv.batch, s.kv.layer = c, b, layer
+	s.device.Attend(&s.attend, s.heads, s.q, s.k, s.v, &s.kv)
+	s.multiply(s.out, s.heads, o)
+}
+
+// layerKV is kernel.KV for one layer of a step.
+type layerKV struct {
+	cache  *Cache
+	batch  *Batch
+	layer  int
+	blocks sequenceBlocks
+}
+
+func (kv *layerKV) Put(keys, values tensor.Rows) {
 	t := 0
-	for i := range b.Sequences {
-		seq := &b.Sequences[i]
-		s.blocks = sequenceBlocks{cache: c, layer: layer, table: c.table(layer, seq.Tables)}
-		s.attend.Run(s.heads.Slice(t, t+seq.Count), s.q.Slice(t, t+seq.Count), seq.Start,
-			&s.blocks, &s.attendScratch)
-		t += seq.Count
+	for i := range kv.batch.Sequences {
+		seq := &kv.batch.Sequences[i]
+		for pos := seq.Start; pos < seq.Start+seq.Count; pos++ {
+			kv.cache.put(kv.layer, seq.Tables, pos, keys.Row(t), values.Row(t))
+			t++
+		}
 	}
 }
 
-// finish computes the logits of the positions that asked for them.
-func (s *step) finish(b *Batch, spec *Spec, norm []float32, eps float64, head *kernel.Matrix) {
-	n := 0
-	for i := range b.Sequences {
-		n += b.Sequences[i].Logits
-	}
-	s.picked = s.rows(&s.memory[7], n, spec.Hidden)
-	t, at := 0, 0
+func (kv *layerKV) Sequences() int { return len(kv.batch.Sequences) }
+
+func (kv *layerKV) Sequence(i int) (start, count int, blocks kernel.Blocks) {
+	seq := &kv.batch.Sequences[i]
+	kv.blocks = sequenceBlocks{cache: kv.cache, layer: kv.layer,
+		table: kv.cache.table(kv.layer, seq.Tables)}
+	return seq.Start, seq.Count, &kv.blocks
+}
+
+// finish computes the logits of the positions that asked for them. It also waits for
+// steps without such positions, so that what went wrong is this step's error.
+func (s *step) finish(b *Batch, spec *Spec, norm kernel.Rows, eps float64,
+	head kernel.Weights) (err error) {
+	s.pick = s.pick[:0]
+	t := 0
 	for i := range b.Sequences {
 		seq := &b.Sequences[i]
 		t += seq.Count
 		for j := t - seq.Logits; j < t; j++ {
-			copy(s.picked.Row(at), s.x.Row(j))
-			at++
+			s.pick = append(s.pick, int32(j))
 		}
 	}
-	b.Logits = s.rows(&s.memory[8], n, spec.Vocabulary)
-	kernel.RMSNorm(s.picked, s.picked, norm, eps)
-	head.Mul(b.Logits, s.picked)
+	n := len(s.pick)
+	if err := kernel.Resize(s.device, &s.picked, n, spec.Hidden); err != nil {
+		return fmt.Errorf("logits of %d tokens: %w", n, err)
+	}
+	if err := kernel.Resize(s.device, &s.logits, n, spec.Vocabulary); err != nil {
+		return fmt.Errorf("logits of %d tokens: %w", n, err)
+	}
+	s.device.Gather(s.picked, s.x, kernel.Picks{Rows: s.pick}, tensor.F32)
+	s.device.Norm(s.picked, s.picked, norm, eps)
+	s.multiply(s.logits, s.picked, head)
+	b.Logits, err = s.device.Read(s.logits)
 	s.lap(&s.timings.Head)
+	return err
 }
 
 // trace reports a layer's routes to the sequences that asked for them.
@@ -155,12 +201,12 @@ func readEnds(ck *checkpoint.Checkpoint, cfg *checkpoint.Config, s *Spec) error 
 }
 
 // head reads the output head: lm_head, or the embedding where the two are tied.
-func (l *loader) head(ck *checkpoint.Checkpoint, prefix string, s *Spec) *kernel.Matrix {
+func (l *loader) head(ck *checkpoint.Checkpoint, prefix string, s *Spec) kernel.Weights {
 	name := "lm_head.weight"
 	if !ck.Has(prefix+name) && tied(ck) {
 		name = "model.embed_tokens.weight"
 	}
-	return l.matrix(kernel.RoleHead, name, s.Vocabulary, s.Hidden)
+	return l.upload(l.matrix(kernel.RoleHead, name, s.Vocabulary, s.Hidden))
 }
 
 func tied(ck *checkpoint.Checkpoint) bool {

@@ -47,18 +47,28 @@ func TestTopK(t *testing.T) {
 func TestPlan(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	const experts, hidden = 9, 4
-	var p Plan
+	d := kernel.NewCPU(nil)
 	for _, s := range []Scaling{ScaleInput, ScaleOutput} {
 		for _, mode := range []kernel.Mode{kernel.Exact, kernel.BF16} {
 			for k := 1; k <= 3; k++ {
+				p := NewPlan(d, experts, s, mode)
 				x, routes := tensor.MakeRows(7, hidden), randomRoutes(r, 7, experts, k)
 				for i := range x.Data {
 					x.Data[i] = float32(r.NormFloat64())
 				}
-				y, want := tensor.MakeRows(7, hidden), tensor.MakeRows(7, hidden)
-				p.Gather(5, x, routes, experts, s, mode)
+				want := tensor.MakeRows(7, hidden)
+				sum := onDevice(t, d, want)
+				if err := p.Gather(5, onDevice(t, d, x), routes); err != nil {
+					t.Fatal(err)
+				}
 				fakeExperts(&p.Batch, mode)
-				p.Combine(y, s)
+				if err := p.Combine(sum); err != nil {
+					t.Fatal(err)
+				}
+				y, err := d.Read(sum)
+				if err != nil {
+					t.Fatal(err)
+				}
 				directSum(want, x, routes, s, mode)
 				if !slices.Equal(y.Data, want.Data) {
 					t.Errorf("scaling %d, mode %s, k %d: %v, want %v", s, mode, k, y.Data, want.Data)
@@ -69,6 +79,17 @@ func TestPlan(t *testing.T) {
 			}
 		}
 	}
+}
+
+// onDevice copies rows to a device.
+func onDevice(t *testing.T, d kernel.Device, x tensor.Rows) kernel.Rows {
+	t.Helper()
+	r, err := d.Allocate(x.N, x.Dim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Write(r, x)
+	return r
 }
 
 func randomRoutes(r *rand.Rand, rows, experts, k int) *Routes {
@@ -129,21 +150,31 @@ func directSum(y, x tensor.Rows, r *Routes, s Scaling, mode kernel.Mode) {
 	}
 }
 
-// TestExpertRowsAreIndependent is R1 on one expert: a row alone, and among others.
+// TestExpertRowsAreIndependent is R1: rows alone, and among others of several experts.
 func TestExpertRowsAreIndependent(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
-	e := randomExpert(t, r, 24, 10)
-	x := tensor.MakeRows(tileRows+9, 24)
+	experts := []*Expert{randomExpert(t, r, 24, 10), nil, randomExpert(t, r, 24, 10)}
+	counts := []int32{300, 2, 9}
+	x := tensor.MakeRows(311, 24)
 	for i := range x.Data {
 		x.Data[i] = float32(r.NormFloat64())
 	}
-	var s Scratch
+	run := NewRunner(kernel.NewCPU(nil))
 	y, one := tensor.MakeRows(x.N, 24), tensor.MakeRows(1, 24)
-	e.Forward(y, x, &s)
-	for i := range x.N {
-		e.Forward(one, x.Slice(i, i+1), &s)
-		if !slices.Equal(one.Data, y.Row(i)) {
-			t.Fatalf("row %d differs alone", i)
+	if err := run.Forward(y, x, experts, counts); err != nil {
+		t.Fatal(err)
+	}
+	at := 0
+	for i, e := range experts {
+		for range counts[i] {
+			err := run.Forward(one, x.Slice(at, at+1), []*Expert{e}, []int32{1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e != nil && !slices.Equal(one.Data, y.Row(at)) {
+				t.Fatalf("row %d differs alone", at)
+			}
+			at++
 		}
 	}
 }
@@ -166,11 +197,12 @@ func randomExpert(t *testing.T, r *rand.Rand, hidden, width int) *Expert {
 		}
 		return m
 	}
-	e, err := NewExpert(fill(2*width, hidden), fill(hidden, width))
+	d := kernel.NewCPU(nil)
+	e, err := NewExpert(d, fill(2*width, hidden), fill(hidden, width))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewExpert(fill(2*width, hidden), fill(hidden, width+1)); err == nil {
+	if _, err := NewExpert(d, fill(2*width, hidden), fill(hidden, width+1)); err == nil {
 		t.Error("matrices that do not fit make an expert")
 	}
 	return e

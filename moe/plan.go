@@ -1,6 +1,7 @@
 package moe
 
 import (
+	"fmt"
 	"slices"
 
 	"drover/kernel"
@@ -18,62 +19,88 @@ const (
 )
 
 // Plan groups one layer's rows by expert and puts the results back. It keeps its
-// memory from layer to layer. One Plan serves one goroutine.
+// memory from layer to layer. One Plan serves one goroutine, its device's.
 type Plan struct {
 	// Batch is what Gather made, ready for Experts.Forward.
 	Batch Batch
 
-	rows    []int32   // for each row of the batch, the row of x that it came from
-	weights []float32 // and the gate's weight
-	starts  []int32   // scratch: for each expert, the next free row of the batch
-	x, y    []float32
+	device  kernel.Device
+	experts int // in a layer
+	scaling Scaling
+	dtype   tensor.DType // to which rows are rounded
+	rows    []int32      // for each row of the batch, the row of x that it came from
+	weights []float32    // and the gate's weight
+	starts  []int32      // scratch: for each expert, the next free row of the batch
+	x, y    kernel.Rows  // of the batch, in the device's memory
+	results []float32    // of the batch, in the host's
+}
+
+// NewPlan returns a Plan for layers of so many experts, whose rows are in d's memory
+// and travel as the mode says.
+func NewPlan(d kernel.Device, experts int, s Scaling, m kernel.Mode) *Plan {
+	return &Plan{device: d, experts: experts, scaling: s, dtype: m.RowType()}
 }
 
 // Gather fills p.Batch with the rows of x, (rows, hidden), for the experts that r
 // chose, expert by expert in ascending order and within an expert in order of row,
 // and rounds them to the mode's row type.
-func (p *Plan) Gather(layer int, x tensor.Rows, r *Routes, experts int, s Scaling, m kernel.Mode) {
+func (p *Plan) Gather(layer int, x kernel.Rows, r *Routes) error {
 	n := len(r.Experts)
-	p.starts = resize(p.starts, experts+1)
+	p.sort(layer, r)
+	if err := kernel.Resize(p.device, &p.x, n, x.Dim); err != nil {
+		return fmt.Errorf("gather rows: %w", err)
+	}
+	pick := kernel.Picks{Rows: p.rows}
+	if p.scaling == ScaleInput {
+		pick.Weights = p.weights
+	}
+	p.device.Gather(p.x, x, pick, p.dtype)
+	var err error
+	if p.Batch.X, err = p.device.Read(p.x); err != nil {
+		return fmt.Errorf("gather rows: %w", err)
+	}
+	p.results = resize(p.results, n*x.Dim)
+	p.Batch.Y = tensor.Rows{Data: p.results, N: n, Dim: x.Dim}
+	return nil
+}
+
+// sort decides which row of the batch comes from where.
+func (p *Plan) sort(layer int, r *Routes) {
+	n := len(r.Experts)
+	p.starts = resize(p.starts, p.experts+1)
 	clear(p.starts)
 	for _, e := range r.Experts {
 		p.starts[e+1]++
 	}
 	b := &p.Batch
 	b.Layer, b.Experts, b.Counts = layer, b.Experts[:0], b.Counts[:0]
-	for e := range experts {
+	for e := range p.experts {
 		if c := p.starts[e+1]; c > 0 {
 			b.Experts, b.Counts = append(b.Experts, int32(e)), append(b.Counts, c)
 		}
 		p.starts[e+1] += p.starts[e]
 	}
 	p.rows, p.weights = resize(p.rows, n), resize(p.weights, n)
-	p.x, p.y = resize(p.x, n*x.Dim), resize(p.y, n*x.Dim)
-	b.X = tensor.Rows{Data: p.x, N: n, Dim: x.Dim}
-	b.Y = tensor.Rows{Data: p.y, N: n, Dim: x.Dim}
 	for i, e := range r.Experts {
-		at := int(p.starts[e])
+		at := p.starts[e]
 		p.starts[e]++
 		p.rows[at], p.weights[at] = int32(i/r.K), r.Weights[i]
-		row := b.X.Row(at)
-		copy(row, x.Row(i/r.K))
-		if s == ScaleInput {
-			kernel.Scale(row, r.Weights[i])
-		}
 	}
-	kernel.Round(p.x, m.RowType())
 }
 
 // Combine adds the experts' outputs to y, (rows, hidden): for each row in ascending
 // order of expert, in float32 (R2).
-func (p *Plan) Combine(y tensor.Rows, s Scaling) {
-	for at, i := range p.rows {
-		row := p.Batch.Y.Row(at)
-		if s == ScaleOutput {
-			kernel.Scale(row, p.weights[at])
-		}
-		kernel.Add(y.Row(int(i)), row)
+func (p *Plan) Combine(y kernel.Rows) error {
+	if err := kernel.Resize(p.device, &p.y, p.Batch.Y.N, p.Batch.Y.Dim); err != nil {
+		return fmt.Errorf("combine rows: %w", err)
 	}
+	pick := kernel.Picks{Rows: p.rows}
+	if p.scaling == ScaleOutput {
+		pick.Weights = p.weights
+	}
+	p.device.Write(p.y, p.Batch.Y)
+	p.device.Scatter(y, p.y, pick)
+	return nil
 }
 
 func resize[T any](s []T, n int) []T {

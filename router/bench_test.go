@@ -21,11 +21,11 @@ import (
 // idleExperts is a fake that costs nothing: it leaves the outputs as they are.
 type idleExperts struct{ spec moe.Spec }
 
-func (e idleExperts) Spec() moe.Spec                           { return e.spec }
-func (e idleExperts) Count() int                               { return 0 }
-func (e idleExperts) Bytes() int64                             { return 0 }
-func (e idleExperts) Holds(int, int) bool                      { return true }
-func (e idleExperts) Compute(_, _ int, _, _ tensor.Rows) error { return nil }
+func (e idleExperts) Spec() moe.Spec                   { return e.spec }
+func (e idleExperts) Count() int                       { return 0 }
+func (e idleExperts) Bytes() int64                     { return 0 }
+func (e idleExperts) Holds(int, int) bool              { return true }
+func (e idleExperts) ComputeBatch(*moe.Batch, []error) {}
 
 // benchSpec has Llama 4's width.
 var benchSpec = moe.Spec{Layers: []int{1}, Experts: 128, TopK: 1, Hidden: 5120}

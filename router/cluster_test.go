@@ -46,6 +46,15 @@ func (f *fake) Holds(layer, expert int) bool { return f.holds == nil || f.holds(
 
 func (f *fake) setBefore(before func(layer, expert int) error) { f.before.Store(&before) }
 
+func (f *fake) ComputeBatch(b *moe.Batch, errs []error) {
+	at := 0
+	for i, expert := range b.Experts {
+		n := int(b.Counts[i])
+		errs[i] = f.Compute(b.Layer, int(expert), b.Y.Slice(at, at+n), b.X.Slice(at, at+n))
+		at += n
+	}
+}
+
 func (f *fake) Compute(layer, expert int, y, x tensor.Rows) error {
 	if before := f.before.Load(); before != nil {
 		if err := (*before)(layer, expert); err != nil {

@@ -67,7 +67,7 @@ func (w weights) Load(layer, expert int) (*moe.Expert, error) {
 	if err != nil {
 		return nil, err
 	}
-	return moe.NewExpert(gateUp, down)
+	return moe.NewExpert(kernel.NewCPU(nil), gateUp, down)
 }
 
 // TestSameBytesAsHost computes real experts on four nodes, each with its own part,

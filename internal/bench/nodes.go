@@ -16,7 +16,6 @@ import (
 	"drover/placement"
 	droverv1 "drover/proto/drover/v1"
 	"drover/router"
-	"drover/tensor"
 )
 
 // nodes are expert nodes in this process, reached through gRPC on loopback.
@@ -128,16 +127,16 @@ func (ns *nodes) Forward(ctx context.Context, b *moe.Batch, meanwhile func()) er
 	})
 }
 
-// metered tells the meter when an expert is computed.
+// metered tells the meter when experts are computed.
 type metered struct {
 	*expertnode.Host
 	meter *meter
 }
 
-func (h metered) Compute(layer, expert int, y, x tensor.Rows) error {
+func (h metered) ComputeBatch(b *moe.Batch, errs []error) {
 	h.meter.compute(1)
 	defer h.meter.compute(-1)
-	return h.Host.Compute(layer, expert, y, x)
+	h.Host.ComputeBatch(b, errs)
 }
 
 // meter adds up the time in which the coordinator waits for rows while some node computes: what

@@ -174,9 +174,9 @@ func nodeEvents(log *slog.Logger) expertnode.Events {
 		StreamClosed: func(address string, err error) {
 			log.Debug("coordinator disconnected", "address", address, "reason", err)
 		},
-		ComputePanicked: func(layer, expert int, value any, stack []byte) {
-			log.Error("computing an expert panicked: this is a bug", "layer", layer,
-				"expert", expert, "value", value, "stack", string(stack))
+		ComputePanicked: func(layer int, experts []int32, value any, stack []byte) {
+			log.Error("computing experts panicked: this is a bug", "layer", layer,
+				"experts", experts, "value", value, "stack", string(stack))
 		},
 	}
 }
