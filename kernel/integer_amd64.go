@@ -34,6 +34,9 @@ func panelRows(l instructions) int {
 	return max(len(integerTiles(l, WeightsInt8)), 1)
 }
 
+// wideCodes reports whether codes of activations for weights of 8 bits are wide.
+func wideCodes(l instructions) bool { return l == avx2 || l == avx512 }
+
 // mulInteger is mulVector for formats of integers. A block of weights is used for all
 // panels before the next, so that it is read from memory once.
 func (m *Matrix) mulInteger(y tensor.Rows, a *Activations, lo, hi int) bool {
@@ -76,4 +79,41 @@ func (m *Matrix) mulIntegerTile(y []float32, x []int32, n0, outputs, stride int,
 	t.mul(&y[0], m.N, outputs, &m.block(n0)[0], stride, &x[0], groups)
 }
 
-func (a *Activations) quantiseVector(row int) bool { return false }
+// quantiseVector is quantiseRow by vector instructions; false means that there are none.
+func (a *Activations) quantiseVector(row int) bool {
+	if a.level < avx2 {
+		return false
+	}
+	x := a.x.Row(row)
+	const most = maxPart / groupInputs
+	for g := 0; g < a.groups; g += most {
+		part := x[g*groupInputs : min((g+most)*groupInputs, len(x))]
+		if whole := len(part) / groupInputs; whole > 0 {
+			a.quantisePart(a.place(row, g), &part[0], whole)
+		}
+		if rest := len(part) % groupInputs; rest > 0 {
+			var padded [groupInputs]float32
+			copy(padded[:], part[len(part)-rest:])
+			a.quantisePart(a.place(row, g+len(part)/groupInputs), &padded[0], 1)
+		}
+	}
+	return true
+}
+
+// quantisePart is one call of assembly: see mulTile. It sets the codes, scales and
+// offsets of so many groups from a place on.
+//
+//go:noinline
+func (a *Activations) quantisePart(at place, x *float32, groups int) {
+	codes, scale, unit := &a.packed[at.codes], &a.packed[at.scale], at.rows*a.rowWords()
+	switch {
+	case a.wide:
+		quantiseInt8AVX2(codes, scale, x, groups, unit, at.rows)
+	case a.level < avx512VNNI:
+		quantiseInt4AVX2(codes, scale, x, groups, unit, at.rows)
+	case a.format == WeightsInt8:
+		quantiseInt8AVX512(codes, scale, x, groups, unit, at.rows)
+	default:
+		quantiseInt4AVX512(codes, scale, x, groups, unit, at.rows)
+	}
+}

@@ -5,4 +5,7 @@ package kernel
 // panelRows is the largest number of rows of a panel.
 func panelRows(instructions) int { return 1 }
 
+// wideCodes reports whether codes of activations for weights of 8 bits are wide.
+func wideCodes(instructions) bool { return false }
+
 func (a *Activations) quantiseVector(int) bool { return false }

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 
@@ -63,4 +64,61 @@ func sameIntegers(t *testing.T, name string, m *Matrix, x tensor.Rows) {
 	compare(t, name, got.Data, want.Data)
 	m.MulPart(got, &a, 0, m.N)
 	compare(t, name+", whole", got.Data, want.Data)
+}
+
+// TestQuantiseSameBytes compares Quantise with the plain Go version on every kind of
+// number, groups that are not whole, and values at the bounds of a group's cases.
+func TestQuantiseSameBytes(t *testing.T) {
+	withLevels(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(33, 34))
+		for range 400 {
+			rows, k := 1+r.IntN(15), 1+r.IntN(400)
+			x := tensor.Rows{Data: extremeRow(r, rows*k, []int{0, 3, 1000}[r.IntN(3)]), N: rows, Dim: k}
+			if r.IntN(3) == 0 {
+				for i := range x.Data {
+					near := []float32{smallestGroup, 127, 63.5, 0.5, math.MaxFloat32, 1e-38, 0}
+					x.Data[i] = near[r.IntN(1+len(near)*r.IntN(2))%len(near)] * float32(1-2*r.IntN(2))
+				}
+			}
+			for f := WeightsInt8; f <= WeightsInt4; f++ {
+				var got, want Activations
+				got.Prepare(x, f)
+				want.Prepare(x, f)
+				for i := range rows {
+					want.quantiseRow(i)
+				}
+				got.Quantise(0, rows)
+				for i, w := range want.packed {
+					if got.packed[i] != w {
+						t.Fatalf("%v: %d × %d: word %d is %#x, plain Go gives %#x", f, rows, k, i,
+							uint32(got.packed[i]), uint32(w))
+					}
+				}
+			}
+		}
+	})
+}
+
+// TestQuantiseTinyGroups checks the value below which a group counts as zeros.
+func TestQuantiseTinyGroups(t *testing.T) {
+	withLevels(t, func(t *testing.T) {
+		for _, c := range []struct {
+			v     float32
+			code  int8
+			scale float32
+		}{
+			{smallestGroup, 127, smallestGroup / 127},
+			{-smallestGroup, -127, smallestGroup / 127},
+			{math.Nextafter32(smallestGroup, 0), 0, 0},
+			{math.MaxFloat32, 127, math.MaxFloat32 / 127},
+		} {
+			var a Activations
+			a.Prepare(tensor.Rows{Data: []float32{0, c.v}, N: 1, Dim: 2}, WeightsInt8)
+			a.Quantise(0, 1)
+			at := a.place(0, 0)
+			if codes := a.codes(at); codes[1] != c.code || a.scale(at) != c.scale {
+				t.Errorf("%g: code %d, scale %g, want %d, %g", c.v, codes[1], a.scale(at), c.code, c.scale)
+			}
+		}
+	})
 }

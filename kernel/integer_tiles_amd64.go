@@ -98,6 +98,18 @@ func mulInt4r3b1AVX2(y *float32, ldy, outputs int, w *byte, stride int, x *int32
 //go:noescape
 func mulInt4r4b1AVX2(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
+//go:noescape
+func quantiseInt8AVX2(codes *int32, scale *int32, x *float32, groups, unit, rows int)
+
+//go:noescape
+func quantiseInt4AVX2(codes *int32, scale *int32, x *float32, groups, unit, rows int)
+
+//go:noescape
+func quantiseInt8AVX512(codes *int32, scale *int32, x *float32, groups, unit, rows int)
+
+//go:noescape
+func quantiseInt4AVX512(codes *int32, scale *int32, x *float32, groups, unit, rows int)
+
 var tilesInt8VNNI = []integerTile{
 	{4, mulInt8r1b4VNNI},
 	{4, mulInt8r2b4VNNI},

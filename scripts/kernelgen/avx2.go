@@ -41,10 +41,8 @@ func (p product) avx2(a *asm) {
 		a.op("VMOVUPS Y0, %s(DI)", place(i*avx2Bytes))
 	}
 	if p.bits == 8 {
-		a.op("VPCMPEQW Y15, Y15, Y15 // ones")
-		a.op("VPSRLW $15, Y15, Y15")
-		a.op("VPSLLW $7, Y15, Y14 // the highest bit of each byte")
-		a.op("VPACKUSWB Y14, Y14, Y14")
+		a.op("VPCMPEQW Y15, Y15, Y15")
+		a.op("VPSRLW $8, Y15, Y15")
 	} else {
 		a.op("MOVL $0x0f0f0f0f, AX")
 		a.op("VMOVD AX, X15")
@@ -77,33 +75,38 @@ func (p product) avx2Clear(a *asm) {
 	})
 }
 
-// avx2Group8 multiplies the magnitudes of weights with activations that have got their
-// signs. Codes are at most 127 in magnitude, so a sum of two products is below 2^15.
+// avx2Group8 multiplies pairs of 16 bits: codes of weights as they are stored, the even
+// and the odd ones of four, with wide codes of activations. VPMADDUBSW would saturate; with
+// magnitudes of weights and activations that got their signs it would not, but takes as
+// many instructions, of which VPSIGNB goes to fewer units.
 func (p product) avx2Group8(a *asm) {
 	const unroll = 4
-	p.avx2Clear(a)
+	p.avx2Begin8(a)
 	a.op("MOVL $%d, BX", 16/unroll)
 	a.label("lines")
 	for l := range unroll {
 		p.fetch(a, l)
 		for b := range p.blocks {
 			for j := range 2 {
-				w, magnitude := y(avx2Weights), y(avx2Weights+1)
-				a.op("VPXOR %s, Y14, %s", block(l*lineBytes+j*avx2Bytes, b), w)
-				a.op("VPABSB %s, %s", w, magnitude)
-				for r := range p.rows {
-					t, s := y(avx2Weights+2+r%4), p.part(r, b, j)
-					a.op("VPBROADCASTD %s(DX), %s", place(p.codes(r, 4*l)), t)
-					a.op("VPSIGNB %s, %s, %s", w, t, t)
-					a.op("VPMADDUBSW %s, %s, %s", t, magnitude, t)
-					a.op("VPMADDWD Y15, %s, %s", t, t)
-					a.op("VPADDD %s, %s, %s", t, s, s)
+				even, odd := y(avx2Weights+j), y(avx2Weights+2+j)
+				a.op("VMOVDQU %s, %s", block(l*lineBytes+j*avx2Bytes, b), odd)
+				a.op("VPAND %s, Y15, %s", odd, even)
+				a.op("VPSRLW $8, %s, %s", odd, odd)
+			}
+			for r := range p.rows {
+				for odd := range 2 {
+					a.op("VPBROADCASTD %s(DX), Y12", place(p.codes(r, 4*l)+4*odd))
+					for j := range 2 {
+						t, s := y(avx2Temp+j), p.part(r, b, j)
+						a.op("VPMADDWD Y12, %s, %s", y(avx2Weights+2*odd+j), t)
+						a.op("VPADDD %s, %s, %s", t, s, s)
+					}
 				}
 			}
 		}
 	}
 	p.advance(a, unroll)
-	a.op("ADDQ $%d, DX", 4*unroll)
+	a.op("ADDQ $%d, DX", 8*unroll)
 	a.op("DECL BX")
 	a.op("JNZ  lines")
 	for b := range p.blocks {
@@ -111,7 +114,7 @@ func (p product) avx2Group8(a *asm) {
 			a.op("VMOVUPS %s, %s", block(j*avx2Bytes, b), y(avx2Weights+j))
 		}
 		for r := range p.rows {
-			a.op("VBROADCASTSS %d(DX), Y12", p.scale(r)-groupInputs)
+			a.op("VBROADCASTSS %d(DX), Y12", p.scale(r)-2*groupInputs)
 			for j := range 2 {
 				s := p.part(r, b, j)
 				a.op("VCVTDQ2PS %s, %s", s, s)
@@ -123,7 +126,16 @@ func (p product) avx2Group8(a *asm) {
 	}
 	p.fetch(a, 0)
 	p.advance(a, 1)
-	a.op("ADDQ $%d, DX", p.unit()-groupInputs)
+	a.op("ADDQ $%d, DX", p.unit()-2*groupInputs)
+}
+
+// avx2Begin8 sets the integer sums to the rows' offsets.
+func (p product) avx2Begin8(a *asm) {
+	for r := range p.rows {
+		for i := range 2 * p.blocks {
+			a.op("VPBROADCASTD %d(DX), %s", p.offset(r, 0), p.part(r, i/2, i%2))
+		}
+	}
 }
 
 // avx2Group4 sums in 16 bits: 8 sums of two products are at most 8*2*15*127 = 30480.

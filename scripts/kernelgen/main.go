@@ -22,9 +22,10 @@ func main() {
 // files returns the text of every file by name.
 func files() map[string]string {
 	return map[string]string{
-		"integer_vnni_amd64.s":   vnniFile(),
-		"integer_avx2_amd64.s":   avx2File(),
-		"integer_tiles_amd64.go": tilesFile(),
+		"integer_vnni_amd64.s":     vnniFile(),
+		"integer_avx2_amd64.s":     avx2File(),
+		"integer_quantise_amd64.s": quantiseFile(),
+		"integer_tiles_amd64.go":   tilesFile(),
 	}
 }
 
@@ -76,8 +77,16 @@ func (p product) name() string {
 
 const arguments = "y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int"
 
+// rowCodes is the bytes of the codes of a row's group: with AVX2 and 8 bits they are wide.
+func (p product) rowCodes() int {
+	if p.set == "AVX2" && p.bits == 8 {
+		return 2 * groupInputs
+	}
+	return groupInputs
+}
+
 // unit is the bytes of a panel's group: codes, scales and offsets.
-func (p product) unit() int { return p.rows * (groupInputs + 4 + 4*p.halves()) }
+func (p product) unit() int { return p.rows * (p.rowCodes() + 4 + 4*p.halves()) }
 
 // halves is the number of parts of a group that are summed on their own.
 func (p product) halves() int {
@@ -91,11 +100,13 @@ func (p product) halves() int {
 func (p product) superblock() int { return (2*p.bits + 1) * lineBytes }
 
 // codes, scale and offset are places in a panel's group.
-func (p product) codes(row, input int) int { return row*groupInputs + input }
+func (p product) codes(row, input int) int {
+	return row*p.rowCodes() + input*p.rowCodes()/groupInputs
+}
 
-func (p product) scale(row int) int { return p.rows*groupInputs + 4*row }
+func (p product) scale(row int) int { return p.rows*p.rowCodes() + 4*row }
 
-func (p product) offset(row, half int) int { return p.rows*(groupInputs+4+4*half) + 4*row }
+func (p product) offset(row, half int) int { return p.rows*(p.rowCodes()+4+4*half) + 4*row }
 
 // asm collects assembly.
 type asm struct{ strings.Builder }
@@ -193,6 +204,9 @@ func tilesFile() string {
 	a.WriteString(fileHead + "package kernel\n")
 	for _, p := range append(append(append(vnni(8), vnni(4)...), avx2(8)...), avx2(4)...) {
 		fmt.Fprintf(&a, "\n//go:noescape\nfunc %s(%s)\n", p.name(), arguments)
+	}
+	for _, q := range quantisers() {
+		fmt.Fprintf(&a, "\n//go:noescape\nfunc %s(%s)\n", q.name(), quantiseArguments)
 	}
 	for _, list := range []struct {
 		name string

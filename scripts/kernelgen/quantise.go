@@ -1,0 +1,200 @@
+package main
+
+import "fmt"
+
+const quantiseArguments = "codes *int32, scale *int32, x *float32, groups, unit, rows int"
+
+// quantiser is a function that quantises the groups of a row of activations.
+type quantiser struct {
+	bits int // of weights
+	set  string
+}
+
+func quantisers() []quantiser {
+	return []quantiser{{8, "AVX2"}, {4, "AVX2"}, {8, "AVX512"}, {4, "AVX512"}}
+}
+
+func (q quantiser) name() string { return fmt.Sprintf("quantiseInt%d%s", q.bits, q.set) }
+
+// lanes and vectors are how a group of inputs lies in registers, from 0 on.
+func (q quantiser) lanes() int {
+	if q.set == "AVX2" {
+		return 8
+	}
+	return 16
+}
+
+func (q quantiser) vectors() int { return groupInputs / q.lanes() }
+
+func (q quantiser) reg(i int) string {
+	if q.set == "AVX2" {
+		return y(i)
+	}
+	return z(i)
+}
+
+func quantiseFile() string {
+	var a asm
+	a.WriteString(fileHead + "#include \"textflag.h\"\n\n" +
+		"// Rules: VEX and EVEX encodings only, VZEROUPPER before every return.\n")
+	for _, q := range quantisers() {
+		q.write(&a)
+	}
+	return a.String()
+}
+
+func (q quantiser) write(a *asm) {
+	fmt.Fprintf(a, "\n// func %s(%s)\n", q.name(), quantiseArguments)
+	fmt.Fprintf(a, "TEXT ·%s(SB), NOSPLIT, $0-48\n", q.name())
+	a.op("MOVQ codes+0(FP), DI")
+	a.op("MOVQ scale+8(FP), BX")
+	a.op("MOVQ x+16(FP), SI")
+	a.op("MOVQ groups+24(FP), CX")
+	a.op("MOVQ unit+32(FP), R8")
+	a.op("MOVQ rows+40(FP), R9")
+	a.op("SHLQ $2, R8")
+	a.op("SHLQ $2, R9")
+	a.op("MOVL $0x7fffffff, AX")
+	a.op("VMOVD AX, X15")
+	a.op("VPBROADCASTD X15, %s", q.reg(15))
+	a.op("MOVL $0x42fe0000, AX // 127")
+	a.op("VMOVD AX, X14")
+	if q.set == "AVX2" {
+		a.op("MOVQ $0x0703060205010400, AX // the order of packed parts")
+		a.op("VMOVQ AX, X13")
+		a.op("VPMOVZXBD X13, Y13")
+	}
+	a.label("group")
+	q.largest(a)
+	a.op("VMOVD X8, AX")
+	a.op("VDIVSS X14, X8, X9")
+	a.op("VDIVSS X8, X14, X10")
+	a.op("LEAL -0x0d800000(AX), DX // of 2^-100")
+	a.op("CMPL DX, $(0x7f800000-0x0d800000)")
+	a.op("JAE  special")
+	a.label("finite")
+	q.round(a)
+	q.pack(a)
+	a.op("VMOVSS X9, (BX)")
+	q.offsets(a)
+	a.op("ADDQ R8, DI")
+	a.op("ADDQ R8, BX")
+	a.op("ADDQ $%d, SI", groupInputs*4)
+	a.op("DECQ CX")
+	a.op("JNZ  group")
+	a.op("VZEROUPPER")
+	a.op("RET")
+	a.label("special")
+	for i := range q.vectors() {
+		a.op("VPXOR %s, %s, %s", y(i), y(i), y(i)) // clears the register's upper half too
+	}
+	a.op("VPXOR X9, X9, X9")
+	a.op("VPXOR X10, X10, X10")
+	a.op("CMPL AX, $0x7f800000")
+	a.op("JB   finite")
+	a.op("MOVL $0x7fc00000, AX")
+	a.op("VMOVD AX, X9")
+	a.op("JMP  finite")
+}
+
+// largest makes the first number of X8 the largest magnitude. Bits of magnitudes are
+// compared as integers, so that infinities and NaNs are larger than numbers.
+func (q quantiser) largest(a *asm) {
+	and := "VPAND"
+	load := "VMOVUPS"
+	if q.set != "AVX2" {
+		and = "VPANDD"
+	}
+	for i := range q.vectors() {
+		a.op("%s %s(SI), %s", load, place(i*q.lanes()*4), q.reg(i))
+	}
+	a.op("%s %s, %s, %s", and, q.reg(0), q.reg(15), q.reg(8))
+	for i := 1; i < q.vectors(); i++ {
+		m, t := q.reg(8), q.reg(9+i%3)
+		a.op("%s %s, %s, %s", and, q.reg(i), q.reg(15), t)
+		a.op("VPMAXSD %s, %s, %s", t, m, m)
+	}
+	if q.set != "AVX2" {
+		a.op("VEXTRACTI64X4 $1, Z8, Y9")
+		a.op("VPMAXSD Y9, Y8, Y8")
+	}
+	a.op("VEXTRACTI128 $1, Y8, X9")
+	a.op("VPMAXSD X9, X8, X8")
+	a.op("VPSHUFD $0x4e, X8, X9")
+	a.op("VPMAXSD X9, X8, X8")
+	a.op("VPSHUFD $0xb1, X8, X9")
+	a.op("VPMAXSD X9, X8, X8")
+}
+
+// round makes codes of the numbers, and X11's first two numbers the sums of the halves.
+func (q quantiser) round(a *asm) {
+	a.op("VBROADCASTSS X10, %s", q.reg(10))
+	for i := range q.vectors() {
+		r := q.reg(i)
+		a.op("VMULPS %s, %s, %s", q.reg(10), r, r)
+		a.op("VCVTPS2DQ %s, %s", r, r)
+	}
+	half := q.vectors() / 2
+	for h := range 2 {
+		sum := q.reg(11 + h)
+		a.op("VPADDD %s, %s, %s", q.reg(h*half), q.reg(h*half+1), sum)
+		for i := 2; i < half; i++ {
+			a.op("VPADDD %s, %s, %s", q.reg(h*half+i), sum, sum)
+		}
+		if q.set != "AVX2" {
+			a.op("VEXTRACTI64X4 $1, %s, Y10", sum)
+			a.op("VPADDD Y10, %s, %s", y(11+h), y(11+h))
+		}
+	}
+	a.op("VPHADDD Y12, Y11, Y11")
+	a.op("VPHADDD Y11, Y11, Y11")
+	a.op("VEXTRACTI128 $1, Y11, X12")
+	a.op("VPADDD X12, X11, X11")
+}
+
+// pack writes the codes: wide ones with AVX2 for weights of 8 bits.
+func (q quantiser) pack(a *asm) {
+	switch {
+	case q.set != "AVX2":
+		for i := range 4 {
+			a.op("VPMOVSDB %s, %s(DI)", z(i), place(16*i))
+		}
+	case q.bits == 8:
+		for i := range 8 {
+			a.op("VPSHUFD $0xd8, %s, %s", y(i), y(i))
+		}
+		for i := range 4 {
+			a.op("VPACKSSDW %s, %s, %s", y(2*i+1), y(2*i), y(i))
+			a.op("VPERMQ $0xd8, %s, %s", y(i), y(i))
+			a.op("VMOVDQU %s, %s(DI)", y(i), place(32*i))
+		}
+	default:
+		for i := range 4 {
+			a.op("VPACKSSDW %s, %s, %s", y(2*i+1), y(2*i), y(i))
+		}
+		for i := range 2 {
+			a.op("VPACKSSWB %s, %s, %s", y(2*i+1), y(2*i), y(i))
+			a.op("VPERMD %s, Y13, %s", y(i), y(i))
+			a.op("VMOVDQU %s, %s(DI)", y(i), place(32*i))
+		}
+	}
+}
+
+// offsets writes -128 times the sum of a group, or -8 times those of its halves.
+func (q quantiser) offsets(a *asm) {
+	a.op("VMOVQ X11, AX")
+	a.op("MOVQ AX, DX")
+	a.op("SHRQ $32, DX")
+	if q.bits == 8 {
+		a.op("ADDL DX, AX")
+		a.op("SHLL $7, AX")
+		a.op("NEGL AX")
+		a.op("MOVL AX, (BX)(R9*1)")
+		return
+	}
+	for i, r := range []string{"AX", "DX"} {
+		a.op("SHLL $3, %s", r)
+		a.op("NEGL %s", r)
+		a.op("MOVL %s, (BX)(R9*%d)", r, i+1)
+	}
+}
