@@ -122,8 +122,7 @@ func (c *CPU) forwardPass(rows int) {
 // reserve gives each part's prepared rows their piece of memory, so that the memory of
 // all is bounded and not that of each. Rows of a part have k inputs at most.
 func (t *forwardTask) reserve(rows, k int) {
-	const mostWords = groupWords + 3 // of a row's group: codes, a scale, two offsets
-	rowWords := (k + groupInputs - 1) / groupInputs * mostWords
+	rowWords := (k + groupInputs - 1) / groupInputs * mostRowWords
 	t.packed = grow(t.packed, rows*rowWords)
 	for len(t.rows) < len(t.parts) {
 		t.rows = append(t.rows, Activations{})

@@ -70,6 +70,9 @@ func (a *Activations) codeWords() int {
 	return groupInputs / 4
 }
 
+// mostRowWords is the most that rowWords can be: with wide codes.
+const mostRowWords = groupInputs/2 + 2
+
 // rowWords is the number of int32 for a group of one row.
 func (a *Activations) rowWords() int { return a.codeWords() + 1 + a.halves() }
 
