@@ -31,6 +31,7 @@ proto/drover/v1:
 internal/term:
 cluster/etcdserver:
 kernel: tensor
+kernel/devicetest: kernel tensor
 checkpoint: tensor
 wire: tensor
 tokenizer: tokenizer/jinja

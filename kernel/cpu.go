@@ -15,6 +15,7 @@ import (
 // byte depends on the cut.
 type CPU struct {
 	pool       *Pool
+	cuts       cuts
 	rows       rowTask
 	mul        mulTask
 	quantising quantiseTask
@@ -26,17 +27,22 @@ var _ Device = (*CPU)(nil)
 
 // NewCPU returns a CPU that computes on the threads of a pool, which several CPUs may
 // share; nil is the caller's thread alone.
-func NewCPU(pool *Pool) *CPU { return &CPU{pool: pool} }
+func NewCPU(pool *Pool) *CPU { return &CPU{pool: pool, cuts: usualCuts} }
 
 // Estimates of time by which work is cut, in nanoseconds. They need not be exact: a
 // machine may be several times faster or slower.
-const (
+type cuts struct {
 	// forkNanos is what work must take to be worth waking other threads.
-	forkNanos = 20_000
+	forkNanos int
 	// smallestPieceNanos and largestPieceNanos bound a piece where units allow it: many
 	// pieces balance better, few cost less.
-	smallestPieceNanos = 5_000
-	largestPieceNanos  = 300_000
+	smallestPieceNanos, largestPieceNanos int
+}
+
+// usualCuts are those of every CPU but some in tests.
+var usualCuts = cuts{forkNanos: 20_000, smallestPieceNanos: 5_000, largestPieceNanos: 300_000}
+
+const (
 	// piecesPerThread is the number of pieces for each thread, so that one that
 	// is late delays the others little.
 	piecesPerThread = 4
@@ -50,11 +56,11 @@ const (
 // units that cannot be cut.
 func (c *CPU) cut(nanos, units int) int {
 	threads := c.pool.Threads()
-	if threads == 1 || nanos < forkNanos {
+	if threads == 1 || nanos < c.cuts.forkNanos {
 		return 1
 	}
-	n := max(threads*piecesPerThread, nanos/largestPieceNanos)
-	return max(min(n, nanos/smallestPieceNanos, units), 1)
+	n := max(threads*piecesPerThread, nanos/c.cuts.largestPieceNanos)
+	return max(min(n, nanos/c.cuts.smallestPieceNanos, units), 1)
 }
 
 // run does the pieces of a task; one piece needs no other thread.

@@ -26,9 +26,9 @@ func newLocal(mode kernel.Mode, d kernel.Device) *local {
 	return &local{mode: mode, runner: moe.NewRunner(d), experts: map[[2]int]*moe.Expert{}}
 }
 
-func loadAll(t *testing.T, src moe.Source, mode kernel.Mode) *local {
+func loadAll(t *testing.T, src moe.Source, mode kernel.Mode, d kernel.Device) *local {
 	t.Helper()
-	l := newLocal(mode, kernel.NewCPU(nil))
+	l := newLocal(mode, d)
 	for _, layer := range src.Spec().Layers {
 		for e := range src.Spec().Experts {
 			x, err := src.Load(layer, e)
@@ -62,20 +62,7 @@ func (l *local) Forward(_ context.Context, b *moe.Batch, meanwhile func()) error
 
 func open(t *testing.T, dir string, mode kernel.Mode) model.Model {
 	t.Helper()
-	ck, err := checkpoint.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ck.Close() })
-	src, err := model.OpenExperts(ck, model.Options{Mode: mode})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := model.Open(ck, model.Options{Mode: mode}, loadAll(t, src, mode))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
+	return openOn(t, dir, mode, kernel.NewCPU(nil))
 }
 
 // session runs one sequence through a model, in steps of the caller's choosing.
