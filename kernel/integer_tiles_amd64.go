@@ -57,22 +57,22 @@ func mulInt4r5b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32
 func mulInt4r6b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
-func mulInt4r7b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt4r7b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
-func mulInt4r8b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt4r8b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
-func mulInt4r9b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt4r9b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
-func mulInt4r10b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt4r10b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
-func mulInt4r11b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt4r11b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
-func mulInt4r12b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt4r12b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
 func mulInt8r1b4AVX2(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
@@ -132,12 +132,12 @@ var tilesInt4VNNI = []integerTile{
 	{2, mulInt4r4b2VNNI},
 	{2, mulInt4r5b2VNNI},
 	{2, mulInt4r6b2VNNI},
-	{2, mulInt4r7b2VNNI},
-	{2, mulInt4r8b2VNNI},
-	{2, mulInt4r9b2VNNI},
-	{2, mulInt4r10b2VNNI},
-	{2, mulInt4r11b2VNNI},
-	{2, mulInt4r12b2VNNI},
+	{1, mulInt4r7b1VNNI},
+	{1, mulInt4r8b1VNNI},
+	{1, mulInt4r9b1VNNI},
+	{1, mulInt4r10b1VNNI},
+	{1, mulInt4r11b1VNNI},
+	{1, mulInt4r12b1VNNI},
 }
 
 var tilesInt8AVX2 = []integerTile{

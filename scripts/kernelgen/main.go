@@ -53,6 +53,8 @@ func vnni(bits int) []product {
 		switch {
 		case bits == 4 && rows <= 2:
 			p.blocks, p.ahead = 4, 4
+		case bits == 4 && rows > 6:
+			p.blocks = 1
 		case bits == 8 && rows <= 4:
 			p.blocks, p.ahead = 4, 0
 		case bits == 8 && rows <= 6:
@@ -65,8 +67,12 @@ func vnni(bits int) []product {
 
 func avx2(bits int) []product {
 	var all []product
-	for rows, blocks := range []int{4, 2, 1, 1} {
-		all = append(all, product{bits, rows + 1, blocks, "AVX2", 0})
+	for i, blocks := range []int{4, 2, 1, 1} {
+		p := product{bits, i + 1, blocks, "AVX2", 8}
+		if p.rows == 1 || p.rows == 2 && bits == 8 {
+			p.ahead = 4
+		}
+		all = append(all, p)
 	}
 	return all
 }

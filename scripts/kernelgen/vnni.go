@@ -8,7 +8,6 @@ const (
 	vnniHigh    = 26
 	vnniInput   = 28
 	vnniMask    = 30
-	vnniTemp    = 31
 
 	// With few rows of 4 bits: sums of the high halves of bytes, which are 16 times too
 	// large, and floats of the first half of a group.
@@ -28,20 +27,15 @@ func vnniFile() string {
 
 func (p product) sum(row, b int) string { return fmt.Sprintf("Z%d", row*p.blocks+b) }
 
-// slot is the place of a row's float sums in the frame, and half that of the first half
-// of a group.
+// slot is the place of a row's float sums in the frame.
 func (p product) slot(row, b int) string {
 	return place((row*p.blocks+b)*lineBytes) + "(DI)"
-}
-
-func (p product) half(row, b int) string {
-	return place((p.rows+row)*p.blocks*lineBytes+b*lineBytes) + "(DI)"
 }
 
 func z(i int) string { return fmt.Sprintf("Z%d", i) }
 
 func (p product) vnni(a *asm) {
-	p.begin(a, lineBytes, p.halves()*p.rows*p.blocks*lineBytes)
+	p.begin(a, lineBytes, p.rows*p.blocks*lineBytes)
 	if p.bits == 4 {
 		a.op("MOVL $0x0f0f0f0f, AX")
 		a.op("VPBROADCASTD AX, %s", z(vnniMask))
@@ -69,9 +63,9 @@ func (p product) vnni(a *asm) {
 }
 
 // vnniBegin sets the integer sums to the rows' offsets.
-func (p product) vnniBegin(a *asm, half, moved int) {
+func (p product) vnniBegin(a *asm, half int) {
 	for r := range p.rows {
-		a.op("VPBROADCASTD %d(DX), %s", p.offset(r, half)-moved, p.sum(r, 0))
+		a.op("VPBROADCASTD %d(DX), %s", p.offset(r, half), p.sum(r, 0))
 		for b := 1; b < p.blocks; b++ {
 			a.op("VMOVDQA64 %s, %s", p.sum(r, 0), p.sum(r, b))
 		}
@@ -90,7 +84,7 @@ func (p product) vnniDots(a *asm, input, weights int) {
 
 func (p product) vnniGroup8(a *asm) {
 	const unroll = 4
-	p.vnniBegin(a, 0, 0)
+	p.vnniBegin(a, 0)
 	a.op("MOVL $%d, BX", 16/unroll)
 	a.label("lines")
 	for l := range unroll {
@@ -123,34 +117,65 @@ func (p product) vnniGroup8(a *asm) {
 	a.op("ADDQ $%d, DX", p.unit()-groupInputs)
 }
 
+// vnniGroup4 sums both halves of a group in registers of their own.
 func (p product) vnniGroup4(a *asm) {
-	const low, high = vnniWeights, vnniHigh
 	for half := range 2 {
-		moved := half * groupInputs / 2 // by which DX is ahead
-		p.vnniBegin(a, half, moved)
+		for r := range p.rows {
+			a.op("VPBROADCASTD %d(DX), %s", p.offset(r, half), p.halfSum(half, r, 0))
+			for b := 1; b < p.blocks; b++ {
+				a.op("VMOVDQA64 %s, %s", p.halfSum(half, r, 0), p.halfSum(half, r, b))
+			}
+		}
+	}
+	for half := range 2 {
 		a.op("MOVL $2, BX")
 		a.label(fmt.Sprintf("half%d", half))
 		for l := range 2 {
 			p.fetch(a, l)
 			for b := range p.blocks {
-				a.op("VMOVDQU64 %s, %s", block(l*lineBytes, b), z(vnniTemp))
-				a.op("PREFETCHT0 %s", block(l*lineBytes+4608, b))
-				a.op("VPANDD %s, %s, %s", z(vnniMask), z(vnniTemp), z(low+b))
-				a.op("VPSRLD $4, %s, %s", z(vnniTemp), z(vnniTemp))
-				a.op("VPANDD %s, %s, %s", z(vnniMask), z(vnniTemp), z(high+b))
+				low, high := z(vnniWeights+b), z(vnniHigh+b)
+				a.op("VMOVDQU64 %s, %s", block(l*lineBytes, b), high)
+				a.op("VPANDD %s, %s, %s", z(vnniMask), high, low)
+				a.op("VPSRLD $4, %s, %s", high, high)
+				a.op("VPANDD %s, %s, %s", z(vnniMask), high, high)
 			}
-			p.vnniDots(a, 8*l, low)
-			p.vnniDots(a, 8*l+4, high)
+			for nibble, weights := range []int{vnniWeights, vnniHigh} {
+				p.all(func(r, b int) {
+					a.op("VPDPBUSD.BCST %s(DX), %s, %s", place(p.codes(r, 8*l+4*nibble)),
+						z(weights+b), p.halfSum(half, r, b))
+				})
+			}
 		}
 		p.advance(a, 2)
 		a.op("ADDQ $16, DX")
 		a.op("DECL BX")
 		a.op("JNZ  half%d", half)
-		p.vnniScale4(a, half, low)
 	}
+	for half := range 2 {
+		for b := range p.blocks {
+			a.op("VCVTPH2PS %s, %s", block(half*lineBytes/2, b), z(vnniWeights+2*half+b))
+		}
+	}
+	p.all(func(r, b int) {
+		s, second, x := p.halfSum(0, r, b), p.halfSum(1, r, b), z(vnniInput+r%2)
+		if b == 0 {
+			a.op("VBROADCASTSS %d(DX), %s", p.scale(r)-groupInputs, x)
+		}
+		a.op("VCVTDQ2PS %s, %s", s, s)
+		a.op("VCVTDQ2PS %s, %s", second, second)
+		a.op("VMULPS %s, %s, %s", z(vnniWeights+b), s, s)
+		a.op("VFMADD231PS %s, %s, %s", z(vnniWeights+2+b), second, s)
+		a.op("VFMADD213PS %s, %s, %s", p.slot(r, b), x, s)
+		a.op("VMOVUPS %s, %s", s, p.slot(r, b))
+	})
 	p.fetch(a, 0)
 	p.advance(a, 1)
 	a.op("ADDQ $%d, DX", p.unit()-groupInputs)
+}
+
+// halfSum holds the integer sums of a half of a group.
+func (p product) halfSum(half, row, b int) string {
+	return z((half*p.rows+row)*p.blocks + b)
 }
 
 // few says that there are registers enough to sum high halves of bytes where they are.
@@ -159,7 +184,7 @@ func (p product) few() bool { return p.bits == 4 && p.rows*p.blocks <= 8 }
 
 func (p product) vnniFew4(a *asm) {
 	for half := range 2 {
-		p.vnniBegin(a, half, 0)
+		p.vnniBegin(a, half)
 		p.all(func(r, b int) {
 			high := z(vnniHighSums + r*p.blocks + b)
 			a.op("VPXORD %s, %s, %s", high, high, high)
@@ -212,35 +237,6 @@ func (p product) all(f func(r, b int)) {
 	for r := range p.rows {
 		for b := range p.blocks {
 			f(r, b)
-		}
-	}
-}
-
-// vnniScale4 ends a half: the first leaves its sums in the frame.
-func (p product) vnniScale4(a *asm, half, weights int) {
-	at := 4 * lineBytes // of the scales: SI is behind 4 lines, then behind 8
-	if half == 1 {
-		at = lineBytes / 2
-	}
-	for b := range p.blocks {
-		a.op("VCVTPH2PS %s, %s", block(at, b), z(weights+b))
-	}
-	for r := range p.rows {
-		x := z(vnniInput + r%2)
-		if half == 1 {
-			a.op("VBROADCASTSS %d(DX), %s", p.scale(r)-groupInputs, x)
-		}
-		for b := range p.blocks {
-			s := p.sum(r, b)
-			a.op("VCVTDQ2PS %s, %s", s, s)
-			if half == 0 {
-				a.op("VMULPS %s, %s, %s", z(weights+b), s, s)
-				a.op("VMOVUPS %s, %s", s, p.half(r, b))
-				continue
-			}
-			a.op("VFMADD213PS %s, %s, %s", p.half(r, b), z(weights+b), s)
-			a.op("VFMADD213PS %s, %s, %s", p.slot(r, b), x, s)
-			a.op("VMOVUPS %s, %s", s, p.slot(r, b))
 		}
 	}
 }
