@@ -38,7 +38,7 @@ func (c *recorder) note(bytes, products int) {
 func record(t *testing.T) *recorder {
 	c := &recorder{}
 	floats := map[int][][]tile{
-		1: {tilesF32AVX2, edgesF32AVX2},
+		1: {tilesF32AVX512, tilesF32AVX2, edgesF32AVX2},
 		2: {tilesBF16AVX512, tilesBF16AVX2, edgesBF16AVX2},
 	}
 	for inputs, tables := range floats {
