@@ -33,7 +33,9 @@ skipped (needs what is not there, such as vision).
 Models run in this process, or with --endpoint in a coordinator, which must serve the
 fixture's checkpoint and allow scoring; fixtures of other checkpoints are then skipped.
 Mode exact demands logits within 0.0002 of the reference, the same experts and the same
-greedy tokens; bf16 demands logits within 0.25, and lets near ties go the other way.
+greedy tokens; bf16 demands logits within 0.25, and lets near ties go the other way. Modes with
+8 or 4 bits are not compared with recorded numbers: models are skipped, and drover eval --against
+measures what such a mode costs.
 
 With --golden the recorded prompts of a file are replayed: prompts, tokens and most probable
 alternatives. --model then says where the model is, and may stand beside --endpoint.

@@ -323,3 +323,27 @@ func TestEndpoint(t *testing.T) {
 		t.Error("another mode than the served one: no error")
 	}
 }
+
+// TestQuantised leaves out models in modes whose rounding is as large as what is looked for.
+func TestQuantised(t *testing.T) {
+	for name, want := range map[string]bool{"exact": true, "bf16": true, "exact,rows=bf16": true,
+		"int8": false, "int4": false, "bf16,kv=int8": false, "bf16,head=int8": false} {
+		m, err := kernel.ParseMode(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := comparable(m); got != want {
+			t.Errorf("%s: comparable %v, want %v", name, got, want)
+		}
+	}
+	var got []Result
+	opts := Options{Mode: "int4", Open: serve, Report: func(r Result) { got = append(got, r) }}
+	sum, err := Run(t.Context(), []string{filepath.Join(fixtures, "models", "llama3")}, opts)
+	if err != nil || sum != (Summary{Skipped: 1}) || !strings.Contains(got[0].Detail, "eval --against") {
+		t.Errorf("%+v, error %v: %+v", sum, err, got)
+	}
+	if _, err := Recorded(t.Context(), "none", "none", opts); err == nil ||
+		!strings.Contains(err.Error(), "exact and bf16 only") {
+		t.Errorf("recorded: error %v", err)
+	}
+}

@@ -55,6 +55,9 @@ func Recorded(ctx context.Context, file, dir string, opts Options) (Summary, err
 	if err != nil {
 		return Summary{}, err
 	}
+	if !comparable(v.mode) {
+		return Summary{}, errQuantised(v.mode)
+	}
 	f, err := os.Open(file)
 	if err != nil {
 		return Summary{}, err
