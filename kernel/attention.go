@@ -1,75 +1,40 @@
 package kernel
 
 import (
-	"math"
+	"fmt"
+	"sync/atomic"
 
 	"drover/tensor"
 )
 
-// Attention is the attention of one sequence's new tokens in one layer, over keys
-// and values in blocks: softmax(q kᵀ scale) v for each query head, query heads
-// sharing key heads in groups (GQA).
+// Attention is the attention of new tokens in one layer over keys and values in tiles:
+// softmax(q kᵀ scale) v for each query head, query heads sharing key heads in groups
+// (GQA).
 //
-// It is computed by online softmax (Milakov and Gimelshein, 2018) over blocks that
-// start at multiples of BlockTokens, in ascending order. What a query sees and the
-// order of its sums depend on its position alone, so prefill in any pieces and
-// decode give the same bytes.
+// It is computed by online softmax (Milakov and Gimelshein, 2018) over blocks of
+// blockTokens positions, in ascending order, within spans of spanTokens positions,
+// whose results are merged in ascending order; both begin at multiples of their size.
+// For one query head, with q = q * Scale first, a block does
+//
+//	score[t] = fma chain over elements of q * key[t], from 0   (times the key's scale)
+//	max'     = the larger of max and all scores
+//	shrink   = e^(max - max')
+//	p[t]     = e^(score[t] - max')
+//	sum[i]   = sum[i] * shrink + p[i] + p[i+16] + p[i+32] + p[i+48]  for 16 sums
+//	out      = fma chain over t of p[t] * value[t], from out * shrink
+//
+// with p[t] times the value's scale in the last line, in 8 bits. What a query sees and
+// the order of its sums depend on its position alone, so prefill in any pieces and
+// decode give the same bytes. A position that a query does not see is never multiplied
+// with, so it does not matter what a tile holds there.
 type Attention struct {
-	Heads, KVHeads, HeadDim int
-	// BlockTokens is the number of positions in a block.
-	BlockTokens int
+	// Heads is the number of query heads, a multiple of KV.Heads.
+	Heads int
+	KV    KVLayout
 	// Chunk restricts a query at position p to positions from p - p%Chunk on; 0 does not.
 	Chunk int
 	// Scale multiplies q·k.
 	Scale float32
-}
-
-// Blocks gives the keys and values of a block: each (BlockTokens, KVHeads*HeadDim).
-type Blocks interface {
-	Block(i int) (keys, values []float32)
-}
-
-// AttentionScratch is the memory that one Run needs; it grows to the largest use.
-type AttentionScratch struct {
-	max, sum []float32 // (rows, heads)
-	scores   []float32 // (blockTokens)
-}
-
-// Run sets out, (rows, Heads*HeadDim), for queries q of the same shape whose first
-// row stands at position start. blocks.Block(i) holds positions i*BlockTokens and
-// on; it is asked for each block that a query sees, once, in ascending order.
-func (a *Attention) Run(out, q tensor.Rows, start int, blocks Blocks, s *AttentionScratch) {
-	n := q.N * a.Heads
-	s.max = grow(s.max, n)
-	s.sum = grow(s.sum, n)
-	s.scores = grow(s.scores, a.BlockTokens)
-	for i := range s.max {
-		s.max[i] = float32(math.Inf(-1))
-	}
-	clear(s.sum)
-	clear(out.Data[:out.N*out.Dim])
-	first := a.from(start) / a.BlockTokens
-	last := (start + q.N - 1) / a.BlockTokens
-	for b := first; b <= last; b++ {
-		keys, values := blocks.Block(b)
-		for i := range q.N {
-			pos := start + i
-			lo := max(a.from(pos), b*a.BlockTokens) - b*a.BlockTokens
-			hi := min(pos+1-b*a.BlockTokens, a.BlockTokens)
-			if lo >= hi {
-				continue
-			}
-			kvDim := a.KVHeads * a.HeadDim
-			a.row(out.Row(i), q.Row(i), keys[lo*kvDim:hi*kvDim], values[lo*kvDim:hi*kvDim],
-				s.of(i, a.Heads, hi-lo))
-		}
-	}
-	for i := range q.N {
-		row := out.Row(i)
-		for h := range a.Heads {
-			Scale(row[h*a.HeadDim:(h+1)*a.HeadDim], 1/s.sum[i*a.Heads+h])
-		}
-	}
 }
 
 // from is the first position that a query at pos sees.
@@ -80,45 +45,254 @@ func (a *Attention) from(pos int) int {
 	return pos - pos%a.Chunk
 }
 
-// rowState is what online softmax keeps for one query row: the largest score and
-// the sum of exponentials by head; scores has room for the positions of a part.
-type rowState struct {
-	max, sum, scores []float32
+// AttentionSequence is one sequence's part of a batch: Count queries at neighbouring
+// positions from Start on.
+type AttentionSequence struct {
+	Start, Count int
+	// Table is handed to KVTiles.
+	Table []int32
 }
 
-func (s *AttentionScratch) of(row, heads, positions int) rowState {
-	lo, hi := row*heads, (row+1)*heads
-	return rowState{s.max[lo:hi], s.sum[lo:hi], s.scores[:positions]}
+// KVTiles finds tiles.
+type KVTiles interface {
+	// Tile returns the tile of positions i*KVTokens and on of the sequence that has
+	// a block table: at least TileBytes bytes. It may be called from several
+	// goroutines.
+	Tile(table []int32, i int) []byte
 }
 
-// row adds some neighbouring positions to one query row.
-func (a *Attention) row(out, q, keys, values []float32, s rowState) {
-	group := a.Heads / a.KVHeads
-	kvDim := a.KVHeads * a.HeadDim
-	for h := range a.Heads {
-		at := h / group * a.HeadDim
-		qh, oh := q[h*a.HeadDim:(h+1)*a.HeadDim], out[h*a.HeadDim:(h+1)*a.HeadDim]
-		dots(s.scores, qh, keys[at:], kvDim, a.Scale)
-		old := s.max[h]
-		best := old
-		for _, v := range s.scores {
-			if v > best {
-				best = v
+const (
+	// blockTokens and spanTokens are constants of the results, see Attention.
+	blockTokens = 4 * KVTokens
+	spanTokens  = 4096
+	// pieceTokens is the largest number of queries in a piece of work: any number
+	// that makes tiles of rows for each size of a group of heads.
+	pieceTokens = 24
+	// parallelTokens is the largest number of queries whose spans are pieces of their
+	// own, since there are too few pieces otherwise.
+	parallelTokens = 4
+)
+
+// AttentionRun is one use of an Attention, and the memory that it needs, which grows to
+// the largest use: Prepare, then Do for every piece, in any order and by several threads
+// at a time. The zero value is ready.
+type AttentionRun struct {
+	a      Attention
+	out, q tensor.Rows // (rows, Heads*HeadDim)
+	seqs   []AttentionSequence
+	tiles  KVTiles
+	// span is spanTokens; tests make it smaller.
+	span int
+
+	pieces  []attentionPiece
+	merges  []attentionMerge
+	parts   []float32 // the results of spans that are pieces of their own
+	scratch []attentionScratch
+}
+
+// attentionPiece is the work for one key head and some queries of a sequence, over all
+// spans or one.
+type attentionPiece struct {
+	seq       int
+	row       int // of out and q
+	pos, n    int // the queries' first position, and their number
+	head      int
+	span      int // the first, or only, span
+	merge     int // index of the merge that the piece is part of, -1 for all spans
+	partStart int // of its result, in parts
+}
+
+// attentionMerge says how the spans of some queries come together: whoever finishes the
+// last of them adds up all, in ascending order.
+type attentionMerge struct {
+	left  atomic.Int32
+	first int // of the pieces; the others follow at a distance of Heads
+	spans int
+}
+
+// Prepare makes r compute out, (rows, Heads*HeadDim), for queries q of the same shape,
+// the rows of one sequence after those of another, and returns the number of pieces.
+// All keys and values that the queries see are in the tiles. out, q, seqs and tiles are
+// used until the last piece is done, on so many threads.
+func (r *AttentionRun) Prepare(a *Attention, out, q tensor.Rows, seqs []AttentionSequence,
+	tiles KVTiles, threads int) int {
+	if a.Heads%a.KV.Heads != 0 || q.Dim != a.Heads*a.KV.HeadDim || out.Dim != q.Dim || out.N != q.N {
+		panic(fmt.Sprintf("kernel: attention of (%d,%d) into (%d,%d) with %d heads over %d of %d",
+			q.N, q.Dim, out.N, out.Dim, a.Heads, a.KV.Heads, a.KV.HeadDim))
+	}
+	r.a, r.out, r.q, r.seqs, r.tiles = *a, out, q, seqs, tiles
+	if r.span == 0 {
+		r.span = spanTokens
+	}
+	for len(r.scratch) < threads {
+		r.scratch = append(r.scratch, attentionScratch{})
+	}
+	r.pieces, r.merges = r.pieces[:0], r.merges[:0]
+	row, parts := 0, 0
+	for i := range seqs {
+		end := seqs[i].Start + seqs[i].Count
+		for pos := seqs[i].Start; pos < end; {
+			n := min(end-pos, pieceTokens)
+			if a.Chunk > 0 { // all queries of a piece see the same first position
+				n = min(n, a.from(pos)+a.Chunk-pos)
 			}
+			parts = r.addPieces(attentionPiece{seq: i, row: row, pos: pos, n: n}, parts)
+			pos, row = pos+n, row+n
 		}
-		sum := s.sum[h]
-		if best > old {
-			shrink := exp32(float32(old - best))
-			sum = float32(sum * shrink)
-			Scale(oh, shrink)
-			s.max[h] = best
+	}
+	if row != q.N {
+		panic(fmt.Sprintf("kernel: attention of %d rows for sequences of %d", q.N, row))
+	}
+	r.parts = grow(r.parts, parts)
+	return len(r.pieces)
+}
+
+// release forgets what Prepare was given.
+func (r *AttentionRun) release() {
+	r.out, r.q, r.seqs, r.tiles = tensor.Rows{}, tensor.Rows{}, nil, nil
+}
+
+// addPieces adds the pieces of some queries: for each key head one, or one for each span.
+// parts is the memory that partial results need so far.
+func (r *AttentionRun) addPieces(p attentionPiece, parts int) int {
+	heads := r.a.KV.Heads
+	first, last := r.a.from(p.pos)/r.span, (p.pos+p.n-1)/r.span
+	alone := first == last || p.n > parallelTokens
+	merges, begin := len(r.merges), len(r.pieces)
+	for p.span = first; p.span <= last; p.span++ {
+		for p.head = range heads {
+			p.merge, p.partStart = -1, parts
+			if !alone {
+				p.merge = merges + p.head
+				parts += r.stateFloats(p.n)
+			}
+			r.pieces = append(r.pieces, p)
 		}
-		expShifted(s.scores, s.scores, best)
-		for _, p := range s.scores {
-			sum += p
+		if alone {
+			return parts
 		}
-		addWeighted(oh, values[at:], kvDim, s.scores)
-		s.sum[h] = sum
+	}
+	r.merges = growBy(r.merges, heads)
+	for h := range heads {
+		m := &r.merges[merges+h]
+		m.first, m.spans = begin+h, last-first+1
+		m.left.Store(int32(m.spans))
+	}
+	return parts
+}
+
+// growBy appends n elements, whatever their memory holds.
+func growBy[T any](s []T, n int) []T {
+	if cap(s) >= len(s)+n {
+		return s[:len(s)+n]
+	}
+	return append(s, make([]T, n)...)
+}
+
+// Do does a piece. No two calls at a time have the same thread.
+func (r *AttentionRun) Do(thread, piece int) {
+	p := &r.pieces[piece]
+	s := &r.scratch[thread]
+	s.begin(r, p)
+	if p.merge < 0 {
+		r.doSpans(s, p)
+		return
+	}
+	r.attend(s, r.part(p), p, p.span)
+	m := &r.merges[p.merge]
+	if m.left.Add(-1) > 0 {
+		return
+	}
+	total := r.part(&r.pieces[m.first])
+	for i := 1; i < m.spans; i++ {
+		next := &r.pieces[m.first+i*r.a.KV.Heads]
+		total.merge(r.part(next), r.rowsBefore(p, next.span), s)
+	}
+	r.finish(total, p)
+}
+
+// doSpans does a piece over all its spans, one after the other.
+func (r *AttentionRun) doSpans(s *attentionScratch, p *attentionPiece) {
+	size := r.stateFloats(p.n)
+	s.states = grow(s.states, 2*size)
+	total, next := r.state(s.states[:size], p.n), r.state(s.states[size:], p.n)
+	last := (p.pos + p.n - 1) / r.span
+	for span := p.span; span <= last; span++ {
+		if span == p.span {
+			r.attend(s, total, p, span)
+			continue
+		}
+		r.attend(s, next, p, span)
+		total.merge(next, r.rowsBefore(p, span), s)
+	}
+	r.finish(total, p)
+}
+
+// rowsBefore is the number of a piece's rows that see nothing of a span.
+func (r *AttentionRun) rowsBefore(p *attentionPiece, span int) int {
+	return max(span*r.span-p.pos, 0) * r.group()
+}
+
+// group is the number of query heads that share a key head.
+func (r *AttentionRun) group() int { return r.a.Heads / r.a.KV.Heads }
+
+// softmaxState is what online softmax keeps of some rows: for each query, and each head
+// of the group, in this order, the largest score, 16 sums of exponentials and the
+// weighted sum of values.
+type softmaxState struct {
+	max  []float32 // (rows)
+	sums []float32 // (rows, 16)
+	out  []float32 // (rows, dims)
+	dims int
+}
+
+// stateFloats is the memory that the state of n queries needs.
+func (r *AttentionRun) stateFloats(n int) int {
+	return n * r.group() * (1 + KVTokens + r.a.KV.dims())
+}
+
+func (r *AttentionRun) state(memory []float32, n int) softmaxState {
+	rows := n * r.group()
+	sums, out := memory[rows:], memory[rows*(1+KVTokens):]
+	return softmaxState{memory[:rows], sums[:rows*KVTokens], out[:rows*r.a.KV.dims()], r.a.KV.dims()}
+}
+
+// part is the state of a piece that is one span.
+func (r *AttentionRun) part(p *attentionPiece) softmaxState {
+	return r.state(r.parts[p.partStart:p.partStart+r.stateFloats(p.n)], p.n)
+}
+
+// merge adds the next span's results to t, but for the first rows, which have none.
+func (t *softmaxState) merge(next softmaxState, first int, s *attentionScratch) {
+	for i := first; i < len(t.max); i++ {
+		best := max(t.max[i], next.max[i])
+		both := s.diff[:2]
+		both[0], both[1] = t.max[i]-best, next.max[i]-best
+		expShifted(both, both, 0)
+		mergeRows(t.sums[i*KVTokens:(i+1)*KVTokens], next.sums[i*KVTokens:], both[0], both[1])
+		mergeRows(t.out[i*t.dims:(i+1)*t.dims], next.out[i*t.dims:], both[0], both[1])
+		t.max[i] = best
+	}
+}
+
+// mergeRows sets y = y*a + x*b.
+func mergeRows(y, x []float32, a, b float32) {
+	x = x[:len(y)]
+	for i, v := range y {
+		y[i] = float32(v*a) + float32(x[i]*b)
+	}
+}
+
+// finish divides by the sums and writes a piece's rows to out.
+func (r *AttentionRun) finish(t softmaxState, p *attentionPiece) {
+	n, group := r.a.KV.HeadDim, r.group()
+	for i := range t.max {
+		var sum float32
+		for _, v := range t.sums[i*KVTokens : (i+1)*KVTokens] {
+			sum += v
+		}
+		row := r.out.Row(p.row + i/group)[(p.head*group+i%group)*n:]
+		scale(row[:n], t.out[i*t.dims:i*t.dims+n], 1/sum)
 	}
 }
 

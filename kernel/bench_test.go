@@ -66,17 +66,3 @@ func BenchmarkLoops(b *testing.B) {
 		benchLevels(b, f.name, plainGo, f.bytes, f.run)
 	}
 }
-
-// BenchmarkAttention measures one new token after 511 others, 8 query heads on 2 key
-// heads of 128; a call reads their keys and values.
-func BenchmarkAttention(b *testing.B) {
-	const tokens, dim, block = 512, 128, 16
-	r := rand.New(rand.NewPCG(15, 16))
-	a := Attention{Heads: 8, KVHeads: 2, HeadDim: dim, BlockTokens: block, Scale: 0.1}
-	q, out := randomRows(r, 1, 8*dim), tensor.MakeRows(1, 8*dim)
-	blocks := &flatBlocks{randomRows(r, tokens, 2*dim), randomRows(r, tokens, 2*dim), block}
-	var s AttentionScratch
-	benchLevels(b, "decode", plainGo, 2*4*tokens*2*dim, func() {
-		a.Run(out, q, tokens-1, blocks, &s)
-	})
-}

@@ -20,7 +20,8 @@ type CPU struct {
 	mul        mulTask
 	quantising quantiseTask
 	forward    forwardTask
-	attend     AttentionScratch
+	put        putTask
+	attend     AttentionRun
 }
 
 var _ Device = (*CPU)(nil)
@@ -148,15 +149,3 @@ func (c *CPU) Read(src Rows) (tensor.Rows, error) { return view(src), nil }
 
 // Sync has nothing to wait for.
 func (c *CPU) Sync() error { return nil }
-
-// Attend runs the sequences one after the other.
-func (c *CPU) Attend(a *Attention, out, q, k, v Rows, kv KV) {
-	kv.Put(view(k), view(v))
-	o, queries := view(out), view(q)
-	t := 0
-	for i := range kv.Sequences() {
-		start, count, blocks := kv.Sequence(i)
-		a.Run(o.Slice(t, t+count), queries.Slice(t, t+count), start, blocks, &c.attend)
-		t += count
-	}
-}

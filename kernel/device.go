@@ -195,12 +195,8 @@ type FeedForwardPart struct {
 
 // KV is the keys and values of one layer for the sequences of a step.
 type KV interface {
-	// Put stores the keys and values of the step's tokens.
-	Put(keys, values tensor.Rows)
-	// Sequences is the number of sequences in the step, whose tokens stand one
-	// sequence after the other.
-	Sequences() int
-	// Sequence returns the position of sequence i's first token in the step, the
-	// number of its tokens, and its blocks, which are valid until the next call.
-	Sequence(i int) (start, count int, blocks Blocks)
+	KVTiles
+	// Sequences returns the step's sequences, whose tokens stand one sequence after
+	// the other. It is valid until the step's next layer.
+	Sequences() []AttentionSequence
 }

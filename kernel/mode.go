@@ -173,7 +173,7 @@ func (m Mode) Weights(r Role, d tensor.DType) Format {
 }
 
 // arithmetic counts the changes of what the kernels compute, bit for bit.
-const arithmetic = 2
+const arithmetic = 3
 
 // Class names the kernel class of a mode: two machines of one class give the same
 // bytes. Every instruction set does (K2), so the class does not name one.

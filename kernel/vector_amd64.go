@@ -33,21 +33,6 @@ var expTable = [...]float32{
 // preempted in the middle.
 const maxPart = 1 << 13
 
-// dots4AVX2 is dotsGo for 4*groups keys; dim is a multiple of 8, neither is 0.
-//
-//go:noescape
-func dots4AVX2(dst, q, k *float32, stride, dim, groups int, scale float32)
-
-// dotAVX2 is dot.
-//
-//go:noescape
-func dotAVX2(a, b *float32, n int) float32
-
-// addWeightedAVX2 is addWeightedGo for n rows, at least one.
-//
-//go:noescape
-func addWeightedAVX2(y, x *float32, stride int, p *float32, dim, n int)
-
 // expShiftedAVX2 is expShiftedGo; n is a multiple of 8 and not 0.
 //
 //go:noescape
@@ -87,34 +72,6 @@ func scaleWeightedAVX2(y, x, w *float32, s float32, n int)
 //
 //go:noescape
 func widenAVX2(dst *float32, src *byte, n int)
-
-func dots(scores, q, k []float32, stride int, scale float32) {
-	if len(scores) == 0 {
-		return
-	}
-	if level < avx2 || len(q) == 0 {
-		dotsGo(scores, q, k, stride, scale)
-		return
-	}
-	_ = k[(len(scores)-1)*stride+len(q)-1]
-	t := 0
-	if groups := len(scores) / 4; groups > 0 && len(q)%8 == 0 {
-		dots4AVX2(&scores[0], &q[0], &k[0], stride, len(q), groups, scale)
-		t = groups * 4
-	}
-	for ; t < len(scores); t++ {
-		scores[t] = float32(dotAVX2(&q[0], &k[t*stride], len(q)) * scale)
-	}
-}
-
-func addWeighted(y, x []float32, stride int, p []float32) {
-	if level < avx2 || len(y) == 0 || len(p) == 0 {
-		addWeightedGo(y, x, stride, p)
-		return
-	}
-	_ = x[(len(p)-1)*stride+len(y)-1]
-	addWeightedAVX2(&y[0], &x[0], stride, &p[0], len(y), len(p))
-}
 
 // whole splits n elements: those of the next call of assembly, which takes multiples
 // of lanes.

@@ -4,12 +4,6 @@ package kernel
 
 func detect() instructions { return plainGo }
 
-func dots(scores, q, k []float32, stride int, scale float32) {
-	dotsGo(scores, q, k, stride, scale)
-}
-
-func addWeighted(y, x []float32, stride int, p []float32) { addWeightedGo(y, x, stride, p) }
-
 func expShifted(y, x []float32, shift float32) { expShiftedGo(y, x, shift) }
 
 func swiGLU(y, gate, up []float32) { swiGLUGo(y, gate, up) }

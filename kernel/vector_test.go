@@ -5,8 +5,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
-
-	"drover/tensor"
 )
 
 // withLevels runs f with each instruction set of this machine.
@@ -139,57 +137,10 @@ func TestExpExtremes(t *testing.T) {
 	})
 }
 
-// TestAttentionLoopsSameBytes compares dots and addWeighted with plain Go over head
-// sizes, numbers of positions and strides.
-func TestAttentionLoopsSameBytes(t *testing.T) {
-	withLevels(t, func(t *testing.T) {
-		r := rand.New(rand.NewPCG(23, 24))
-		for _, dim := range []int{0, 1, 5, 8, 12, 16, 24, 33, 64, 67, 128} {
-			for _, n := range []int{0, 1, 3, 4, 5, 8, 16, 19} {
-				for _, few := range []int{0, 3, 50} {
-					what := fmt.Sprintf("%d positions of %d", n, dim)
-					stride := dim + r.IntN(3)*8
-					q, k := extremeRow(r, dim, few), extremeRow(r, n*stride+dim, few)
-					got, want := extremeRow(r, n, 0), make([]float32, n)
-					dots(got, q, k, stride, 0.125)
-					dotsGo(want, q, k, stride, 0.125)
-					compare(t, "dots: "+what, got, want)
-					y, p := extremeRow(r, dim+8, few), extremeRow(r, n, few)
-					sums := append([]float32(nil), y...)
-					addWeighted(y[:dim], k, stride, p)
-					addWeightedGo(sums[:dim], k, stride, p)
-					compare(t, "addWeighted: "+what, y, sums)
-				}
-			}
-		}
-	})
-}
-
-// TestAttentionLevels runs whole attention with each instruction set.
-func TestAttentionLevels(t *testing.T) {
-	for _, dim := range []int{5, 12, 16, 128} {
-		r := rand.New(rand.NewPCG(25, uint64(dim)))
-		a := Attention{Heads: 4, KVHeads: 2, HeadDim: dim, BlockTokens: 16, Chunk: 20, Scale: 0.2}
-		q, k, v := randomRows(r, 50, 4*dim), randomRows(r, 64, 2*dim), randomRows(r, 64, 2*dim)
-		var want tensor.Rows
-		withLevels(t, func(t *testing.T) {
-			var s AttentionScratch
-			out := tensor.MakeRows(50, 4*dim)
-			a.Run(out, q, 0, flatBlocks{k, v, 16}, &s)
-			if level == plainGo {
-				want = out
-			}
-			compare(t, fmt.Sprintf("heads of %d", dim), out.Data, want.Data)
-		})
-	}
-}
-
-func TestAttentionLoopsRefuseShortRows(t *testing.T) {
+func TestLoopsRefuseShortRows(t *testing.T) {
 	withLevels(t, func(t *testing.T) {
 		short := make([]float32, 20)
 		for name, f := range map[string]func(){
-			"dots":        func() { dots(make([]float32, 3), short[:8], short, 8, 1) },
-			"addWeighted": func() { addWeighted(make([]float32, 8), short, 8, short[:3]) },
 			"add":         func() { add(make([]float32, 15), short[:16]) },
 			"widen":       func() { widen(short[:16], make([]byte, 31)) },
 			"narrow":      func() { narrow(make([]byte, 31), short[:16]) },

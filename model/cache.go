@@ -3,22 +3,18 @@ package model
 import (
 	"fmt"
 	"math"
-	"unsafe"
 
 	"drover/kernel"
-	"drover/tensor"
 )
 
 // Cache holds keys and values of all sequences, in numbered blocks outside the Go
 // heap. In each KV group a block keeps the same positions for all of the group's
-// layers. The scheduler decides what a block holds.
+// layers: for each layer in turn, KV tiles. The scheduler decides what a block holds.
 type Cache struct {
 	blockTokens int
-	kvDim       int // kvHeads * headDim
-	dtype       tensor.DType
+	layout      kernel.KVLayout
 	groups      []cacheGroup
 	place       []cachePlace // by layer
-	keys, vals  []float32    // scratch: one block as float32
 }
 
 type cacheGroup struct {
@@ -35,16 +31,19 @@ type cachePlace struct {
 // maxCacheBytes bounds one group's memory, so that a wrong number fails clearly.
 const maxCacheBytes = math.MaxInt64 / 4
 
-// newCache makes a cache for layers with kvDim keys and as many values a position.
-func newCache(groups []KVGroup, kvDim int, d tensor.DType, blocks []int, tokens int) (*Cache,
+// newCache makes a cache for layers with keys and values of a layout.
+func newCache(groups []KVGroup, layout kernel.KVLayout, blocks []int, tokens int) (*Cache,
 	error) {
-	if len(blocks) != len(groups) || tokens < 1 {
-		return nil, fmt.Errorf("make a KV cache: %d block counts for %d groups, %d tokens a block",
-			len(blocks), len(groups), tokens)
+	if len(blocks) != len(groups) || tokens < 1 || tokens%kernel.KVTokens != 0 {
+		return nil, fmt.Errorf("make a KV cache: %d block counts for %d groups, %d tokens a block "+
+			"(must be a multiple of %d)", len(blocks), len(groups), tokens, kernel.KVTokens)
 	}
-	c := &Cache{blockTokens: tokens, kvDim: kvDim, dtype: d}
+	if err := layout.Check(); err != nil {
+		return nil, fmt.Errorf("make a KV cache: %w", err)
+	}
+	c := &Cache{blockTokens: tokens, layout: layout}
 	for g, group := range groups {
-		size := 2 * kvDim * d.Size() * tokens * len(group.Layers)
+		size := layout.TileBytes() * (tokens / kernel.KVTokens) * len(group.Layers)
 		if blocks[g] < 1 || blocks[g] > maxCacheBytes/size {
 			return nil, fmt.Errorf("make a KV cache: %d blocks of %d bytes", blocks[g], size)
 		}
@@ -60,75 +59,40 @@ func newCache(groups []KVGroup, kvDim int, d tensor.DType, blocks []int, tokens 
 			c.place[l] = cachePlace{group: g, index: i}
 		}
 	}
-	c.keys = make([]float32, tokens*kvDim)
-	c.vals = make([]float32, tokens*kvDim)
 	return c, nil
 }
 
 // BlockTokens is the number of positions in a block.
 func (c *Cache) BlockTokens() int { return c.blockTokens }
 
-// layer returns the raw keys and values of one layer in one block.
-func (c *Cache) layer(layer int, block int32) (keys, values []byte) {
-	p := c.place[layer]
-	g := &c.groups[p.group]
-	half := c.kvDim * c.dtype.Size() * c.blockTokens
-	at := int(block)*g.blockBytes + p.index*2*half
-	b := g.buf.Bytes()[at : at+2*half]
-	return b[:half], b[half:]
+// layerKV is kernel.KV for one layer of a step.
+type layerKV struct {
+	cache     *Cache
+	layer     int
+	sequences []kernel.AttentionSequence
 }
 
-// put stores the keys and values, kvDim each, of one position of a layer.
-func (c *Cache) put(layer int, tables [][]int32, pos int, key, value []float32) {
-	block := tables[c.place[layer].group][pos/c.blockTokens]
-	kb, vb := c.layer(layer, block)
-	at := pos % c.blockTokens * c.kvDim
-	if c.dtype == tensor.BF16 {
-		putBF16(kb[2*at:], key)
-		putBF16(vb[2*at:], value)
-		return
-	}
-	copy(asFloat32(kb)[at:at+c.kvDim], key)
-	copy(asFloat32(vb)[at:at+c.kvDim], value)
-}
-
-// sequenceBlocks gives kernel.Attention one sequence's blocks of one layer.
-type sequenceBlocks struct {
-	cache *Cache
-	layer int
-	table []int32
-}
-
-// Block returns block i's keys and values; bfloat16 ones are valid until the next call.
-func (s *sequenceBlocks) Block(i int) (keys, values []float32) {
-	c := s.cache
-	kb, vb := c.layer(s.layer, s.table[i])
-	if c.dtype == tensor.F32 {
-		return asFloat32(kb), asFloat32(vb)
-	}
-	getBF16(c.keys, kb)
-	getBF16(c.vals, vb)
-	return c.keys, c.vals
-}
-
-// table returns the block table of layer's group.
-func (c *Cache) table(layer int, tables [][]int32) []int32 {
-	return tables[c.place[layer].group]
-}
-
-func putBF16(dst []byte, src []float32) {
-	for i, v := range src {
-		h := tensor.Float32ToBF16(v)
-		dst[2*i], dst[2*i+1] = byte(h), byte(h>>8)
+// set makes kv that of a layer and a batch.
+func (kv *layerKV) set(c *Cache, b *Batch, layer int) {
+	kv.cache, kv.layer, kv.sequences = c, layer, kv.sequences[:0]
+	group := c.place[layer].group
+	for i := range b.Sequences {
+		s := &b.Sequences[i]
+		kv.sequences = append(kv.sequences,
+			kernel.AttentionSequence{Start: s.Start, Count: s.Count, Table: s.Tables[group]})
 	}
 }
 
-func getBF16(dst []float32, src []byte) {
-	kernel.WidenBF16(dst, src)
-}
+// Sequences are the batch's.
+func (kv *layerKV) Sequences() []kernel.AttentionSequence { return kv.sequences }
 
-func asFloat32(b []byte) []float32 {
-	return unsafe.Slice((*float32)(unsafe.Pointer(&b[0])), len(b)/4)
+// Tile returns the i-th tile of a sequence with a table of blocks.
+func (kv *layerKV) Tile(table []int32, i int) []byte {
+	c := kv.cache
+	p, n := c.place[kv.layer], c.blockTokens/kernel.KVTokens
+	g, size := &c.groups[p.group], c.layout.TileBytes()
+	at := int(table[i/n])*g.blockBytes + (p.index*n+i%n)*size
+	return g.buf.Bytes()[at : at+size]
 }
 
 // check refuses a batch whose tables, positions or tokens do not fit the cache and

@@ -14,7 +14,6 @@ import (
 // halves, SwiGLU, no experts.
 type llama struct {
 	cfg    *llamaConfig
-	mode   kernel.Mode
 	embed  kernel.Table
 	layers []llamaLayer
 	norm   kernel.Rows
@@ -64,7 +63,7 @@ func readLlama(ck *checkpoint.Checkpoint, mode kernel.Mode) (*llamaConfig, error
 	if err := readEnds(ck, cfg, s); err != nil {
 		return nil, fmt.Errorf("%s: %w", ck.Dir(), err)
 	}
-	group := KVGroup{RowBytes: s.Layers * 2 * c.kvHeads * c.headDim * mode.RowType().Size()}
+	group := KVGroup{RowBytes: s.Layers * c.layout(mode).TileBytes() / kernel.KVTokens}
 	for i := range s.Layers {
 		group.Layers = append(group.Layers, i)
 	}
@@ -74,6 +73,12 @@ func readLlama(ck *checkpoint.Checkpoint, mode kernel.Mode) (*llamaConfig, error
 		return nil, fmt.Errorf("%s: %w", ck.Dir(), err)
 	}
 	return c, nil
+}
+
+// layout is how a mode keeps keys and values.
+func (c *llamaConfig) layout(mode kernel.Mode) kernel.KVLayout {
+	return kernel.KVLayout{Heads: c.kvHeads, HeadDim: c.headDim,
+		Precision: mode.Precision(kernel.RoleKV)}
 }
 
 func llamaSpec(ck *checkpoint.Checkpoint, mode kernel.Mode) (Spec, error) {
@@ -90,7 +95,7 @@ func openLlama(ck *checkpoint.Checkpoint, opts Options, _ moe.Experts) (Model, e
 		return nil, err
 	}
 	s := &c.spec
-	m := &llama{cfg: c, mode: opts.Mode}
+	m := &llama{cfg: c}
 	m.device = opts.Device
 	l := &loader{ck: ck, mode: opts.Mode, device: opts.Device}
 	m.embed = l.embedding("model.embed_tokens.weight", s.Vocabulary, s.Hidden)
@@ -110,7 +115,7 @@ func openLlama(ck *checkpoint.Checkpoint, opts Options, _ moe.Experts) (Model, e
 		return nil, l.err
 	}
 	m.attend = kernel.Attention{
-		Heads: c.heads, KVHeads: c.kvHeads, HeadDim: c.headDim,
+		Heads: c.heads, KV: c.layout(opts.Mode),
 		Scale: float32(1 / math.Sqrt(float64(c.headDim))),
 	}
 	return m, nil
@@ -121,7 +126,7 @@ func (m *llama) Spec() Spec { return m.cfg.spec }
 
 // NewCache makes a KV cache for the model.
 func (m *llama) NewCache(blocks []int, blockTokens int) (*Cache, error) {
-	return newCache(m.cfg.spec.KV, m.cfg.kvHeads*m.cfg.headDim, m.mode.RowType(), blocks, blockTokens)
+	return newCache(m.cfg.spec.KV, m.attend.KV, blocks, blockTokens)
 }
 
 // Forward runs one step.

@@ -139,7 +139,7 @@ func (c *llama4Config) groups(mode kernel.Mode) []KVGroup {
 	var groups []KVGroup
 	for _, g := range []KVGroup{full, chunked} {
 		if len(g.Layers) > 0 {
-			g.RowBytes = len(g.Layers) * 2 * c.kvHeads * c.headDim * mode.RowType().Size()
+			g.RowBytes = len(g.Layers) * c.layout(mode).TileBytes() / kernel.KVTokens
 			groups = append(groups, g)
 		}
 	}
@@ -171,6 +171,12 @@ func (c *llama4Config) sizeReplicas(ck *checkpoint.Checkpoint, mode kernel.Mode)
 		m.ReplicaBytes += int64(kernel.MatrixBytes(part.n, part.k, f))
 	}
 	return nil
+}
+
+// layout is how a mode keeps keys and values.
+func (c *llama4Config) layout(mode kernel.Mode) kernel.KVLayout {
+	return kernel.KVLayout{Heads: c.kvHeads, HeadDim: c.headDim,
+		Precision: mode.Precision(kernel.RoleKV)}
 }
 
 func llama4Spec(ck *checkpoint.Checkpoint, mode kernel.Mode) (Spec, error) {
@@ -267,7 +273,7 @@ func openLlama4(ck *checkpoint.Checkpoint, opts Options, experts moe.Experts) (M
 		return nil, l.err
 	}
 	m.attend = kernel.Attention{
-		Heads: c.heads, KVHeads: c.kvHeads, HeadDim: c.headDim,
+		Heads: c.heads, KV: c.layout(opts.Mode),
 		Scale: float32(1 / math.Sqrt(float64(c.headDim))),
 	}
 	return m, nil
@@ -294,7 +300,7 @@ func (m *llama4) Spec() Spec { return m.cfg.spec }
 
 // NewCache makes a KV cache for the model.
 func (m *llama4) NewCache(blocks []int, blockTokens int) (*Cache, error) {
-	return newCache(m.cfg.spec.KV, m.cfg.kvHeads*m.cfg.headDim, m.mode.RowType(), blocks, blockTokens)
+	return newCache(m.cfg.spec.KV, m.attend.KV, blocks, blockTokens)
 }
 
 // Forward runs one step.

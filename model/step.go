@@ -87,38 +87,9 @@ func (s *step) feedForward(e *moe.Expert) {
 // attendAll sets s.out to the attention of s.q, sequence by sequence, over the keys and
 // values of a layer, to which it adds s.k and s.v first.
 func (s *step) attendAll(c *Cache, b *Batch, layer int, o kernel.Weights) {
-	s.attend.BlockTokens = c.blockTokens
-	s.kv.cache, s.kv.batch, s.kv.layer = c, b, layer
+	s.kv.set(c, b, layer)
 	s.device.Attend(&s.attend, s.heads, s.q, s.k, s.v, &s.kv)
 	s.multiply(s.out, s.heads, o)
-}
-
-// layerKV is kernel.KV for one layer of a step.
-type layerKV struct {
-	cache  *Cache
-	batch  *Batch
-	layer  int
-	blocks sequenceBlocks
-}
-
-func (kv *layerKV) Put(keys, values tensor.Rows) {
-	t := 0
-	for i := range kv.batch.Sequences {
-		seq := &kv.batch.Sequences[i]
-		for pos := seq.Start; pos < seq.Start+seq.Count; pos++ {
-			kv.cache.put(kv.layer, seq.Tables, pos, keys.Row(t), values.Row(t))
-			t++
-		}
-	}
-}
-
-func (kv *layerKV) Sequences() int { return len(kv.batch.Sequences) }
-
-func (kv *layerKV) Sequence(i int) (start, count int, blocks kernel.Blocks) {
-	seq := &kv.batch.Sequences[i]
-	kv.blocks = sequenceBlocks{cache: kv.cache, layer: kv.layer,
-		table: kv.cache.table(kv.layer, seq.Tables)}
-	return seq.Start, seq.Count, &kv.blocks
 }
 
 // finish computes the logits of the positions that asked for them. It also waits for
@@ -172,8 +143,9 @@ func checkHeads(heads, kvHeads, headDim int) error {
 		return fmt.Errorf("config.json: num_attention_heads is %d, must be a multiple of "+
 			"num_key_value_heads (%d)", heads, kvHeads)
 	}
-	if headDim%2 != 0 {
-		return fmt.Errorf("config.json: head_dim is %d, must be even", headDim)
+	if headDim%2 != 0 || headDim > kernel.MaxHeadDim {
+		return fmt.Errorf("config.json: head_dim is %d, must be even and at most %d",
+			headDim, kernel.MaxHeadDim)
 	}
 	return nil
 }

@@ -2,38 +2,36 @@ package bench
 
 import (
 	"runtime"
+	"unsafe"
 
 	"drover/internal/limits"
 	"drover/kernel"
 )
 
-// kvBlockTokens is the number of positions in a block of keys and values.
-const kvBlockTokens = 16
-
-// contextBlocks are the keys, then the values, of one context; they are float32.
-type contextBlocks []float32
-
-// Block returns the keys and values of a block.
-func (c contextBlocks) Block(i int) (keys, values []float32) {
-	const size = kvBlockTokens * kvHeads * headDim
-	half := len(c) / 2
-	return c[i*size : (i+1)*size], c[half+i*size : half+(i+1)*size]
+// contextTiles are the keys and values of one context.
+type contextTiles struct {
+	b    []byte
+	size int // of a tile
 }
+
+// Tile returns the tile of positions i*kernel.KVTokens and on; there is no table.
+func (c *contextTiles) Tile(_ []int32, i int) []byte { return c.b[i*c.size : (i+1)*c.size] }
 
 // attention is the attention of the last rows of a context, in Maverick's shape.
 func (p *planner) attention(name string, context, rows int) subjectKernel {
 	if p.opts.tiny {
 		context, rows = 128, min(rows, 8)
 	}
-	size := 2 * context * kvHeads * headDim
-	for ; context > rows && p.threads*4*size > p.memory.kernel; size /= 2 {
+	layout := kernel.KVLayout{Heads: kvHeads, HeadDim: headDim, Precision: kernel.PrecisionExact}
+	size := context / kernel.KVTokens * layout.TileBytes()
+	for ; context/2 >= max(rows, kernel.KVTokens) && p.threads*size > p.memory.kernel; size /= 2 {
 		context /= 2 // so that each thread has its own
 	}
 	w := work(name, kernel.WeightsF32)
 	w.N, w.K = context, heads*headDim
-	copies := p.copies(4 * size)
+	copies := p.copies(size)
 	return subjectKernel{w, []int{rows}, func() (func(m, t int) job, error) {
-		kv, err := makeFloats(copies * size)
+		kv, err := makeFloats(copies * size / 4)
 		if err != nil {
 			return nil, err
 		}
@@ -41,16 +39,20 @@ func (p *planner) attention(name string, context, rows int) subjectKernel {
 			w := w
 			w.M, w.Threads = m, threads
 			q, out := makeRows(threads, m, w.K), makeRows(threads, m, w.K)
-			scratch := make([]kernel.AttentionScratch, threads)
-			a := kernel.Attention{Heads: heads, KVHeads: kvHeads, HeadDim: headDim,
-				BlockTokens: kvBlockTokens, Scale: 0.088}
+			runs := make([]kernel.AttentionRun, threads)
+			tiles := make([]contextTiles, threads)
+			seqs := []kernel.AttentionSequence{{Start: context - m, Count: m}}
+			a := kernel.Attention{Heads: heads, KV: layout, Scale: 0.088}
+			memory := unsafe.Slice((*byte)(unsafe.Pointer(&kv.x[0])), copies*size)
 			walk := newWalk(copies, threads)
 			seen := float64(m) * (float64(context) - float64(m-1)/2) // pairs of row and position
-			all := part{float64(4 * size), 4 * seen * float64(w.K)}
+			all := part{float64(size), 4 * seen * float64(w.K)}
 			return job{w, []part{all}, limits.FMA, func(t int) {
 				i := walk.next(t)
-				blocks := contextBlocks(kv.x[i*size : (i+1)*size])
-				a.Run(out[t], q[t], context-m, blocks, &scratch[t])
+				tiles[t] = contextTiles{memory[i*size : (i+1)*size], layout.TileBytes()}
+				for piece := range runs[t].Prepare(&a, out[t], q[t], seqs, &tiles[t], 1) {
+					runs[t].Do(0, piece)
+				}
 				runtime.KeepAlive(kv.buf)
 			}}
 		}, nil

@@ -1,0 +1,324 @@
+#include "go_asm.h"
+#include "textflag.h"
+
+// Rules: EVEX encodings only, VZEROUPPER before every return, one chain of fused
+// multiply-adds for each score and each element of a result, in ascending order (K1).
+//
+// Accumulators are Z0 to Z23, four for each row; Z24 to Z27 are the vectors of a step,
+// which all rows use.
+
+// WIDENBF16 and WIDENINT8 make 16 float32 of 16 elements, of which one is BYTESBF16 or
+// BYTESINT8 long times 16.
+#define WIDENBF16(P, W) \
+	VPMOVZXWD P, W \
+	VPSLLD $16, W, W
+#define BYTESBF16 32
+
+#define WIDENINT8(P, W) \
+	VPMOVSXBD P, W \
+	VCVTDQ2PS W, W
+#define BYTESINT8 16
+
+// ROW adds a step to a row whose element is at X.
+#define ROW(X, A, B, C, D) \
+	VBROADCASTSS X, Z28 \
+	VFMADD231PS Z28, Z24, A \
+	VFMADD231PS Z28, Z25, B \
+	VFMADD231PS Z28, Z26, C \
+	VFMADD231PS Z28, Z27, D
+
+// The rows begin at DX, R9 bytes apart, those from the fourth on at R13.
+#define ROWS1 \
+	ROW((DX), Z0, Z1, Z2, Z3)
+#define ROWS2 ROWS1 \
+	ROW((DX)(R9*1), Z4, Z5, Z6, Z7)
+#define ROWS3 ROWS2 \
+	ROW((DX)(R9*2), Z8, Z9, Z10, Z11)
+#define ROWS4 ROWS3 \
+	ROW((R13), Z12, Z13, Z14, Z15)
+#define ROWS5 ROWS4 \
+	ROW((R13)(R9*1), Z16, Z17, Z18, Z19)
+#define ROWS6 ROWS5 \
+	ROW((R13)(R9*2), Z20, Z21, Z22, Z23)
+
+#define ZERO(A, B, C, D) \
+	VPXORD A, A, A \
+	VPXORD B, B, B \
+	VPXORD C, C, C \
+	VPXORD D, D, D
+
+#define ZERO1 \
+	ZERO(Z0, Z1, Z2, Z3)
+#define ZERO2 ZERO1 \
+	ZERO(Z4, Z5, Z6, Z7)
+#define ZERO3 ZERO2 \
+	ZERO(Z8, Z9, Z10, Z11)
+#define ZERO4 ZERO3 \
+	ZERO(Z12, Z13, Z14, Z15)
+#define ZERO5 ZERO4 \
+	ZERO(Z16, Z17, Z18, Z19)
+#define ZERO6 ZERO5 \
+	ZERO(Z20, Z21, Z22, Z23)
+
+// LOAD sets a row's accumulators to what it has times what it shrinks by, at S.
+#define LOAD(S, A, B, C, D) \
+	VBROADCASTSS S, Z28 \
+	VMULPS (DI), Z28, A \
+	VMULPS 64(DI), Z28, B \
+	VMULPS 128(DI), Z28, C \
+	VMULPS 192(DI), Z28, D \
+	ADDQ R8, DI
+
+#define LOAD1 \
+	LOAD(0(BX), Z0, Z1, Z2, Z3)
+#define LOAD2 LOAD1 \
+	LOAD(4(BX), Z4, Z5, Z6, Z7)
+#define LOAD3 LOAD2 \
+	LOAD(8(BX), Z8, Z9, Z10, Z11)
+#define LOAD4 LOAD3 \
+	LOAD(12(BX), Z12, Z13, Z14, Z15)
+#define LOAD5 LOAD4 \
+	LOAD(16(BX), Z16, Z17, Z18, Z19)
+#define LOAD6 LOAD5 \
+	LOAD(20(BX), Z20, Z21, Z22, Z23)
+
+#define STORE(A, B, C, D) \
+	VMOVUPS A, (DI) \
+	VMOVUPS B, 64(DI) \
+	VMOVUPS C, 128(DI) \
+	VMOVUPS D, 192(DI) \
+	ADDQ R8, DI
+
+#define STORE1 \
+	STORE(Z0, Z1, Z2, Z3)
+#define STORE2 STORE1 \
+	STORE(Z4, Z5, Z6, Z7)
+#define STORE3 STORE2 \
+	STORE(Z8, Z9, Z10, Z11)
+#define STORE4 STORE3 \
+	STORE(Z12, Z13, Z14, Z15)
+#define STORE5 STORE4 \
+	STORE(Z16, Z17, Z18, Z19)
+#define STORE6 STORE5 \
+	STORE(Z20, Z21, Z22, Z23)
+
+// BEGIN reads what keys and values have in common. AX is the product.
+#define BEGIN \
+	MOVQ kvProduct_y(AX), DI \
+	MOVQ kvProduct_ldy(AX), R8 \
+	MOVQ kvProduct_x(AX), DX \
+	MOVQ kvProduct_ldx(AX), R9 \
+	LEAQ (DX)(R9*2), R13 \
+	ADDQ R9, R13
+
+// KEYS multiplies rows with the keys of four tiles: a step is an element of a head. The
+// values that follow the keys are fetched meanwhile.
+#define KEYS(WIDEN, BYTES, ZERO, ROWS, STORE) \
+	BEGIN \
+	MOVQ (kvProduct_w+0)(AX), SI \
+	MOVQ (kvProduct_w+8)(AX), R10 \
+	MOVQ (kvProduct_w+16)(AX), R11 \
+	MOVQ (kvProduct_w+24)(AX), R12 \
+	MOVQ kvProduct_steps(AX), CX \
+	MOVQ kvProduct_ahead(AX), BX \
+	ZERO \
+step: \
+	WIDEN((SI), Z24) \
+	WIDEN((R10), Z25) \
+	WIDEN((R11), Z26) \
+	WIDEN((R12), Z27) \
+	PREFETCHT0 (SI)(BX*1) \
+	PREFETCHT0 (R10)(BX*1) \
+	PREFETCHT0 (R11)(BX*1) \
+	PREFETCHT0 (R12)(BX*1) \
+	ROWS \
+	ADDQ $BYTES, SI \
+	ADDQ $BYTES, R10 \
+	ADDQ $BYTES, R11 \
+	ADDQ $BYTES, R12 \
+	ADDQ $4, DX \
+	ADDQ $4, R13 \
+	DECQ CX \
+	JNZ step \
+	STORE \
+	VZEROUPPER
+
+// VALUES adds 64 elements of the values of some runs of positions: a step is a position.
+// The keys of the next block are fetched meanwhile.
+#define VALUES(WIDEN, BYTES, LOAD, ROWS, STORE) \
+	BEGIN \
+	MOVQ kvProduct_shrink(AX), BX \
+	LOAD \
+	MOVQ kvProduct_stride(AX), R10 \
+	XORQ R12, R12 \
+run: \
+	MOVQ kvProduct_at(AX), R11 \
+	MOVQ kvProduct_w(AX)(R12*8), SI \
+	ADDQ R11, SI \
+	SHLQ $4, R11 \
+	ADDQ kvProduct_next(AX)(R12*8), R11 \
+	MOVQ kvProduct_steps(AX)(R12*8), CX \
+step: \
+	WIDEN((SI), Z24) \
+	WIDEN(BYTES(SI), Z25) \
+	WIDEN((2*BYTES)(SI), Z26) \
+	WIDEN((3*BYTES)(SI), Z27) \
+	PREFETCHT0 (R11) \
+	PREFETCHT0 (2*BYTES)(R11) \
+	ROWS \
+	ADDQ R10, SI \
+	ADDQ $(4*BYTES), R11 \
+	ADDQ $4, DX \
+	ADDQ $4, R13 \
+	DECQ CX \
+	JNZ step \
+	INCQ R12 \
+	CMPQ R12, kvProduct_runs(AX) \
+	JLT run \
+	MOVQ kvProduct_y(AX), DI \
+	STORE \
+	VZEROUPPER
+
+// func keysBF16r1AVX512(p *kvProduct)
+TEXT ·keysBF16r1AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENBF16, BYTESBF16, ZERO1, ROWS1, STORE1)
+	RET
+
+// func keysBF16r2AVX512(p *kvProduct)
+TEXT ·keysBF16r2AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENBF16, BYTESBF16, ZERO2, ROWS2, STORE2)
+	RET
+
+// func keysBF16r3AVX512(p *kvProduct)
+TEXT ·keysBF16r3AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENBF16, BYTESBF16, ZERO3, ROWS3, STORE3)
+	RET
+
+// func keysBF16r4AVX512(p *kvProduct)
+TEXT ·keysBF16r4AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENBF16, BYTESBF16, ZERO4, ROWS4, STORE4)
+	RET
+
+// func keysBF16r5AVX512(p *kvProduct)
+TEXT ·keysBF16r5AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENBF16, BYTESBF16, ZERO5, ROWS5, STORE5)
+	RET
+
+// func keysBF16r6AVX512(p *kvProduct)
+TEXT ·keysBF16r6AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENBF16, BYTESBF16, ZERO6, ROWS6, STORE6)
+	RET
+
+// func valuesBF16r1AVX512(p *kvProduct)
+TEXT ·valuesBF16r1AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENBF16, BYTESBF16, LOAD1, ROWS1, STORE1)
+	RET
+
+// func valuesBF16r2AVX512(p *kvProduct)
+TEXT ·valuesBF16r2AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENBF16, BYTESBF16, LOAD2, ROWS2, STORE2)
+	RET
+
+// func valuesBF16r3AVX512(p *kvProduct)
+TEXT ·valuesBF16r3AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENBF16, BYTESBF16, LOAD3, ROWS3, STORE3)
+	RET
+
+// func valuesBF16r4AVX512(p *kvProduct)
+TEXT ·valuesBF16r4AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENBF16, BYTESBF16, LOAD4, ROWS4, STORE4)
+	RET
+
+// func valuesBF16r5AVX512(p *kvProduct)
+TEXT ·valuesBF16r5AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENBF16, BYTESBF16, LOAD5, ROWS5, STORE5)
+	RET
+
+// func valuesBF16r6AVX512(p *kvProduct)
+TEXT ·valuesBF16r6AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENBF16, BYTESBF16, LOAD6, ROWS6, STORE6)
+	RET
+
+// func keysInt8r1AVX512(p *kvProduct)
+TEXT ·keysInt8r1AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENINT8, BYTESINT8, ZERO1, ROWS1, STORE1)
+	RET
+
+// func keysInt8r2AVX512(p *kvProduct)
+TEXT ·keysInt8r2AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENINT8, BYTESINT8, ZERO2, ROWS2, STORE2)
+	RET
+
+// func keysInt8r3AVX512(p *kvProduct)
+TEXT ·keysInt8r3AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENINT8, BYTESINT8, ZERO3, ROWS3, STORE3)
+	RET
+
+// func keysInt8r4AVX512(p *kvProduct)
+TEXT ·keysInt8r4AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENINT8, BYTESINT8, ZERO4, ROWS4, STORE4)
+	RET
+
+// func keysInt8r5AVX512(p *kvProduct)
+TEXT ·keysInt8r5AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENINT8, BYTESINT8, ZERO5, ROWS5, STORE5)
+	RET
+
+// func keysInt8r6AVX512(p *kvProduct)
+TEXT ·keysInt8r6AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENINT8, BYTESINT8, ZERO6, ROWS6, STORE6)
+	RET
+
+// func valuesInt8r1AVX512(p *kvProduct)
+TEXT ·valuesInt8r1AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENINT8, BYTESINT8, LOAD1, ROWS1, STORE1)
+	RET
+
+// func valuesInt8r2AVX512(p *kvProduct)
+TEXT ·valuesInt8r2AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENINT8, BYTESINT8, LOAD2, ROWS2, STORE2)
+	RET
+
+// func valuesInt8r3AVX512(p *kvProduct)
+TEXT ·valuesInt8r3AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENINT8, BYTESINT8, LOAD3, ROWS3, STORE3)
+	RET
+
+// func valuesInt8r4AVX512(p *kvProduct)
+TEXT ·valuesInt8r4AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENINT8, BYTESINT8, LOAD4, ROWS4, STORE4)
+	RET
+
+// func valuesInt8r5AVX512(p *kvProduct)
+TEXT ·valuesInt8r5AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENINT8, BYTESINT8, LOAD5, ROWS5, STORE5)
+	RET
+
+// func valuesInt8r6AVX512(p *kvProduct)
+TEXT ·valuesInt8r6AVX512(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENINT8, BYTESINT8, LOAD6, ROWS6, STORE6)
+	RET

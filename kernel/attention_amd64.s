@@ -1,0 +1,452 @@
+#include "go_asm.h"
+#include "textflag.h"
+
+// Rules: VEX encodings only, VZEROUPPER before every return, one chain of fused
+// multiply-adds for each score and each element of a result, in ascending order (K1).
+//
+// Accumulators are Y0 to Y11, four for each row; Y12 is a vector of a step; Y13 to Y15
+// are the rows' elements.
+
+#define WIDENF32(P, W) \
+	VMOVUPS P, W
+#define BYTESF32 32
+
+#define WIDENBF16(P, W) \
+	VPMOVZXWD P, W \
+	VPSLLD $16, W, W
+#define BYTESBF16 16
+
+#define WIDENINT8(P, W) \
+	VPMOVSXBD P, W \
+	VCVTDQ2PS W, W
+#define BYTESINT8 8
+
+#define ELEMENTS1 \
+	VBROADCASTSS (DX), Y13
+#define ELEMENTS2 ELEMENTS1 \
+	VBROADCASTSS (DX)(R9*1), Y14
+#define ELEMENTS3 ELEMENTS2 \
+	VBROADCASTSS (DX)(R9*2), Y15
+
+// VECTORi adds vector i of a step, in Y12, to some rows.
+#define VECTOR0R1 \
+	VFMADD231PS Y13, Y12, Y0
+#define VECTOR1R1 \
+	VFMADD231PS Y13, Y12, Y1
+#define VECTOR2R1 \
+	VFMADD231PS Y13, Y12, Y2
+#define VECTOR3R1 \
+	VFMADD231PS Y13, Y12, Y3
+#define VECTOR0R2 \
+	VFMADD231PS Y13, Y12, Y0 \
+	VFMADD231PS Y14, Y12, Y4
+#define VECTOR1R2 \
+	VFMADD231PS Y13, Y12, Y1 \
+	VFMADD231PS Y14, Y12, Y5
+#define VECTOR2R2 \
+	VFMADD231PS Y13, Y12, Y2 \
+	VFMADD231PS Y14, Y12, Y6
+#define VECTOR3R2 \
+	VFMADD231PS Y13, Y12, Y3 \
+	VFMADD231PS Y14, Y12, Y7
+#define VECTOR0R3 \
+	VFMADD231PS Y13, Y12, Y0 \
+	VFMADD231PS Y14, Y12, Y4 \
+	VFMADD231PS Y15, Y12, Y8
+#define VECTOR1R3 \
+	VFMADD231PS Y13, Y12, Y1 \
+	VFMADD231PS Y14, Y12, Y5 \
+	VFMADD231PS Y15, Y12, Y9
+#define VECTOR2R3 \
+	VFMADD231PS Y13, Y12, Y2 \
+	VFMADD231PS Y14, Y12, Y6 \
+	VFMADD231PS Y15, Y12, Y10
+#define VECTOR3R3 \
+	VFMADD231PS Y13, Y12, Y3 \
+	VFMADD231PS Y14, Y12, Y7 \
+	VFMADD231PS Y15, Y12, Y11
+
+#define ZERO(A, B, C, D) \
+	VXORPS A, A, A \
+	VXORPS B, B, B \
+	VXORPS C, C, C \
+	VXORPS D, D, D
+
+#define ZERO1 \
+	ZERO(Y0, Y1, Y2, Y3)
+#define ZERO2 ZERO1 \
+	ZERO(Y4, Y5, Y6, Y7)
+#define ZERO3 ZERO2 \
+	ZERO(Y8, Y9, Y10, Y11)
+
+// LOAD sets a row's accumulators to what it has times what it shrinks by, at S.
+#define LOAD(S, A, B, C, D) \
+	VBROADCASTSS S, Y12 \
+	VMULPS (DI), Y12, A \
+	VMULPS 32(DI), Y12, B \
+	VMULPS 64(DI), Y12, C \
+	VMULPS 96(DI), Y12, D \
+	ADDQ R8, DI
+
+#define LOAD1 \
+	LOAD(0(BX), Y0, Y1, Y2, Y3)
+#define LOAD2 LOAD1 \
+	LOAD(4(BX), Y4, Y5, Y6, Y7)
+#define LOAD3 LOAD2 \
+	LOAD(8(BX), Y8, Y9, Y10, Y11)
+
+#define STORE(A, B, C, D) \
+	VMOVUPS A, (DI) \
+	VMOVUPS B, 32(DI) \
+	VMOVUPS C, 64(DI) \
+	VMOVUPS D, 96(DI) \
+	ADDQ R8, DI
+
+#define STORE1 \
+	STORE(Y0, Y1, Y2, Y3)
+#define STORE2 STORE1 \
+	STORE(Y4, Y5, Y6, Y7)
+#define STORE3 STORE2 \
+	STORE(Y8, Y9, Y10, Y11)
+
+// BEGIN reads what keys and values have in common. AX is the product.
+#define BEGIN \
+	MOVQ kvProduct_y(AX), DI \
+	MOVQ kvProduct_ldy(AX), R8 \
+	MOVQ kvProduct_x(AX), DX \
+	MOVQ kvProduct_ldx(AX), R9
+
+// KEYS multiplies rows with the keys of two tiles: a step is an element of a head. The
+// values that follow the keys are fetched meanwhile.
+#define KEYS(WIDEN, BYTES, ZERO, X, V0, V1, V2, V3, STORE) \
+	BEGIN \
+	MOVQ (kvProduct_w+0)(AX), SI \
+	MOVQ (kvProduct_w+8)(AX), R10 \
+	MOVQ kvProduct_steps(AX), CX \
+	MOVQ kvProduct_ahead(AX), BX \
+	ZERO \
+step: \
+	X \
+	WIDEN((SI), Y12) \
+	V0 \
+	WIDEN(BYTES(SI), Y12) \
+	V1 \
+	WIDEN((R10), Y12) \
+	V2 \
+	WIDEN(BYTES(R10), Y12) \
+	V3 \
+	PREFETCHT0 (SI)(BX*1) \
+	PREFETCHT0 (R10)(BX*1) \
+	ADDQ $(2*BYTES), SI \
+	ADDQ $(2*BYTES), R10 \
+	ADDQ $4, DX \
+	DECQ CX \
+	JNZ step \
+	STORE \
+	VZEROUPPER
+
+// VALUES adds 32 elements of the values of some runs of positions: a step is a position.
+// The keys of the next block are fetched meanwhile.
+#define VALUES(WIDEN, BYTES, LOAD, X, V0, V1, V2, V3, STORE) \
+	BEGIN \
+	MOVQ kvProduct_shrink(AX), BX \
+	LOAD \
+	MOVQ kvProduct_stride(AX), R10 \
+	XORQ R12, R12 \
+run: \
+	MOVQ kvProduct_at(AX), R11 \
+	MOVQ kvProduct_w(AX)(R12*8), SI \
+	ADDQ R11, SI \
+	SHLQ $4, R11 \
+	ADDQ kvProduct_next(AX)(R12*8), R11 \
+	MOVQ kvProduct_steps(AX)(R12*8), CX \
+step: \
+	X \
+	WIDEN((SI), Y12) \
+	V0 \
+	WIDEN(BYTES(SI), Y12) \
+	V1 \
+	WIDEN((2*BYTES)(SI), Y12) \
+	V2 \
+	WIDEN((3*BYTES)(SI), Y12) \
+	V3 \
+	PREFETCHT0 (R11) \
+	ADDQ R10, SI \
+	ADDQ $(4*BYTES), R11 \
+	ADDQ $4, DX \
+	DECQ CX \
+	JNZ step \
+	INCQ R12 \
+	CMPQ R12, kvProduct_runs(AX) \
+	JLT run \
+	MOVQ kvProduct_y(AX), DI \
+	STORE \
+	VZEROUPPER
+
+// TAIL is VALUES for one row and 16 elements.
+#define TAIL(WIDEN, BYTES) \
+	BEGIN \
+	MOVQ kvProduct_shrink(AX), BX \
+	VBROADCASTSS (BX), Y12 \
+	VMULPS (DI), Y12, Y0 \
+	VMULPS 32(DI), Y12, Y1 \
+	MOVQ kvProduct_stride(AX), R10 \
+	XORQ R12, R12 \
+run: \
+	MOVQ kvProduct_w(AX)(R12*8), SI \
+	ADDQ kvProduct_at(AX), SI \
+	MOVQ kvProduct_steps(AX)(R12*8), CX \
+step: \
+	VBROADCASTSS (DX), Y13 \
+	WIDEN((SI), Y12) \
+	VFMADD231PS Y13, Y12, Y0 \
+	WIDEN(BYTES(SI), Y12) \
+	VFMADD231PS Y13, Y12, Y1 \
+	ADDQ R10, SI \
+	ADDQ $4, DX \
+	DECQ CX \
+	JNZ step \
+	INCQ R12 \
+	CMPQ R12, kvProduct_runs(AX) \
+	JLT run \
+	VMOVUPS Y0, (DI) \
+	VMOVUPS Y1, 32(DI) \
+	VZEROUPPER
+
+// func keysF32r1AVX2(p *kvProduct)
+TEXT ·keysF32r1AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENF32, BYTESF32, ZERO1, ELEMENTS1, VECTOR0R1, VECTOR1R1, VECTOR2R1, VECTOR3R1, STORE1)
+	RET
+
+// func keysF32r2AVX2(p *kvProduct)
+TEXT ·keysF32r2AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENF32, BYTESF32, ZERO2, ELEMENTS2, VECTOR0R2, VECTOR1R2, VECTOR2R2, VECTOR3R2, STORE2)
+	RET
+
+// func keysF32r3AVX2(p *kvProduct)
+TEXT ·keysF32r3AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENF32, BYTESF32, ZERO3, ELEMENTS3, VECTOR0R3, VECTOR1R3, VECTOR2R3, VECTOR3R3, STORE3)
+	RET
+
+// func valuesF32r1AVX2(p *kvProduct)
+TEXT ·valuesF32r1AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENF32, BYTESF32, LOAD1, ELEMENTS1, VECTOR0R1, VECTOR1R1, VECTOR2R1, VECTOR3R1, STORE1)
+	RET
+
+// func valuesF32r2AVX2(p *kvProduct)
+TEXT ·valuesF32r2AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENF32, BYTESF32, LOAD2, ELEMENTS2, VECTOR0R2, VECTOR1R2, VECTOR2R2, VECTOR3R2, STORE2)
+	RET
+
+// func valuesF32r3AVX2(p *kvProduct)
+TEXT ·valuesF32r3AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENF32, BYTESF32, LOAD3, ELEMENTS3, VECTOR0R3, VECTOR1R3, VECTOR2R3, VECTOR3R3, STORE3)
+	RET
+
+// func tailF32AVX2(p *kvProduct)
+TEXT ·tailF32AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	TAIL(WIDENF32, BYTESF32)
+	RET
+
+// func keysBF16r1AVX2(p *kvProduct)
+TEXT ·keysBF16r1AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENBF16, BYTESBF16, ZERO1, ELEMENTS1, VECTOR0R1, VECTOR1R1, VECTOR2R1, VECTOR3R1, STORE1)
+	RET
+
+// func keysBF16r2AVX2(p *kvProduct)
+TEXT ·keysBF16r2AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENBF16, BYTESBF16, ZERO2, ELEMENTS2, VECTOR0R2, VECTOR1R2, VECTOR2R2, VECTOR3R2, STORE2)
+	RET
+
+// func keysBF16r3AVX2(p *kvProduct)
+TEXT ·keysBF16r3AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENBF16, BYTESBF16, ZERO3, ELEMENTS3, VECTOR0R3, VECTOR1R3, VECTOR2R3, VECTOR3R3, STORE3)
+	RET
+
+// func valuesBF16r1AVX2(p *kvProduct)
+TEXT ·valuesBF16r1AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENBF16, BYTESBF16, LOAD1, ELEMENTS1, VECTOR0R1, VECTOR1R1, VECTOR2R1, VECTOR3R1, STORE1)
+	RET
+
+// func valuesBF16r2AVX2(p *kvProduct)
+TEXT ·valuesBF16r2AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENBF16, BYTESBF16, LOAD2, ELEMENTS2, VECTOR0R2, VECTOR1R2, VECTOR2R2, VECTOR3R2, STORE2)
+	RET
+
+// func valuesBF16r3AVX2(p *kvProduct)
+TEXT ·valuesBF16r3AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENBF16, BYTESBF16, LOAD3, ELEMENTS3, VECTOR0R3, VECTOR1R3, VECTOR2R3, VECTOR3R3, STORE3)
+	RET
+
+// func tailBF16AVX2(p *kvProduct)
+TEXT ·tailBF16AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	TAIL(WIDENBF16, BYTESBF16)
+	RET
+
+// func keysInt8r1AVX2(p *kvProduct)
+TEXT ·keysInt8r1AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENINT8, BYTESINT8, ZERO1, ELEMENTS1, VECTOR0R1, VECTOR1R1, VECTOR2R1, VECTOR3R1, STORE1)
+	RET
+
+// func keysInt8r2AVX2(p *kvProduct)
+TEXT ·keysInt8r2AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENINT8, BYTESINT8, ZERO2, ELEMENTS2, VECTOR0R2, VECTOR1R2, VECTOR2R2, VECTOR3R2, STORE2)
+	RET
+
+// func keysInt8r3AVX2(p *kvProduct)
+TEXT ·keysInt8r3AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	KEYS(WIDENINT8, BYTESINT8, ZERO3, ELEMENTS3, VECTOR0R3, VECTOR1R3, VECTOR2R3, VECTOR3R3, STORE3)
+	RET
+
+// func valuesInt8r1AVX2(p *kvProduct)
+TEXT ·valuesInt8r1AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENINT8, BYTESINT8, LOAD1, ELEMENTS1, VECTOR0R1, VECTOR1R1, VECTOR2R1, VECTOR3R1, STORE1)
+	RET
+
+// func valuesInt8r2AVX2(p *kvProduct)
+TEXT ·valuesInt8r2AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENINT8, BYTESINT8, LOAD2, ELEMENTS2, VECTOR0R2, VECTOR1R2, VECTOR2R2, VECTOR3R2, STORE2)
+	RET
+
+// func valuesInt8r3AVX2(p *kvProduct)
+TEXT ·valuesInt8r3AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	VALUES(WIDENINT8, BYTESINT8, LOAD3, ELEMENTS3, VECTOR0R3, VECTOR1R3, VECTOR2R3, VECTOR3R3, STORE3)
+	RET
+
+// func tailInt8AVX2(p *kvProduct)
+TEXT ·tailInt8AVX2(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	TAIL(WIDENINT8, BYTESINT8)
+	RET
+
+// func scaleScoresAVX2(scores, scales *float32, rows int)
+TEXT ·scaleScoresAVX2(SB), NOSPLIT, $0-24
+	MOVQ scores+0(FP), DI
+	MOVQ scales+8(FP), SI
+	MOVQ rows+16(FP), CX
+	VMOVUPS 0(SI), Y0
+	VMOVUPS 32(SI), Y1
+	VMOVUPS 64(SI), Y2
+	VMOVUPS 96(SI), Y3
+	VMOVUPS 128(SI), Y4
+	VMOVUPS 160(SI), Y5
+	VMOVUPS 192(SI), Y6
+	VMOVUPS 224(SI), Y7
+
+scaleRow:
+	VMULPS 0(DI), Y0, Y8
+	VMOVUPS Y8, 0(DI)
+	VMULPS 32(DI), Y1, Y9
+	VMOVUPS Y9, 32(DI)
+	VMULPS 64(DI), Y2, Y10
+	VMOVUPS Y10, 64(DI)
+	VMULPS 96(DI), Y3, Y11
+	VMOVUPS Y11, 96(DI)
+	VMULPS 128(DI), Y4, Y8
+	VMOVUPS Y8, 128(DI)
+	VMULPS 160(DI), Y5, Y9
+	VMOVUPS Y9, 160(DI)
+	VMULPS 192(DI), Y6, Y10
+	VMOVUPS Y10, 192(DI)
+	VMULPS 224(DI), Y7, Y11
+	VMOVUPS Y11, 224(DI)
+	ADDQ $256, DI
+	DECQ CX
+	JNZ  scaleRow
+	VZEROUPPER
+	RET
+
+// VMAXPS returns its second source where one is NaN, which stands first here: the larger
+// of the scores so far, which is none.
+
+// func maxScoresAVX2(scores, best, diff *float32, rows int)
+TEXT ·maxScoresAVX2(SB), NOSPLIT, $0-32
+	MOVQ scores+0(FP), SI
+	MOVQ best+8(FP), DI
+	MOVQ diff+16(FP), DX
+	MOVQ rows+24(FP), CX
+
+maxRow:
+	VBROADCASTSS (DI), Y0
+	VMOVUPS (SI), Y1
+	VMOVUPS 32(SI), Y2
+	VMAXPS Y0, Y1, Y1
+	VMAXPS Y0, Y2, Y2
+	VMOVUPS 64(SI), Y3
+	VMAXPS Y1, Y3, Y1
+	VMOVUPS 96(SI), Y4
+	VMAXPS Y2, Y4, Y2
+	VMOVUPS 128(SI), Y3
+	VMAXPS Y1, Y3, Y1
+	VMOVUPS 160(SI), Y4
+	VMAXPS Y2, Y4, Y2
+	VMOVUPS 192(SI), Y3
+	VMAXPS Y1, Y3, Y1
+	VMOVUPS 224(SI), Y4
+	VMAXPS Y2, Y4, Y2
+	VMAXPS Y1, Y2, Y1
+	VEXTRACTF128 $1, Y1, X2
+	VMAXPS X1, X2, X1
+	VMOVHLPS X1, X1, X2
+	VMAXPS X1, X2, X1
+	VMOVSHDUP X1, X2
+	VMAXSS X1, X2, X1
+	VSUBSS X1, X0, X0
+	VMOVSS X1, (DI)
+	VMOVSS X0, (DX)
+	ADDQ $256, SI
+	ADDQ $4, DI
+	ADDQ $4, DX
+	DECQ CX
+	JNZ  maxRow
+	VZEROUPPER
+	RET
+
+// func sumScoresAVX2(scores, sums, shrink *float32, rows int)
+TEXT ·sumScoresAVX2(SB), NOSPLIT, $0-32
+	MOVQ scores+0(FP), SI
+	MOVQ sums+8(FP), DI
+	MOVQ shrink+16(FP), DX
+	MOVQ rows+24(FP), CX
+
+sumRow:
+	VBROADCASTSS (DX), Y0
+	VMULPS (DI), Y0, Y1
+	VMULPS 32(DI), Y0, Y2
+	VADDPS 0(SI), Y1, Y1
+	VADDPS 32(SI), Y2, Y2
+	VADDPS 64(SI), Y1, Y1
+	VADDPS 96(SI), Y2, Y2
+	VADDPS 128(SI), Y1, Y1
+	VADDPS 160(SI), Y2, Y2
+	VADDPS 192(SI), Y1, Y1
+	VADDPS 224(SI), Y2, Y2
+	VMOVUPS Y1, (DI)
+	VMOVUPS Y2, 32(DI)
+	ADDQ $256, SI
+	ADDQ $64, DI
+	ADDQ $4, DX
+	DECQ CX
+	JNZ  sumRow
+	VZEROUPPER
+	RET
