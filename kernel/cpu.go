@@ -41,7 +41,7 @@ type cuts struct {
 }
 
 // usualCuts are those of every CPU but some in tests.
-var usualCuts = cuts{forkNanos: 20_000, smallestPieceNanos: 5_000, largestPieceNanos: 300_000}
+var usualCuts = cuts{forkNanos: 40_000, smallestPieceNanos: 10_000, largestPieceNanos: 300_000}
 
 const (
 	// piecesPerThread is the number of pieces for each thread, so that one that
@@ -50,7 +50,7 @@ const (
 
 	// bytesPerNano and productsPerNano are how fast a thread reads weights and
 	// multiplies.
-	bytesPerNano, productsPerNano = 16, 32
+	bytesPerNano, productsPerNano = 32, 32
 )
 
 // cut returns into how many pieces to cut work that takes so long and has so many

@@ -32,29 +32,35 @@ const (
 	rowScatter
 )
 
-// Estimates of the time of an operation for 16 elements, in nanoseconds.
-var rowNanos = [...]int{rowEmbed: 4, rowNorm: 16, rowRotate: 8, rowScale: 2, rowAdd: 3,
+// rowNanos estimates the time of an operation for 16 elements, in nanoseconds.
+var rowNanos = [...]int{rowEmbed: 2, rowNorm: 4, rowRotate: 4, rowScale: 2, rowAdd: 3,
 	rowGather: 8, rowScatter: 4}
 
 // columnUnit is the number of columns that scatter does not cut.
 const columnUnit = 64
 
-// runRows runs c.rows over units rows or columns of some elements together.
-func (c *CPU) runRows(kind rowKind, units, elements int) {
-	if units == 0 || elements == 0 {
+// runRows runs a task over units rows or columns of some elements together. What needs
+// no other thread runs where it is, as most do in decode.
+func (c *CPU) runRows(t *rowTask, units, elements int) {
+	if elements == 0 {
 		return
 	}
-	t := &c.rows
-	pieces := c.cut(elements*rowNanos[kind]/16, units)
-	t.kind, t.units = kind, units
-	t.piece = (units + pieces - 1) / pieces
-	c.run((units+t.piece-1)/t.piece, t)
-	*t = rowTask{} // it refers to nothing that is not in use
+	pieces := c.cut(elements/16*rowNanos[t.kind], units)
+	if pieces == 1 {
+		t.do(0, units)
+		return
+	}
+	c.rows = *t
+	c.rows.units, c.rows.piece = units, (units+pieces-1)/pieces
+	c.run((units+c.rows.piece-1)/c.rows.piece, &c.rows)
+	c.rows = rowTask{} // it refers to nothing that is not in use
 }
 
 // Do does a piece.
-func (t *rowTask) Do(_, i int) {
-	lo, hi := i*t.piece, min((i+1)*t.piece, t.units)
+func (t *rowTask) Do(_, i int) { t.do(i*t.piece, min((i+1)*t.piece, t.units)) }
+
+// do does rows, or units of columns, lo to hi.
+func (t *rowTask) do(lo, hi int) {
 	switch t.kind {
 	case rowEmbed:
 		t.table.rows(t.y.Slice(lo, hi), t.tokens[lo:hi])
@@ -129,14 +135,14 @@ func (t *rowTask) scatter(lo, hi int) {
 }
 
 // Embed looks tokens up.
-func (c *CPU) Embed(x Rows, t Table, tokens []int32) {
-	table, ok := t.(*cpuTable)
-	if !ok || x.N != len(tokens) || x.Dim != table.Dim {
+func (c *CPU) Embed(x Rows, table Table, tokens []int32) {
+	embeddings, ok := table.(*cpuTable)
+	if !ok || x.N != len(tokens) || x.Dim != embeddings.Dim {
 		panic(fmt.Sprintf("kernel: embeddings of %d tokens from %T into (%d,%d)",
-			len(tokens), t, x.N, x.Dim))
+			len(tokens), table, x.N, x.Dim))
 	}
-	c.rows.y, c.rows.table, c.rows.tokens = view(x), table, tokens
-	c.runRows(rowEmbed, x.N, x.N*x.Dim)
+	t := rowTask{kind: rowEmbed, y: view(x), table: embeddings, tokens: tokens}
+	c.runRows(&t, x.N, x.N*x.Dim)
 }
 
 // Norm is RMSNorm.
@@ -145,8 +151,8 @@ func (c *CPU) Norm(y, x, weight Rows, eps float64) {
 		panic(fmt.Sprintf("kernel: norm of (%d,%d) with weight (%d,%d) into (%d,%d)",
 			x.N, x.Dim, weight.N, weight.Dim, y.N, y.Dim))
 	}
-	c.rows.y, c.rows.x, c.rows.a, c.rows.eps = view(y), view(x), view(weight), eps
-	c.runRows(rowNorm, x.N, x.N*x.Dim)
+	t := rowTask{kind: rowNorm, y: view(y), x: view(x), a: view(weight), eps: eps}
+	c.runRows(&t, x.N, x.N*x.Dim)
 }
 
 // Rotate is RotatePairs or RotateHalves.
@@ -155,8 +161,8 @@ func (c *CPU) Rotate(x, cos, sin Rows, form RotaryForm) {
 		panic(fmt.Sprintf("kernel: (%d,%d) rotated by (%d,%d) and (%d,%d)",
 			x.N, x.Dim, cos.N, cos.Dim, sin.N, sin.Dim))
 	}
-	c.rows.y, c.rows.a, c.rows.b, c.rows.form = view(x), view(cos), view(sin), form
-	c.runRows(rowRotate, x.N, x.N*x.Dim)
+	t := rowTask{kind: rowRotate, y: view(x), a: view(cos), b: view(sin), form: form}
+	c.runRows(&t, x.N, x.N*x.Dim)
 }
 
 // ScaleRows multiplies rows by factors.
@@ -164,8 +170,8 @@ func (c *CPU) ScaleRows(x, factors Rows) {
 	if factors.N != x.N || factors.Dim != 1 {
 		panic(fmt.Sprintf("kernel: %d rows scaled by (%d,%d)", x.N, factors.N, factors.Dim))
 	}
-	c.rows.y, c.rows.a = view(x), view(factors)
-	c.runRows(rowScale, x.N, x.N*x.Dim)
+	t := rowTask{kind: rowScale, y: view(x), a: view(factors)}
+	c.runRows(&t, x.N, x.N*x.Dim)
 }
 
 // Add sets y += x.
@@ -173,8 +179,8 @@ func (c *CPU) Add(y, x Rows) {
 	if y.N != x.N || y.Dim != x.Dim {
 		panic(fmt.Sprintf("kernel: (%d,%d) added to (%d,%d)", x.N, x.Dim, y.N, y.Dim))
 	}
-	c.rows.y, c.rows.x = view(y), view(x)
-	c.runRows(rowAdd, x.N, x.N*x.Dim)
+	t := rowTask{kind: rowAdd, y: view(y), x: view(x)}
+	c.runRows(&t, x.N, x.N*x.Dim)
 }
 
 // check refuses picks that do not have a number, and a weight, for each of n rows.
@@ -190,8 +196,8 @@ func (c *CPU) Gather(y, x Rows, pick Picks, d tensor.DType) {
 	if pick.check(y.N); y.Dim != x.Dim {
 		panic(fmt.Sprintf("kernel: rows of %d gathered into rows of %d", x.Dim, y.Dim))
 	}
-	c.rows.y, c.rows.x, c.rows.pick, c.rows.dtype = view(y), view(x), pick, d
-	c.runRows(rowGather, y.N, y.N*y.Dim)
+	t := rowTask{kind: rowGather, y: view(y), x: view(x), pick: pick, dtype: d}
+	c.runRows(&t, y.N, y.N*y.Dim)
 }
 
 // Scatter adds rows.
@@ -199,6 +205,6 @@ func (c *CPU) Scatter(y, x Rows, pick Picks) {
 	if pick.check(x.N); y.Dim != x.Dim {
 		panic(fmt.Sprintf("kernel: rows of %d scattered over rows of %d", x.Dim, y.Dim))
 	}
-	c.rows.y, c.rows.x, c.rows.pick = view(y), view(x), pick
-	c.runRows(rowScatter, (y.Dim+columnUnit-1)/columnUnit, x.N*x.Dim)
+	t := rowTask{kind: rowScatter, y: view(y), x: view(x), pick: pick}
+	c.runRows(&t, (y.Dim+columnUnit-1)/columnUnit, x.N*x.Dim)
 }
