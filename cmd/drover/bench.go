@@ -60,6 +60,10 @@ Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
   drover bench kernels --quick --instructions avx2`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			var err error
+			if opts.Threads, err = threadsOr(opts.Threads); err != nil {
+				return err
+			}
 			var clear func()
 			opts.Progress, clear = progress(g, "measurements")
 			rep, err := bench.Kernels(c.Context(), opts)
@@ -75,6 +79,7 @@ Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 		},
 	}
 	c.Flags().BoolVar(&opts.Quick, "quick", false, "measure less, for a look")
+	threadsFlag(c, &opts.Threads, "")
 	c.Flags().StringVar(&opts.Instructions, "instructions", "",
 		"go, avx2, avx512 or avx512vnni (default the best that the machine has)")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -126,7 +131,6 @@ Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 		},
 	}
 	to.flags(c)
-	c.Flags().IntVar(&opts.Threads, "threads", 0, "with --model: threads (default all processors)")
 	c.Flags().IntSliceVar(&opts.Batches, "batches", nil, "sequences that decode (default 1,8,32)")
 	c.Flags().IntSliceVar(&opts.Prompts, "prompts", nil, "tokens of prompts (default 16,128,512)")
 	c.Flags().IntVar(&opts.PromptTokens, "prompt-tokens", 0,
@@ -146,9 +150,12 @@ func (t *target) bench(ctx context.Context, opts bench.Options) (bench.Report, e
 		if err != nil {
 			return bench.Report{}, usageError{err}
 		}
+		if opts.Threads, err = threadsOr(t.threads); err != nil {
+			return bench.Report{}, err
+		}
 		return bench.Local(ctx, t.model, mode, opts)
 	}
-	if opts.Nodes != 0 || opts.Threads != 0 || opts.PieceTokens != 0 {
+	if opts.Nodes != 0 || t.threads != 0 || opts.PieceTokens != 0 {
 		return bench.Report{}, usagef("--nodes, --threads and --piece-tokens go with --model; " +
 			"an endpoint has its own")
 	}

@@ -9,7 +9,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"drover/coordinator"
 	"drover/internal/role"
 	"drover/kernel"
 )
@@ -19,6 +18,7 @@ import (
 type target struct {
 	endpoint, model, mode string
 	insecure              bool
+	threads               int
 }
 
 // flags adds the target's flags to a command.
@@ -28,11 +28,15 @@ func (t *target) flags(c *cobra.Command) {
 	c.Flags().StringVar(&t.model, "model", "",
 		"model directory to run in this process, without a cluster")
 	c.Flags().StringVar(&t.mode, "mode", "bf16", "with --model: "+modeHelp)
+	threadsFlag(c, &t.threads, "with --model: ")
 }
 
 // connect returns a connection to the target; stop ends it.
 func (t *target) connect(ctx context.Context) (conn *grpc.ClientConn, stop func(), err error) {
 	if t.model == "" {
+		if t.threads != 0 {
+			return nil, nil, usagef("--threads goes with --model; an endpoint has its own")
+		}
 		return dial(orDefaultEndpoint(t.endpoint), t.insecure)
 	}
 	if t.endpoint != "" {
@@ -42,7 +46,10 @@ func (t *target) connect(ctx context.Context) (conn *grpc.ClientConn, stop func(
 	if err != nil {
 		return nil, nil, usageError{err}
 	}
-	return role.InProcess(ctx, t.model, mode, coordinator.Options{})
+	if err := setProcessors(&t.threads); err != nil {
+		return nil, nil, err
+	}
+	return role.InProcess(ctx, t.model, role.InProcessOptions{Mode: mode, Threads: t.threads})
 }
 
 func insecureFlag(c *cobra.Command, insecure *bool) {

@@ -53,8 +53,11 @@ func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
 	if f.replicas < 1 || f.minNodes < 1 {
 		return usagef("--replicas and --min-nodes must be at least 1")
 	}
-	setProcessors()
-	o := role.CoordinatorOptions{ModelDir: f.model, Mode: mode, ClusterName: f.cluster,
+	if err := setProcessors(&f.threads); err != nil {
+		return err
+	}
+	o := role.CoordinatorOptions{ModelDir: f.model, Mode: mode, Threads: f.threads,
+		ClusterName: f.cluster,
 		Replicas: f.replicas, MinNodes: f.minNodes, AllowScore: f.allowScore, Version: version,
 		PlainText: f.insecure, Log: f.logger(g)}
 	store, closeStore, err := f.openStore()

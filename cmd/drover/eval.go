@@ -106,10 +106,13 @@ func compareModes(ctx context.Context, g *globals, to target, against string,
 	if err != nil {
 		return usageError{err}
 	}
+	if err := setProcessors(&to.threads); err != nil {
+		return err
+	}
 	var clear func()
 	opts.Progress, clear = progress(g, "questions")
 	res, err := evaluate.Compare(ctx, evaluate.CompareOptions{Options: opts, Dir: to.model,
-		Against: base, Modes: modes, Open: openInProcess})
+		Against: base, Modes: modes, Open: openInProcess(to.threads)})
 	clear()
 	switch {
 	case err != nil:

@@ -69,13 +69,16 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 	if f.id == "" {
 		f.id = processName()
 	}
-	setProcessors()
+	if err := setProcessors(&f.threads); err != nil {
+		return err
+	}
 	store, closeStore, err := f.openStore()
 	if err != nil {
 		return err
 	}
 	defer closeStore()
-	o := role.ExpertNodeOptions{ModelDir: f.model, Mode: mode, Store: store, ClusterName: f.cluster,
+	o := role.ExpertNodeOptions{ModelDir: f.model, Mode: mode, Threads: f.threads,
+		Store: store, ClusterName: f.cluster,
 		ID: f.id, Epoch: role.NewEpoch(), Listen: f.listen, Advertise: f.advertise,
 		CapacityBytes: f.capacity, Domain: f.domain, ShortLease: f.shortLease,
 		Log: f.logger(g).With("node", f.id)}

@@ -19,12 +19,14 @@ type member struct {
 	etcd, model, mode, cluster string
 	gossip, join               string
 	insecure, debug            bool
+	threads                    int
 }
 
 func (m *member) flags(c *cobra.Command) {
 	c.Flags().StringVar(&m.etcd, "etcd", "", "etcd endpoints, separated by commas (required)")
 	c.Flags().StringVar(&m.model, "model", "", "model directory (required)")
 	modeFlag(c, &m.mode)
+	threadsFlag(c, &m.threads, "")
 	c.Flags().StringVar(&m.cluster, "cluster", "default", "name of the cluster within etcd")
 	c.Flags().StringVar(&m.gossip, "gossip", "",
 		"address for gossip, encrypted with the key in $DROVER_GOSSIP_KEY (64 hex digits); "+

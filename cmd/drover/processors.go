@@ -1,13 +1,42 @@
 package main
 
-import "runtime"
+import (
+	"runtime"
 
-// computeThreads is how many goroutines of this process compute at a time.
-const computeThreads = 1
+	"github.com/spf13/cobra"
 
-// setProcessors gives the runtime room beside the computing threads: with none to
-// spare, a goroutine that computes keeps network replies waiting for 10 ms and more
-// (docs/notes/wire.md, section 4).
-func setProcessors() {
-	runtime.GOMAXPROCS(max(runtime.NumCPU(), computeThreads) + 2)
+	"drover/internal/limits"
+)
+
+// mostThreads bounds --threads: more is a mistake on any machine there is.
+const mostThreads = 1024
+
+// threadsFlag adds --threads; when says with what it goes.
+func threadsFlag(c *cobra.Command, threads *int, when string) {
+	c.Flags().IntVar(threads, "threads", 0,
+		when+"threads that compute (default: as many as processors may be used)")
+}
+
+// threadsOr returns how many threads compute: those that were asked for, or the default
+// for 0.
+func threadsOr(threads int) (int, error) {
+	if threads < 0 || threads > mostThreads {
+		return 0, usagef("--threads is %d, must be 1 to %d, or 0 for as many as processors may be used",
+			threads, mostThreads)
+	}
+	if threads == 0 {
+		return limits.Processors(), nil
+	}
+	return threads, nil
+}
+
+// setProcessors completes the number of threads that compute, and gives the runtime room
+// beside them: with none to spare, a goroutine that computes keeps network replies
+// waiting for 10 ms and more (docs/notes/wire.md, section 4).
+func setProcessors(threads *int) (err error) {
+	if *threads, err = threadsOr(*threads); err != nil {
+		return err
+	}
+	runtime.GOMAXPROCS(*threads + 2)
+	return nil
 }

@@ -54,6 +54,7 @@ Exit codes: 0 ended by an interrupt after it was ready, 1 an error, 2 wrong usag
 	c.Flags().StringVar(&o.HTTP, "http", "",
 		"HTTP address (default 127.0.0.1:8080 or a free port)")
 	c.Flags().StringVar(&f.mode, "mode", "bf16", modeHelp)
+	threadsFlag(c, &o.Threads, "in each process: ")
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print one line of JSON when ready, then log")
 	return c
 }
@@ -69,7 +70,9 @@ func (f *upFlags) run(ctx context.Context, g *globals) error {
 	}
 	o.Stderr = g.err
 	o.Log = slog.New(slog.NewTextHandler(g.err, &slog.HandlerOptions{Level: level}))
-	setProcessors()
+	if err := setProcessors(&o.Threads); err != nil {
+		return err
+	}
 	// Readers of the output may leave (drover up | head): that must not end this process
 	// before it has tidied up.
 	signal.Ignore(syscall.SIGPIPE)

@@ -17,6 +17,7 @@ import (
 type verifyFlags struct {
 	mode, endpoint, model, golden string
 	insecure, json                bool
+	threads                       int
 }
 
 func newVerifyCommand(g *globals) *cobra.Command {
@@ -57,6 +58,7 @@ Exit codes: 0 nothing failed, 1 something did, 2 wrong usage, 130 interrupted.`,
 	insecureFlag(c, &f.insecure)
 	c.Flags().StringVar(&f.model, "model", "", "model directory, with --golden")
 	c.Flags().StringVar(&f.golden, "golden", "", "file of recorded prompts, a JSON object a line")
+	threadsFlag(c, &f.threads, "without --endpoint: ")
 	c.Flags().BoolVar(&f.json, "json", false, "print JSON")
 	return c
 }
@@ -77,7 +79,13 @@ func (f *verifyFlags) run(ctx context.Context, g *globals, paths []string) error
 			return usageError{err}
 		}
 	}
-	opts := verify.Options{Mode: f.mode, Open: openInProcess, Report: f.printer(g)}
+	if f.endpoint != "" && f.threads != 0 {
+		return usagef("--threads is for models in this process; an endpoint has its own")
+	}
+	if err := setProcessors(&f.threads); err != nil {
+		return err
+	}
+	opts := verify.Options{Mode: f.mode, Open: openInProcess(f.threads), Report: f.printer(g)}
 	if f.endpoint != "" {
 		conn, stop, err := dial(f.endpoint, f.insecure)
 		if err != nil {
@@ -102,15 +110,19 @@ func (f *verifyFlags) run(ctx context.Context, g *globals, paths []string) error
 	return err
 }
 
-// openInProcess serves a checkpoint for as long as it is checked; fixtures need little cache.
-func openInProcess(ctx context.Context, dir string, mode kernel.Mode) (
-	client droverv1.CoordinatorServiceClient, stop func(), err error,
-) {
-	conn, stop, err := role.InProcess(ctx, dir, mode, coordinator.Options{KVBytes: 64 << 20})
-	if err != nil {
-		return nil, nil, err
+// openInProcess serves a checkpoint, computed by so many threads, for as long as it is
+// checked; fixtures need little cache.
+func openInProcess(threads int) verify.Opener {
+	return func(ctx context.Context, dir string, mode kernel.Mode) (
+		client droverv1.CoordinatorServiceClient, stop func(), err error,
+	) {
+		conn, stop, err := role.InProcess(ctx, dir, role.InProcessOptions{Mode: mode,
+			Threads: threads, Engine: coordinator.Options{KVBytes: 64 << 20}})
+		if err != nil {
+			return nil, nil, err
+		}
+		return droverv1.NewCoordinatorServiceClient(conn), stop, nil
 	}
-	return droverv1.NewCoordinatorServiceClient(conn), stop, nil
 }
 
 // printer prints results as they come.

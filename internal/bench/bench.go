@@ -42,7 +42,8 @@ type Report struct {
 	Model string `json:"model"`
 	Mode  string `json:"mode"`
 	Where string `json:"where"`
-	// CPUs is the number of processors that this process may use.
+	// CPUs is the number of threads that a local model computes with, or else of processors that
+	// this process may use.
 	CPUs int   `json:"cpus"`
 	Runs []Run `json:"runs"`
 	// Start is what it cost to make a local model ready.
@@ -132,6 +133,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.PromptTokens == 0 {
 		o.PromptTokens = 128
+	}
+	if o.Threads == 0 {
+		o.Threads = limits.Processors()
 	}
 	if o.PieceTokens == 0 {
 		o.PieceTokens = 256

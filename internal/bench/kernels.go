@@ -16,6 +16,9 @@ import (
 type KernelOptions struct {
 	// Quick ends within a minute: large matrices are cut, some sizes are left out.
 	Quick bool
+	// Threads is the number of threads that "all" means. Zero means as many as processors may be
+	// used.
+	Threads int
 	// Instructions is the set of instructions to measure, for kernels and limits alike, one of
 	// limits.Classes. Empty means the best that this machine has.
 	Instructions string
@@ -155,11 +158,14 @@ func (o KernelOptions) budget() budget {
 
 // Kernels measures the kernels as fractions of what this machine can do.
 func Kernels(ctx context.Context, opts KernelOptions) (KernelReport, error) {
-	threads := min(runtime.NumCPU(), runtime.GOMAXPROCS(0))
-	if threads > maxThreads {
-		return KernelReport{}, fmt.Errorf("%d processors: at most %d can be measured; use taskset",
-			threads, maxThreads)
+	threads := opts.Threads
+	if threads == 0 {
+		threads = limits.Processors()
 	}
+	if threads < 1 || threads > maxThreads {
+		return KernelReport{}, fmt.Errorf("%d threads: must be 1 to %d", threads, maxThreads)
+	}
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(threads, runtime.GOMAXPROCS(0))))
 	restore, err := opts.force()
 	if err != nil {
 		return KernelReport{}, err

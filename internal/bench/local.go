@@ -28,18 +28,21 @@ func Local(
 		return Report{}, err
 	}
 	begun, cpu := time.Now(), limits.ProcessTime()
-	m, err := role.OpenModel(dir, mode)
+	pool := kernel.NewPool(opts.Threads)
+	defer pool.Close()
+	m, err := role.OpenModel(dir, model.Options{Mode: mode, Device: kernel.NewCPU(pool)})
 	if err != nil {
 		return Report{}, err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
 	l := &local{pieceTokens: opts.PieceTokens}
-	experts, stop, err := l.experts(ctx, m, opts.Nodes)
+	experts, stop, err := l.experts(ctx, m, pool, opts.Nodes)
 	if err != nil {
 		return Report{}, err
 	}
 	defer stop()
-	if l.m, err = model.Open(m.Checkpoint, model.Options{Mode: mode}, experts); err != nil {
+	if l.m, err = model.Open(m.Checkpoint, model.Options{Mode: mode, Device: m.Device},
+		experts); err != nil {
 		return Report{}, err
 	}
 	start := Start{Seconds: time.Since(begun).Seconds(),
@@ -47,11 +50,10 @@ func Local(
 	if err := l.makeCache(opts); err != nil {
 		return Report{}, err
 	}
-	if opts.Threads > 0 { // loading may use all
-		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(opts.Threads))
-	}
+	// As a role has it, once it is loaded: room for the runtime beside the threads.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(opts.Threads + 2))
 	rep = Report{Model: m.Name(), Mode: mode.String(), Where: "in process",
-		CPUs: runtime.GOMAXPROCS(0)}
+		CPUs: opts.Threads}
 	if opts.Nodes > 0 {
 		rep.Where = fmt.Sprintf("in process, %d expert nodes on loopback", opts.Nodes)
 	}
@@ -66,17 +68,17 @@ const maxNodes = 64
 
 // experts loads the experts, on n nodes or, for 0, here.
 func (l *local) experts(
-	ctx context.Context, m *role.Model, n int,
+	ctx context.Context, m *role.Model, pool *kernel.Pool, n int,
 ) (experts moe.Experts, stop func(), err error) {
 	if n > 0 {
-		ns, err := startNodes(ctx, m, n)
+		ns, err := startNodes(ctx, m, pool, n)
 		if err != nil {
 			return nil, nil, err
 		}
 		l.meter = ns.meter
 		return ns, ns.Close, nil
 	}
-	host := expertnode.NewHost(m.Source, m.Mode, expertnode.HostOptions{})
+	host := expertnode.NewHost(m.Source, m.Mode, expertnode.HostOptions{Device: m.Device})
 	return host, func() {}, host.LoadAll(ctx)
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"drover/expertnode"
 	"drover/internal/role"
+	"drover/kernel"
 	"drover/moe"
 	"drover/placement"
 	droverv1 "drover/proto/drover/v1"
@@ -21,12 +22,15 @@ import (
 // nodes are expert nodes in this process, reached through gRPC on loopback.
 type nodes struct {
 	*router.Router
+	pool  *kernel.Pool // all nodes compute on it, and the coordinator
 	meter *meter
 	undo  []func()
 }
 
 // startNodes places the model's experts on n nodes, in turn.
-func startNodes(ctx context.Context, m *role.Model, n int) (*nodes, error) {
+func startNodes(
+	ctx context.Context, m *role.Model, pool *kernel.Pool, n int,
+) (*nodes, error) {
 	spec := m.Source.Spec()
 	if len(spec.Layers) == 0 {
 		return nil, fmt.Errorf("%s has no routed experts to put on nodes", m.Name())
@@ -44,7 +48,7 @@ func startNodes(ctx context.Context, m *role.Model, n int) (*nodes, error) {
 		}
 		v.Plan.Replicas = append(v.Plan.Replicas, experts)
 	}
-	ns := &nodes{meter: &meter{}}
+	ns := &nodes{pool: pool, meter: &meter{}}
 	for i, id := range v.Plan.NodeIDs {
 		address, err := ns.start(ctx, m, id, i, n)
 		if err != nil {
@@ -68,7 +72,8 @@ func startNodes(ctx context.Context, m *role.Model, n int) (*nodes, error) {
 func (ns *nodes) start(
 	ctx context.Context, m *role.Model, id string, i, n int,
 ) (address string, err error) {
-	host := expertnode.NewHost(m.Source, m.Mode, expertnode.HostOptions{})
+	host := expertnode.NewHost(m.Source, m.Mode, expertnode.HostOptions{
+		Device: kernel.NewCPU(ns.pool)})
 	spec := m.Source.Spec()
 	var want []expertnode.Replica
 	for _, layer := range spec.Layers {

@@ -37,7 +37,8 @@ func TestDistances(t *testing.T) {
 func openModel(ctx context.Context, dir string, mode kernel.Mode) (
 	droverv1.CoordinatorServiceClient, func(), error,
 ) {
-	conn, stop, err := role.InProcess(ctx, dir, mode, coordinator.Options{KVBytes: 64 << 20})
+	conn, stop, err := role.InProcess(ctx, dir, role.InProcessOptions{Mode: mode,
+		Engine: coordinator.Options{KVBytes: 64 << 20}})
 	if err != nil {
 		return nil, nil, err
 	}

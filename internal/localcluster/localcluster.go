@@ -20,12 +20,15 @@ import (
 	"drover/cluster/etcdserver"
 	"drover/internal/role"
 	"drover/kernel"
+	"drover/model"
 )
 
 // Options describes a cluster. ModelDir and Mode are required.
 type Options struct {
 	ModelDir string
 	Mode     kernel.Mode
+	// Threads is how many compute in each process. Zero means one.
+	Threads int
 	// Nodes is the number of expert-node processes, Replicas that of each expert's copies.
 	Nodes, Replicas int
 	// StateDir keeps etcd's state. Empty means a temporary folder that Close removes.
@@ -108,7 +111,7 @@ func (c *Cluster) start(ctx context.Context, o Options) error {
 // look opens the model, so that one that cannot be served is one error and not one
 // for each process. A dense model has no work for expert nodes.
 func (c *Cluster) look(o *Options) error {
-	m, err := role.OpenModel(o.ModelDir, o.Mode)
+	m, err := role.OpenModel(o.ModelDir, model.Options{Mode: o.Mode})
 	if err != nil {
 		return err
 	}
@@ -138,7 +141,8 @@ func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
 	}
 	r.nodes.run(children(o, c.Etcd, gossip.Address, r.gossipKey))
 	coordinator, err := role.StartCoordinator(ctx, role.CoordinatorOptions{
-		ModelDir: o.ModelDir, Mode: o.Mode, Store: store, MinNodes: o.Nodes, Replicas: o.Replicas,
+		ModelDir: o.ModelDir, Mode: o.Mode, Threads: o.Threads,
+		Store: store, MinNodes: o.Nodes, Replicas: o.Replicas,
 		GRPC: r.grpc, HTTP: r.http, Gossip: gossip, AllowScore: true, ShortLease: true, Log: o.Log,
 	})
 	if err != nil {
@@ -157,6 +161,7 @@ func children(o Options, etcd, gossip, key string) []child {
 		id := "node-" + strconv.Itoa(i+1)
 		all = append(all, child{name: id, env: []string{"DROVER_GOSSIP_KEY=" + key}, args: []string{
 			"expertnode", "--etcd", etcd, "--model", o.ModelDir, "--mode", o.Mode.String(),
+			"--threads", strconv.Itoa(max(o.Threads, 1)),
 			"--id", id, "--listen", "127.0.0.1:0", "--domain", id, "--gossip", "127.0.0.1:0",
 			"--join", gossip, "--short-lease", "--with-parent"}})
 	}

@@ -22,6 +22,7 @@ import (
 	"drover/cluster"
 	"drover/coordinator"
 	"drover/kernel"
+	"drover/model"
 	"drover/moe"
 	droverv1 "drover/proto/drover/v1"
 	"drover/router"
@@ -31,6 +32,8 @@ import (
 type CoordinatorOptions struct {
 	ModelDir string
 	Mode     kernel.Mode
+	// Threads is how many compute. Zero means one.
+	Threads int
 	// Store is the cluster's authority; ClusterName its name there.
 	Store       cluster.Store
 	ClusterName string
@@ -77,7 +80,7 @@ func StartCoordinator(ctx context.Context, o CoordinatorOptions) (*Coordinator, 
 }
 
 func (c *Coordinator) start(ctx context.Context, o CoordinatorOptions) error {
-	m, err := OpenModel(o.ModelDir, o.Mode)
+	m, err := OpenModel(o.ModelDir, model.Options{Mode: o.Mode, Device: c.undo.cpu(o.Threads)})
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"drover/cluster"
 	"drover/expertnode"
 	"drover/kernel"
+	"drover/model"
 	"drover/placement"
 	droverv1 "drover/proto/drover/v1"
 )
@@ -24,6 +25,8 @@ type ExpertNodeOptions struct {
 	// ModelDir is the checkpoint's directory; only the node's slice of it is read.
 	ModelDir string
 	Mode     kernel.Mode
+	// Threads is how many compute. Zero means one.
+	Threads int
 	// Store is the cluster's authority; ClusterName its name there.
 	Store       cluster.Store
 	ClusterName string
@@ -64,7 +67,7 @@ func StartExpertNode(ctx context.Context, o ExpertNodeOptions) (*ExpertNode, err
 }
 
 func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
-	m, err := OpenModel(o.ModelDir, o.Mode)
+	m, err := OpenModel(o.ModelDir, model.Options{Mode: o.Mode, Device: n.undo.cpu(o.Threads)})
 	if err != nil {
 		return err
 	}
@@ -77,7 +80,7 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 	n.Address = listener.Addr().String()
 	node := o.node(m, n.Address)
 	host := expertnode.NewHost(m.Source, o.Mode, expertnode.HostOptions{
-		CapacityBytes: node.CapacityBytes})
+		CapacityBytes: node.CapacityBytes, Device: m.Device})
 	server, err := expertnode.NewServer(expertnode.Options{
 		Replicas: host, NodeID: node.ID, Epoch: node.Epoch, ModelDigest: m.Digest[:], Mode: o.Mode,
 		CheckpointBytes: func() uint64 { return uint64(m.Checkpoint.BytesTouched()) },

@@ -11,29 +11,39 @@ import (
 	"drover/coordinator"
 	"drover/expertnode"
 	"drover/kernel"
+	"drover/model"
 )
+
+// InProcessOptions describes a model served in this process. Mode is required.
+type InProcessOptions struct {
+	Mode kernel.Mode
+	// Threads is how many compute. Zero means one.
+	Threads int
+	Engine  coordinator.Options
+}
 
 // InProcess serves the model in dir inside this process, with all experts loaded,
 // and returns a connection to it that no network carries. stop ends it.
-func InProcess(ctx context.Context, dir string, mode kernel.Mode,
-	opts coordinator.Options) (conn *grpc.ClientConn, stop func(), err error) {
-	m, err := OpenModel(dir, mode)
-	if err != nil {
-		return nil, nil, err
-	}
+func InProcess(ctx context.Context, dir string, opts InProcessOptions) (
+	conn *grpc.ClientConn, stop func(), err error) {
 	var undo stack
-	undo.push(func() { _ = m.Close() }) // nothing is written; there is nothing to lose
 	defer func() {
 		if err != nil {
 			undo.run()
 		}
 	}()
-	host := expertnode.NewHost(m.Source, mode, expertnode.HostOptions{})
+	m, err := OpenModel(dir, model.Options{Mode: opts.Mode, Device: undo.cpu(opts.Threads)})
+	if err != nil {
+		return nil, nil, err
+	}
+	undo.push(func() { _ = m.Close() }) // nothing is written; there is nothing to lose
+	// The experts' part of a step is called by the engine's: one device serves both.
+	host := expertnode.NewHost(m.Source, m.Mode, expertnode.HostOptions{Device: m.Device})
 	if err = host.LoadAll(ctx); err != nil {
 		return nil, nil, err
 	}
-	opts.AllowScore = true
-	engine, err := m.engine(host, opts)
+	opts.Engine.AllowScore = true
+	engine, err := m.engine(host, opts.Engine)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -88,6 +98,13 @@ func serve(s *grpc.Server, l net.Listener) (stop func()) {
 // stack runs what was pushed, last first, once.
 type stack struct {
 	undo []func()
+}
+
+// cpu returns the CPU with so many threads that compute, 0 for one.
+func (s *stack) cpu(threads int) kernel.Device {
+	pool := kernel.NewPool(threads)
+	s.push(pool.Close)
+	return kernel.NewCPU(pool)
 }
 
 func (s *stack) push(f func()) { s.undo = append(s.undo, f) }

@@ -12,6 +12,7 @@ import (
 	"drover/coordinator"
 	"drover/expertnode"
 	"drover/kernel"
+	"drover/model"
 	"drover/moe"
 	droverv1 "drover/proto/drover/v1"
 )
@@ -32,7 +33,8 @@ func (s *switched) Forward(ctx context.Context, b *moe.Batch, meanwhile func()) 
 // TestReady checks that a coordinator with more requests than it can run at once is ready
 // as long as its steps go well, and not when they fail.
 func TestReady(t *testing.T) {
-	m, err := OpenModel(filepath.Join("..", "..", "models", "tiny-maverick"), kernel.BF16)
+	m, err := OpenModel(filepath.Join("..", "..", "models", "tiny-maverick"),
+		model.Options{Mode: kernel.BF16})
 	if err != nil {
 		t.Fatal(err)
 	}

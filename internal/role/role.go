@@ -28,20 +28,22 @@ type Model struct {
 	Checkpoint *checkpoint.Checkpoint
 	Source     moe.Source
 	Mode       kernel.Mode
-	Digest     [32]byte
+	// Device computes; nil is the CPU, on the caller's thread alone.
+	Device kernel.Device
+	Digest [32]byte
 	// Spec describes the whole model.
 	Spec model.Spec
 }
 
 // OpenModel opens the checkpoint in dir. Weights are not read yet.
-func OpenModel(dir string, mode kernel.Mode) (*Model, error) {
+func OpenModel(dir string, opts model.Options) (*Model, error) {
 	ck, err := checkpoint.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	m := &Model{Checkpoint: ck, Mode: mode, Digest: ck.Digest()}
-	if m.Spec, err = model.Describe(ck, mode); err == nil {
-		m.Source, err = model.OpenExperts(ck, model.Options{Mode: mode})
+	m := &Model{Checkpoint: ck, Mode: opts.Mode, Device: opts.Device, Digest: ck.Digest()}
+	if m.Spec, err = model.Describe(ck, m.Mode); err == nil {
+		m.Source, err = model.OpenExperts(ck, opts)
 	}
 	if err != nil {
 		_ = ck.Close() // the first error says more
@@ -79,7 +81,7 @@ func (m *Model) engine(experts moe.Experts, opts coordinator.Options) (
 	if opts.Defaults, err = coordinator.ReadDefaults(dir); err != nil {
 		return nil, err
 	}
-	loaded, err := model.Open(m.Checkpoint, model.Options{Mode: m.Mode}, experts)
+	loaded, err := model.Open(m.Checkpoint, model.Options{Mode: m.Mode, Device: m.Device}, experts)
 	if err != nil {
 		return nil, err
 	}
