@@ -20,7 +20,7 @@ func TestIntegerTiles(t *testing.T) {
 		r := rand.New(rand.NewPCG(31, 32))
 		for f := WeightsInt8; f <= WeightsInt4; f++ {
 			for rows := 1; rows <= 2*panelRows(level)+1; rows++ {
-				n, k := 129+r.IntN(64), 65+r.IntN(200)
+				n, k := 65+r.IntN(64), 65+r.IntN(600)
 				name := fmt.Sprintf("%v: %d rows, %d × %d", f, rows, n, k)
 				m, x := extremeMatrix(t, r, n, k, f, 100), extremeRow(r, rows*k, 500)
 				sameIntegers(t, name, m, tensor.Rows{Data: x, N: rows, Dim: k})
@@ -66,6 +66,29 @@ func sameIntegers(t *testing.T, name string, m *Matrix, x tensor.Rows) {
 	compare(t, name+", whole", got.Data, want.Data)
 }
 
+// FuzzIntegerShapes looks for shapes and numbers with which a set of instructions gives
+// other bytes than plain Go.
+func FuzzIntegerShapes(f *testing.F) {
+	f.Add(uint64(1), uint8(1), uint16(64), uint16(64), true)
+	f.Add(uint64(2), uint8(13), uint16(81), uint16(65), false)
+	f.Add(uint64(3), uint8(24), uint16(31), uint16(600), true)
+	f.Fuzz(func(t *testing.T, seed uint64, rows uint8, n, k uint16, four bool) {
+		best := level
+		defer func() { level = best }()
+		format := WeightsInt8
+		if four {
+			format = WeightsInt4
+		}
+		r := rand.New(rand.NewPCG(seed, 0))
+		m := extremeMatrix(t, r, 1+int(n)%200, 1+int(k)%700, format, r.IntN(200))
+		x := tensor.MakeRows(int(rows)%40, m.K)
+		copy(x.Data, extremeRow(r, len(x.Data), r.IntN(1000)))
+		for level = avx2; level <= best; level++ {
+			sameIntegers(t, fmt.Sprintf("%s: %d rows, %d × %d", instructionNames[level], x.N, m.N, m.K), m, x)
+		}
+	})
+}
+
 // TestQuantiseSameBytes compares Quantise with the plain Go version on every kind of
 // number, groups that are not whole, and values at the bounds of a group's cases.
 func TestQuantiseSameBytes(t *testing.T) {
@@ -75,9 +98,10 @@ func TestQuantiseSameBytes(t *testing.T) {
 			rows, k := 1+r.IntN(15), 1+r.IntN(400)
 			x := tensor.Rows{Data: extremeRow(r, rows*k, []int{0, 3, 1000}[r.IntN(3)]), N: rows, Dim: k}
 			if r.IntN(3) == 0 {
+				near := []float32{smallestGroup, 127, 63.5, 0.5, math.MaxFloat32, 1e-38, 0}
+				near = near[:1+r.IntN(len(near))]
 				for i := range x.Data {
-					near := []float32{smallestGroup, 127, 63.5, 0.5, math.MaxFloat32, 1e-38, 0}
-					x.Data[i] = near[r.IntN(1+len(near)*r.IntN(2))%len(near)] * float32(1-2*r.IntN(2))
+					x.Data[i] = near[r.IntN(len(near))] * float32(1-2*r.IntN(2))
 				}
 			}
 			for f := WeightsInt8; f <= WeightsInt4; f++ {
