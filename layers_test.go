@@ -33,6 +33,7 @@ cluster/etcdserver:
 kernel: tensor
 kernel/devicetest: kernel tensor
 checkpoint: tensor
+packed: kernel
 wire: tensor
 tokenizer: tokenizer/jinja
 moe: kernel tensor

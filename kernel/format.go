@@ -77,6 +77,15 @@ func MatrixBytes(n, k int, f Format) int {
 	return (n + blockRows - 1) / blockRows * f.blockBytes(k)
 }
 
+// Shape is the dimensions and the format of a matrix: N outputs, K inputs.
+type Shape struct {
+	N, K   int
+	Format Format
+}
+
+// Check refuses a shape of which there is no matrix.
+func (s Shape) Check() error { return checkMatrix(s.N, s.K, s.Format) }
+
 // checkMatrix refuses dimensions and formats of which there is no matrix.
 func checkMatrix(n, k int, f Format) error {
 	if n <= 0 || k <= 0 || n > math.MaxInt32 || k > math.MaxInt32 {
