@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"fmt"
 	"math"
 	"unsafe"
 
@@ -263,78 +262,6 @@ func atInt4(w []byte, r, k int) float32 {
 	block := w[k/groupInputs*int4Bytes:]
 	k %= groupInputs
 	return float32(int32(nibble(block, r, k))-8) * scaleInt4(block, r, k/32)
-}
-
-// largestScale bounds the scales of 8 bits, so that no sum of a group overflows.
-const largestScale = 1e30
-
-// setInt8 packs the weights of output r of a block: the scale is max|w| / 127.
-func setInt8(w []byte, r int, weights []float32) error {
-	for g := 0; g*groupInputs < len(weights); g++ {
-		part := weights[g*groupInputs : min((g+1)*groupInputs, len(weights))]
-		block := w[g*int8Bytes : (g+1)*int8Bytes]
-		largest := absMax(part)
-		scale, inverse := largest/127, float32(0)
-		if !(scale <= largestScale) {
-			return fmt.Errorf("weights of inputs %d on: the largest is %g, "+
-				"8 bits need weights that are finite and at most %g", g*groupInputs, largest, 127*largestScale)
-		}
-		if largest >= smallestGroup {
-			inverse = 127 / largest
-		} else {
-			scale = 0
-		}
-		*(*float32)(unsafe.Pointer(&block[int8Scales+r*4])) = scale
-		for k := range groupInputs {
-			code := 0.0
-			if k < len(part) {
-				code = math.RoundToEven(float64(float32(part[k] * inverse)))
-			}
-			block[k/4*lineBytes+r*4+k%4] = byte(128 + min(max(code, -127), 127))
-		}
-	}
-	return nil
-}
-
-// setInt4 packs the weights of output r of a block. The scale is the weight that is
-// largest in magnitude over -8, so that this weight's code is -8, as in the format
-// Q4_0 of llama.cpp, rounded to float16.
-func setInt4(w []byte, r int, weights []float32) error {
-	for k0 := 0; k0 < len(weights) || k0%groupInputs != 0; k0 += 32 {
-		part := weights[min(k0, len(weights)):min(k0+32, len(weights))]
-		block, half := w[k0/groupInputs*int4Bytes:], k0/32%2
-		extreme := float32(0)
-		for _, v := range part {
-			if !(math.Abs(float64(v)) <= math.Abs(float64(extreme))) {
-				extreme = v
-			}
-			if extreme != extreme {
-				break
-			}
-		}
-		h := tensor.Float32ToF16(extreme / -8)
-		scale, inverse := tensor.F16ToFloat32(h), float32(0)
-		if math.IsNaN(float64(scale)) || math.IsInf(float64(scale), 0) {
-			return fmt.Errorf("weights of inputs %d on: the largest is %g, "+
-				"4 bits need weights that are finite and at most %g", k0, extreme, 8*65504.0)
-		}
-		if scale != 0 {
-			inverse = 1 / scale
-		}
-		at := int4Scales + half*32 + r*2
-		block[at], block[at+1] = byte(h), byte(h>>8)
-		for j := range 32 {
-			code := 8.0
-			if j < len(part) {
-				code = min(max(8+math.RoundToEven(float64(float32(part[j]*inverse))), 0), 15)
-			}
-			k := half*32 + j
-			b := &block[k/8*lineBytes+r*4+k%4]
-			shift := k % 8 / 4 * 4
-			*b = *b&^(15<<shift) | byte(code)<<shift
-		}
-	}
-	return nil
 }
 
 // absMax is the largest magnitude, or NaN if there is one.

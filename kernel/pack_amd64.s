@@ -1,0 +1,340 @@
+#include "textflag.h"
+
+// Rules: VEX encodings only, VZEROUPPER before every return.
+//
+// A tile is 64 inputs of 16 outputs in float32, (64, 16). The functions work on the two
+// halves of 8 outputs in turn.
+
+DATA packWords<>+0(SB)/4, $0x7fffffff
+DATA packWords<>+4(SB)/4, $0x42fe0000  // 127
+DATA packWords<>+8(SB)/4, $0x0d800000  // 2^-100
+DATA packWords<>+12(SB)/4, $0x7149f2ca // 1e30
+DATA packWords<>+16(SB)/4, $127
+DATA packWords<>+20(SB)/4, $-127
+DATA packWords<>+24(SB)/4, $128
+DATA packWords<>+28(SB)/4, $0xc1000000 // -8
+DATA packWords<>+32(SB)/4, $0x3f800000 // 1
+DATA packWords<>+36(SB)/4, $0x7f7fffff // the largest finite number
+DATA packWords<>+40(SB)/4, $8
+DATA packWords<>+44(SB)/4, $15
+GLOBL packWords<>(SB), RODATA|NOPTR, $48
+
+// CODE8 puts the stored code of an input at ROW into byte SHIFT/8 of Y8.
+#define CODE8(ROW, SHIFT) \
+	VMULPS ROW, Y1, Y9 \
+	VCVTPS2DQ Y9, Y9 \
+	VPMINSD Y12, Y9, Y9 \
+	VPMAXSD Y13, Y9, Y9 \
+	VPADDD Y14, Y9, Y9 \
+	VPSLLD $SHIFT, Y9, Y9 \
+	VPOR Y9, Y8, Y8
+
+// func packInt8AVX2(block *byte, tile *float32) (bad int)
+TEXT ·packInt8AVX2(SB), NOSPLIT, $0-24
+	MOVQ block+0(FP), DI
+	MOVQ tile+8(FP), SI
+	LEAQ packWords<>(SB), R8
+	VPBROADCASTD (R8), Y15
+	VBROADCASTSS 4(R8), Y10
+	VBROADCASTSS 8(R8), Y11
+	VPBROADCASTD 16(R8), Y12
+	VPBROADCASTD 20(R8), Y13
+	VPBROADCASTD 24(R8), Y14
+	XORQ R9, R9
+	MOVQ $2, R10
+
+half8:
+	VPXOR Y0, Y0, Y0
+	MOVQ SI, DX
+	MOVQ $64, CX
+
+max8:
+	VPAND (DX), Y15, Y2
+	VPMAXUD Y2, Y0, Y0
+	ADDQ $64, DX
+	DECQ CX
+	JNZ  max8
+	VDIVPS Y10, Y0, Y2 // the scale: largest / 127
+	VDIVPS Y0, Y10, Y1 // 127 / largest
+	VPBROADCASTD 12(R8), Y3
+	VPCMPGTD Y3, Y2, Y3
+	VMOVMSKPS Y3, AX
+	ORQ AX, R9
+	VCMPPS $13, Y11, Y0, Y3
+	VANDPS Y3, Y2, Y2
+	VANDPS Y3, Y1, Y1
+	VMOVUPS Y2, 1024(DI)
+	MOVQ SI, DX
+	MOVQ DI, BX
+	MOVQ $16, CX
+
+line8:
+	VPXOR Y8, Y8, Y8
+	CODE8((DX), 0)
+	CODE8(64(DX), 8)
+	CODE8(128(DX), 16)
+	CODE8(192(DX), 24)
+	VMOVDQU Y8, (BX)
+	ADDQ $256, DX
+	ADDQ $64, BX
+	DECQ CX
+	JNZ  line8
+	ADDQ $32, SI
+	ADDQ $32, DI
+	DECQ R10
+	JNZ  half8
+	MOVQ R9, bad+16(FP)
+	VZEROUPPER
+	RET
+
+// CODE4 puts the stored code of an input at ROW into the half byte at SHIFT of Y8.
+#define CODE4(ROW, SHIFT) \
+	VMULPS ROW, Y1, Y9 \
+	VCVTPS2DQ Y9, Y9 \
+	VPADDD Y12, Y9, Y9 \
+	VPMINSD Y13, Y9, Y9 \
+	VPMAXSD Y14, Y9, Y9 \
+	VPSLLD $SHIFT, Y9, Y9 \
+	VPOR Y9, Y8, Y8
+
+// func packInt4AVX2(block *byte, tile *float32) (bad int)
+TEXT ·packInt4AVX2(SB), NOSPLIT, $0-24
+	MOVQ block+0(FP), DI
+	MOVQ tile+8(FP), SI
+	LEAQ packWords<>(SB), R8
+	VPBROADCASTD (R8), Y15
+	VPBROADCASTD 40(R8), Y12
+	VPBROADCASTD 44(R8), Y13
+	VPXOR Y14, Y14, Y14
+	XORQ R9, R9
+	LEAQ 512(DI), R12 // scales
+	MOVQ $2, R10
+
+half4:
+	MOVQ SI, R11
+	MOVQ DI, BX
+	MOVQ R12, R13
+	MOVQ $2, R14
+
+group4:
+	VPXOR Y0, Y0, Y0 // the largest magnitude
+	VPXOR Y2, Y2, Y2 // its value
+	MOVQ R11, DX
+	MOVQ $32, CX
+
+max4:
+	VMOVUPS (DX), Y3
+	VPAND Y3, Y15, Y4
+	VPCMPGTD Y0, Y4, Y5
+	VPMAXUD Y4, Y0, Y0
+	VBLENDVPS Y5, Y3, Y2, Y2
+	ADDQ $64, DX
+	DECQ CX
+	JNZ  max4
+	VBROADCASTSS 28(R8), Y3
+	VDIVPS Y3, Y2, Y2
+	VCVTPS2PH $0, Y2, X2
+	VMOVUPS X2, (R13)
+	VCVTPH2PS X2, Y2
+	VPAND Y2, Y15, Y3
+	VPBROADCASTD 36(R8), Y4
+	VPCMPGTD Y4, Y3, Y4
+	VMOVMSKPS Y4, AX
+	ORQ AX, R9
+	VCMPPS $4, Y14, Y2, Y3
+	VBROADCASTSS 32(R8), Y4
+	VDIVPS Y2, Y4, Y1
+	VANDPS Y3, Y1, Y1
+	MOVQ $4, CX
+
+line4:
+	VPXOR Y8, Y8, Y8
+	CODE4((R11), 0)
+	CODE4(64(R11), 8)
+	CODE4(128(R11), 16)
+	CODE4(192(R11), 24)
+	CODE4(256(R11), 4)
+	CODE4(320(R11), 12)
+	CODE4(384(R11), 20)
+	CODE4(448(R11), 28)
+	VMOVDQU Y8, (BX)
+	ADDQ $512, R11
+	ADDQ $64, BX
+	DECQ CX
+	JNZ  line4
+	ADDQ $32, R13
+	DECQ R14
+	JNZ  group4
+	ADDQ $32, SI
+	ADDQ $32, DI
+	ADDQ $16, R12
+	DECQ R10
+	JNZ  half4
+	MOVQ R9, bad+16(FP)
+	VZEROUPPER
+	RET
+
+// func widenColumnsAVX2(tile *float32, src *byte, stride, n int)
+TEXT ·widenColumnsAVX2(SB), NOSPLIT, $0-32
+	MOVQ tile+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ stride+16(FP), R8
+	MOVQ n+24(FP), CX
+
+widen:
+	VPMOVZXWD (SI), Y0
+	VPMOVZXWD 16(SI), Y1
+	VPSLLD $16, Y0, Y0
+	VPSLLD $16, Y1, Y1
+	VMOVDQU Y0, (DI)
+	VMOVDQU Y1, 32(DI)
+	ADDQ R8, SI
+	ADDQ $64, DI
+	DECQ CX
+	JNZ  widen
+	VZEROUPPER
+	RET
+
+// func packColumnsAVX2(block, src *byte, stride, lines int) (bad int)
+TEXT ·packColumnsAVX2(SB), NOSPLIT, $0-40
+	MOVQ block+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ stride+16(FP), R8
+	MOVQ lines+24(FP), CX
+	VPCMPEQD Y15, Y15, Y15
+	VPSLLW $8, Y15, Y14
+	VPSRLW $1, Y14, Y13 // 0x7f80: the exponent's bits
+	VPXOR Y12, Y12, Y12
+
+columns:
+	VMOVDQU (SI), Y4
+	VMOVDQU (SI)(R8*1), Y5
+	VPAND Y13, Y4, Y6
+	VPAND Y13, Y5, Y7
+	VPCMPEQW Y13, Y6, Y6
+	VPCMPEQW Y13, Y7, Y7
+	VPOR Y6, Y12, Y12
+	VPOR Y7, Y12, Y12
+	VPMOVZXWD (SI), Y0
+	VPMOVZXWD 16(SI), Y1
+	VPMOVZXWD (SI)(R8*1), Y2
+	VPMOVZXWD 16(SI)(R8*1), Y3
+	VPSLLD $16, Y2, Y2
+	VPSLLD $16, Y3, Y3
+	VPOR Y0, Y2, Y2
+	VPOR Y1, Y3, Y3
+	VMOVDQU Y2, (DI)
+	VMOVDQU Y3, 32(DI)
+	LEAQ (SI)(R8*2), SI
+	ADDQ $64, DI
+	DECQ CX
+	JNZ  columns
+	VPMOVMSKB Y12, AX
+	MOVQ AX, bad+32(FP)
+	VZEROUPPER
+	RET
+
+// func packRowsAVX2(block, src *byte, stride, steps int) (bad int)
+//
+// It transposes 8 × 8 dwords at a time: 8 outputs by 16 inputs.
+TEXT ·packRowsAVX2(SB), NOSPLIT, $0-40
+	MOVQ block+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ stride+16(FP), R8
+	MOVQ steps+24(FP), CX
+	LEAQ (SI)(R8*4), DX
+	LEAQ (R8)(R8*2), R9
+	VPCMPEQD Y15, Y15, Y15
+	VPSLLW $8, Y15, Y14
+	VPSRLW $1, Y14, Y15 // 0x7f80: the exponent's bits
+	VPXOR Y14, Y14, Y14
+
+#define FINITE(Y) \
+	VPAND Y, Y15, Y13 \
+	VPCMPEQW Y13, Y15, Y13 \
+	VPOR Y13, Y14, Y14
+
+rows:
+	VMOVUPS (SI), Y0
+	VMOVUPS (SI)(R8*1), Y1
+	VMOVUPS (SI)(R8*2), Y2
+	VMOVUPS (SI)(R9*1), Y3
+	VMOVUPS (DX), Y4
+	VMOVUPS (DX)(R8*1), Y5
+	VMOVUPS (DX)(R8*2), Y6
+	VMOVUPS (DX)(R9*1), Y7
+	FINITE(Y0)
+	FINITE(Y1)
+	FINITE(Y2)
+	FINITE(Y3)
+	FINITE(Y4)
+	FINITE(Y5)
+	FINITE(Y6)
+	FINITE(Y7)
+	VUNPCKLPS Y1, Y0, Y8
+	VUNPCKHPS Y1, Y0, Y0
+	VUNPCKLPS Y3, Y2, Y9
+	VUNPCKHPS Y3, Y2, Y2
+	VUNPCKLPS Y5, Y4, Y10
+	VUNPCKHPS Y5, Y4, Y4
+	VUNPCKLPS Y7, Y6, Y11
+	VUNPCKHPS Y7, Y6, Y6
+	VUNPCKLPD Y9, Y8, Y1   // dwords 0 and 4 of outputs 0 to 3
+	VUNPCKHPD Y9, Y8, Y3   // 1, 5
+	VUNPCKLPD Y2, Y0, Y5   // 2, 6
+	VUNPCKHPD Y2, Y0, Y7   // 3, 7
+	VUNPCKLPD Y11, Y10, Y8 // the same of outputs 4 to 7
+	VUNPCKHPD Y11, Y10, Y9
+	VUNPCKLPD Y6, Y4, Y10
+	VUNPCKHPD Y6, Y4, Y11
+	VPERM2F128 $0x20, Y8, Y1, Y0
+	VPERM2F128 $0x20, Y9, Y3, Y2
+	VPERM2F128 $0x20, Y10, Y5, Y4
+	VPERM2F128 $0x20, Y11, Y7, Y6
+	VPERM2F128 $0x31, Y8, Y1, Y1
+	VPERM2F128 $0x31, Y9, Y3, Y3
+	VPERM2F128 $0x31, Y10, Y5, Y5
+	VPERM2F128 $0x31, Y11, Y7, Y7
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y2, 64(DI)
+	VMOVUPS Y4, 128(DI)
+	VMOVUPS Y6, 192(DI)
+	VMOVUPS Y1, 256(DI)
+	VMOVUPS Y3, 320(DI)
+	VMOVUPS Y5, 384(DI)
+	VMOVUPS Y7, 448(DI)
+	ADDQ $32, SI
+	ADDQ $32, DX
+	ADDQ $512, DI
+	DECQ CX
+	JNZ  rows
+	VPMOVMSKB Y14, AX
+	MOVQ AX, bad+32(FP)
+	VZEROUPPER
+	RET
+
+// func widenLinesAVX2(tile *float32, lines *byte, n int)
+TEXT ·widenLinesAVX2(SB), NOSPLIT, $0-24
+	MOVQ tile+0(FP), DI
+	MOVQ lines+8(FP), SI
+	MOVQ n+16(FP), CX
+	VPCMPEQD Y15, Y15, Y15
+	VPSLLD $16, Y15, Y15
+
+lines:
+	VMOVDQU (SI), Y0
+	VMOVDQU 32(SI), Y1
+	VPSLLD $16, Y0, Y2
+	VPSLLD $16, Y1, Y3
+	VPAND Y15, Y0, Y0
+	VPAND Y15, Y1, Y1
+	VMOVDQU Y2, (DI)
+	VMOVDQU Y3, 32(DI)
+	VMOVDQU Y0, 64(DI)
+	VMOVDQU Y1, 96(DI)
+	ADDQ $64, SI
+	ADDQ $128, DI
+	DECQ CX
+	JNZ  lines
+	VZEROUPPER
+	RET
