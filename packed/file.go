@@ -27,7 +27,7 @@ import (
 //	key         32 bytes, the hash that names the file
 //	content     32 bytes, SHA-256 of the body
 //	checksums   uint32 for each chunk of the body, CRC-32C
-//	header      32 bytes, SHA-256 of all before
+//	header      32 bytes, SHA-256 of all before; then zeros
 const (
 	magic = "DRVRPACK"
 	// version counts the changes of this form and of the formats of packed weights.
@@ -221,6 +221,8 @@ func (l *layout) check(file []byte) error {
 		binary.LittleEndian.Uint64(header[16:]) != uint64(l.bodyBytes) ||
 		!bytes.Equal(header[24:56], l.key[:]):
 		return errors.New("holds other weights")
+	case len(bytes.Trim(header[end+32:], "\x00")) > 0:
+		return errors.New("its header ends in odd bytes")
 	}
 	for i := range l.chunks() {
 		want := binary.LittleEndian.Uint32(header[fixedBytes+4*i:])
