@@ -123,6 +123,7 @@ func (s *Store) build(path string, l *layout,
 		s.mapped.Add(1)
 		return m, nil
 	}
+	_ = os.Remove(path) // if it is there, it is damaged, and replacing a file is slow
 	buf, m, err := l.memory()
 	if err != nil {
 		return nil, err
