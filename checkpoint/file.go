@@ -107,12 +107,45 @@ func (f *File) Tensor(name string) (Tensor, error) {
 // read calls use with the mapped bytes from begin to end. The file may have been
 // cut off since it was opened: touching what is gone raises a signal, so the size
 // is compared first, and a fault in the moment between becomes an error too.
-func (f *File) read(begin, end int64, use func(src []byte)) (err error) {
+func (f *File) read(begin, end int64, use func(src []byte)) error {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if err := f.usable(); err != nil {
 		return err
 	}
+	f.prefetch(begin, end)
+	err := guarded(func() { use(f.mapping[begin:end:end]) })
+	if err == nil {
+		f.touched.Add(end - begin)
+	}
+	return err
+}
+
+// share is read by n goroutines, each with a number of its own.
+func (f *File) share(begin, end int64, n int, use func(i int, src []byte)) error {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if err := f.usable(); err != nil {
+		return err
+	}
+	f.prefetch(begin, end)
+	errs := make([]error, n)
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() {
+			errs[i] = guarded(func() { use(i, f.mapping[begin:end:end]) })
+		})
+	}
+	all.Wait()
+	err := errors.Join(errs...)
+	if err == nil {
+		f.touched.Add(end - begin)
+	}
+	return err
+}
+
+// guarded makes an error of a fault in use.
+func guarded(use func()) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
@@ -122,9 +155,7 @@ func (f *File) read(begin, end int64, use func(src []byte)) (err error) {
 			err = errors.New("the file was cut off or its disk failed while it was read")
 		}
 	}()
-	f.prefetch(begin, end)
-	use(f.mapping[begin:end:end])
-	f.touched.Add(end - begin)
+	use()
 	return nil
 }
 

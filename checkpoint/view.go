@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -172,4 +173,36 @@ func (t Tensor) File() string {
 		return ""
 	}
 	return t.file.path
+}
+
+// Source names the bytes that the tensor is a view of: the file's name, size and time of
+// change, and where the bytes begin and end. Another file of the same name, size and
+// time is not told apart.
+func (t Tensor) Source() (string, error) {
+	if t.file == nil {
+		return "", t.fail(errors.New("was not opened"))
+	}
+	st, err := os.Stat(t.file.path)
+	if err != nil {
+		return "", t.fail(err)
+	}
+	return fmt.Sprintf("%s %d %d %d-%d", filepath.Base(t.file.path), st.Size(),
+		st.ModTime().UnixNano(), t.begin, t.end), nil
+}
+
+// Share calls use with the tensor's bytes, little-endian, for every i below n, each call
+// on a goroutine of its own, and returns the first error of the lowest i. Like Float32
+// it gives an error, not a signal, if the file was cut off.
+func (t Tensor) Share(n int, use func(i int, src []byte) error) error {
+	if t.file == nil {
+		return t.fail(errors.New("was not opened"))
+	}
+	errs := make([]error, n)
+	err := t.file.share(t.begin, t.end, n, func(i int, src []byte) { errs[i] = use(i, src) })
+	for _, e := range append([]error{err}, errs...) {
+		if e != nil {
+			return t.fail(e)
+		}
+	}
+	return nil
 }

@@ -206,6 +206,9 @@ type mapping struct{ b []byte }
 
 // check compares a file's header with what is expected, and its body with the header.
 func (l *layout) check(file []byte) error {
+	if want := l.headerBytes() + l.bodyBytes; len(file) != want {
+		return fmt.Errorf("is %d bytes, must be %d", len(file), want)
+	}
 	header, body := file[:l.headerBytes()], file[l.headerBytes():]
 	end := fixedBytes + 4*l.chunks()
 	sum := sha256.Sum256(header[:end])
