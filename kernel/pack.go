@@ -204,7 +204,8 @@ func infinite(v uint64) uint64 {
 }
 
 // packRowsBF16 packs 16 outputs whose inputs are neighbours: dword r of line l is dword
-// l of output r. What vectors leave goes by 64 inputs, so that what it writes stays in the first cache.
+// l of output r. What vectors leave goes by 64 inputs, so that what is written stays in
+// the first cache.
 func packRowsBF16(block, data []byte, stride, k int) bool {
 	odd := uint64(0)
 	done, ok := packRows(block, data, stride, k)
@@ -365,4 +366,29 @@ func extreme(x []float32) float32 {
 		}
 	}
 	return 0
+}
+
+// FiniteBytes reports whether little-endian elements of type d, BF16, F16 or F32, have
+// neither infinities nor NaNs.
+func FiniteBytes(b []byte, d tensor.DType) bool {
+	if d == tensor.BF16 {
+		odd := uint64(0)
+		for ; len(b) >= 8; b = b[8:] {
+			odd |= infinite(binary.LittleEndian.Uint64(b))
+		}
+		for ; len(b) >= 2; b = b[2:] {
+			odd |= infinite(uint64(binary.LittleEndian.Uint16(b)))
+		}
+		return odd == 0
+	}
+	s := Source{Data: b, Type: d}
+	var part [256]float32
+	for at := 0; at < len(b)/d.Size(); at += len(part) {
+		now := part[:min(len(part), len(b)/d.Size()-at)]
+		s.convert(now, at, 1)
+		if !Finite(now) {
+			return false
+		}
+	}
+	return true
 }

@@ -151,3 +151,22 @@ func BenchmarkPack(b *testing.B) {
 		}
 	}
 }
+
+func TestFiniteBytes(t *testing.T) {
+	r := rand.New(rand.NewPCG(35, 36))
+	for _, d := range []tensor.DType{tensor.BF16, tensor.F16, tensor.F32} {
+		for n := range 600 {
+			w := randomRows(r, 1, n)
+			if !FiniteBytes(encode(w, d, false).Data, d) {
+				t.Fatalf("%d finite elements of %s are refused", n, d)
+			}
+			if n == 0 {
+				continue
+			}
+			w.Data[r.IntN(n)] = float32(math.Inf(1 - 2*r.IntN(2)))
+			if FiniteBytes(encode(w, d, false).Data, d) {
+				t.Fatalf("an infinity among %d elements of %s is not seen", n, d)
+			}
+		}
+	}
+}

@@ -1,8 +1,10 @@
 package model
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"runtime"
 
 	"drover/checkpoint"
 	"drover/kernel"
@@ -108,18 +110,19 @@ func (l *loader) embedding(name string, vocabulary, hidden int) kernel.Table {
 	if !ok {
 		return nil
 	}
-	row := make([]float32, hidden)
-	for i := range vocabulary {
-		r, err := t.Index(i)
-		if err != nil {
-			l.err = err
-			return nil
+	shares := min(runtime.GOMAXPROCS(0), vocabulary)
+	l.err = t.Share(shares, func(i int, src []byte) error {
+		row := len(src) / vocabulary
+		part := src[i*vocabulary/shares*row : (i+1)*vocabulary/shares*row]
+		if !kernel.FiniteBytes(part, t.DType) {
+			return errors.New("holds a value that is not finite (NaN or infinity)")
 		}
-		if !l.read(r, row) {
-			return nil
-		}
+		return nil
+	})
+	if l.err != nil {
+		return nil
 	}
-	table, err := l.device.UploadTable(kernel.TableBytes{
+	table, err := l.Device.UploadTable(kernel.TableBytes{
 		Data: t.Raw(), DType: t.DType, Rows: vocabulary, Dim: hidden})
 	if err != nil {
 		l.err = fmt.Errorf("%s: tensor %s: %w", t.File(), t.Name, err)
@@ -132,7 +135,7 @@ func (l *loader) upload(m *kernel.Matrix) kernel.Weights {
 	if l.err != nil {
 		return nil
 	}
-	w, err := l.device.Upload(m)
+	w, err := l.Device.Upload(m)
 	l.err = err
 	return w
 }
@@ -144,7 +147,7 @@ func (l *loader) norm(name string, n int) kernel.Rows {
 		return kernel.Rows{}
 	}
 	var r kernel.Rows
-	l.err = write(l.device, &r, v, n)
+	l.err = write(l.Device, &r, v, n)
 	return r
 }
 

@@ -97,7 +97,7 @@ func openLlama(ck *checkpoint.Checkpoint, opts Options, _ moe.Experts) (Model, e
 	s := &c.spec
 	m := &llama{cfg: c}
 	m.device = opts.Device
-	l := &loader{ck: ck, mode: opts.Mode, device: opts.Device}
+	l := &loader{Options: opts, ck: ck}
 	m.embed = l.embedding("model.embed_tokens.weight", s.Vocabulary, s.Hidden)
 	m.layers = make([]llamaLayer, s.Layers)
 	for i := range m.layers {

@@ -210,14 +210,14 @@ func (e *llama4Experts) Load(layer, expert int) (*moe.Expert, error) {
 	if !slices.Contains(m.Layers, layer) || expert < 0 || expert >= m.Experts {
 		return nil, fmt.Errorf("load expert %d.%d: the model has no such expert", layer, expert)
 	}
-	l := &loader{ck: e.ck, mode: e.opts.Mode, device: e.opts.Device}
+	l := &loader{Options: e.opts, ck: e.ck}
 	gateUp, down := e.cfg.expertNames(layer)
-	gu := l.transposed(gateUp, expert, m.Experts, m.Hidden, 2*m.Width)
-	dn := l.transposed(down, expert, m.Experts, m.Width, m.Hidden)
+	loaded := l.expert(l.columns(gateUp, expert, m.Experts, m.Hidden, 2*m.Width),
+		l.columns(down, expert, m.Experts, m.Width, m.Hidden))
 	if l.err != nil {
 		return nil, fmt.Errorf("load expert %d.%d: %w", layer, expert, l.err)
 	}
-	return moe.NewExpert(l.device, gu, dn)
+	return loaded, nil
 }
 
 // llama4 is Llama 4's text model (Scout, Maverick and dense relatives).
@@ -261,7 +261,7 @@ func openLlama4(ck *checkpoint.Checkpoint, opts Options, experts moe.Experts) (M
 	m := &llama4{cfg: c, mode: opts.Mode, experts: experts}
 	m.device, m.shared = opts.Device, m.runShared
 	m.plan = moe.NewPlan(opts.Device, s.MoE.Experts, moe.ScaleInput, opts.Mode)
-	l := &loader{ck: ck, mode: opts.Mode, device: opts.Device, prefix: c.prefix}
+	l := &loader{Options: opts, ck: ck, prefix: c.prefix}
 	m.embed = l.embedding("model.embed_tokens.weight", s.Vocabulary, s.Hidden)
 	m.layers = make([]llama4Layer, s.Layers)
 	for i := range m.layers {

@@ -3,12 +3,10 @@ package model
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"drover/checkpoint"
 	"drover/kernel"
 	"drover/moe"
-	"drover/tensor"
 )
 
 // ErrUnsupported is wrapped by errors about checkpoints that are sound but of an
@@ -22,6 +20,20 @@ type Options struct {
 	// Device holds the weights and computes. Nil means the CPU, on the caller's
 	// thread alone.
 	Device kernel.Device
+	// Store keeps packed weights from run to run. Nil means that they are packed in
+	// memory every time.
+	Store Store
+	// Packed, if not nil, is called after each piece of weights that was loaded with the
+	// size of its packed weights. Calls may overlap.
+	Packed func(bytes int64)
+}
+
+// Store keeps packed weights.
+type Store interface {
+	// Matrices returns the matrices that were kept with a key, or new ones that build
+	// has filled. The key names everything that the weights depend on.
+	Matrices(key string, shapes []kernel.Shape, build func([]*kernel.Matrix) error) (
+		[]*kernel.Matrix, error)
 }
 
 func (o *Options) setDefaults() {
@@ -97,182 +109,4 @@ func (noExperts) Spec() moe.Spec { return moe.Spec{} }
 
 func (noExperts) Load(layer, expert int) (*moe.Expert, error) {
 	return nil, fmt.Errorf("load expert %d.%d: the model has no routed experts", layer, expert)
-}
-
-// loader reads tensors into packed form and keeps the first error.
-type loader struct {
-	ck     *checkpoint.Checkpoint
-	mode   kernel.Mode
-	device kernel.Device
-	prefix string // before every name
-	row    []float32
-	err    error
-}
-
-// tensor returns a tensor of the given shape and of a type that can be converted.
-func (l *loader) tensor(name string, shape ...int) (checkpoint.Tensor, bool) {
-	if l.err != nil {
-		return checkpoint.Tensor{}, false
-	}
-	t, err := l.ck.Tensor(l.prefix + name)
-	if err != nil {
-		l.err = err
-		return t, false
-	}
-	if !slices.Equal(t.Shape, shape) {
-		l.err = fmt.Errorf("%s: tensor %s: shape is %v, config.json asks for %v",
-			t.File(), t.Name, t.Shape, shape)
-		return t, false
-	}
-	switch t.DType {
-	case tensor.BF16, tensor.F16, tensor.F32:
-		return t, true
-	}
-	l.err = fmt.Errorf("%s: tensor %s: type is %s, weights must be BF16, F16 or F32",
-		t.File(), t.Name, t.DType)
-	return t, false
-}
-
-// vector reads a one-dimensional tensor.
-func (l *loader) vector(name string, n int) []float32 {
-	t, ok := l.tensor(name, n)
-	if !ok {
-		return nil
-	}
-	v := make([]float32, n)
-	l.read(t, v)
-	return v
-}
-
-// read converts t into dst and refuses values that are not finite.
-func (l *loader) read(t checkpoint.Tensor, dst []float32) bool {
-	if err := t.Float32(dst); err != nil {
-		l.err = err
-		return false
-	}
-	if !kernel.Finite(dst) {
-		l.err = fmt.Errorf("%s: tensor %s: holds a value that is not finite (NaN or infinity)",
-			t.File(), t.Name)
-		return false
-	}
-	return true
-}
-
-// matrix reads a linear layer's weights, (n, k): an output a row.
-func (l *loader) matrix(role kernel.Role, name string, n, k int) *kernel.Matrix {
-	t, ok := l.tensor(name, n, k)
-	if !ok {
-		return nil
-	}
-	return l.pack(t, n, k, l.mode.Weights(role, t.DType))
-}
-
-// gate reads the weights of a gate, (n, k), as they are in the checkpoint.
-func (l *loader) gate(name string, n, k int) *kernel.Matrix {
-	t, ok := l.tensor(name, n, k)
-	if !ok {
-		return nil
-	}
-	return l.pack(t, n, k, kernel.Exact.Weights(kernel.RoleExperts, t.DType))
-}
-
-// transposed reads the weights of expert i of a tensor (count, k, n): an input a row.
-func (l *loader) transposed(name string, i, count, k, n int) *kernel.Matrix {
-	t, ok := l.tensor(name, count, k, n)
-	if !ok {
-		return nil
-	}
-	one, err := t.Index(i)
-	if err != nil {
-		l.err = err
-		return nil
-	}
-	m := l.make(t, n, k, l.mode.Weights(kernel.RoleExperts, t.DType))
-	all := make([]float32, n*k)
-	if m == nil || !l.read(one, all) {
-		return nil
-	}
-	row := make([]float32, k)
-	for j := range n {
-		for c := range row {
-			row[c] = all[c*n+j]
-		}
-		if err := m.SetRow(j, row); err != nil {
-			l.err = fmt.Errorf("%s: tensor %s: output %d: %w", t.File(), one.Name, j, err)
-			return nil
-		}
-	}
-	one.Release()
-	return m
-}
-
-// make makes a matrix for the weights of t.
-func (l *loader) make(t checkpoint.Tensor, n, k int, f kernel.Format) *kernel.Matrix {
-	m, err := kernel.NewMatrix(n, k, f)
-	if err != nil {
-		l.err = fmt.Errorf("%s: tensor %s: %w", t.File(), t.Name, err)
-	}
-	return m
-}
-
-// pack reads the rows of t into a new n × k matrix and gives the pages of t back to
-// the system.
-func (l *loader) pack(t checkpoint.Tensor, n, k int, f kernel.Format) *kernel.Matrix {
-	m := l.make(t, n, k, f)
-	if m != nil {
-		l.stack(m, t, 0)
-	}
-	if l.err != nil {
-		return nil
-	}
-	return m
-}
-
-// ffn reads a SwiGLU feed-forward network of three linear layers.
-func (l *loader) ffn(name string, hidden, width int) *moe.Expert {
-	gate, up := name+".gate_proj.weight", name+".up_proj.weight"
-	gt, ok := l.tensor(gate, width, hidden)
-	if !ok {
-		return nil
-	}
-	ut, ok := l.tensor(up, width, hidden)
-	if !ok {
-		return nil
-	}
-	d := tensor.F32
-	if gt.DType == ut.DType {
-		d = gt.DType
-	}
-	gateUp := l.make(gt, 2*width, hidden, l.mode.Weights(kernel.RoleDense, d))
-	if gateUp == nil {
-		return nil
-	}
-	l.stack(gateUp, gt, 0)
-	l.stack(gateUp, ut, width)
-	down := l.matrix(kernel.RoleDense, name+".down_proj.weight", hidden, width)
-	if l.err != nil {
-		return nil
-	}
-	e, err := moe.NewExpert(l.device, gateUp, down)
-	l.err = err
-	return e
-}
-
-// stack reads the rows of t into the rows of m from first on.
-func (l *loader) stack(m *kernel.Matrix, t checkpoint.Tensor, first int) {
-	l.row = slices.Grow(l.row[:0], m.K)[:m.K]
-	for i := 0; i < t.Shape[0] && l.err == nil; i++ {
-		r, err := t.Index(i)
-		if err != nil {
-			l.err = err
-			return
-		}
-		if !l.read(r, l.row) {
-			return
-		}
-		if err := m.SetRow(first+i, l.row); err != nil {
-			l.err = fmt.Errorf("%s: tensor %s: %w", t.File(), r.Name, err)
-		}
-	}
-	t.Release()
 }

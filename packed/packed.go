@@ -57,7 +57,7 @@ func Open(dir string, o Options) (*Store, error) {
 		o.SmallestBytes = defaultSmallest
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("open the cache of packed weights: %w (choose another folder, or none)", err)
+		return nil, fmt.Errorf("open the cache of packed weights: %w (choose another, or none)", err)
 	}
 	return &Store{dir: dir, opts: o}, nil
 }
