@@ -15,28 +15,28 @@ func mulInt8r3b4VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32
 func mulInt8r4b4VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
-func mulInt8r5b4VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r5b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
-func mulInt8r6b4VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r6b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
-func mulInt8r7b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r7b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
-func mulInt8r8b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r8b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
-func mulInt8r9b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r9b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
-func mulInt8r10b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r10b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
-func mulInt8r11b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r11b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
-func mulInt8r12b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r12b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
 
 //go:noescape
 func mulInt4r1b4VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
@@ -115,14 +115,14 @@ var tilesInt8VNNI = []integerTile{
 	{4, mulInt8r2b4VNNI},
 	{4, mulInt8r3b4VNNI},
 	{4, mulInt8r4b4VNNI},
-	{4, mulInt8r5b4VNNI},
-	{4, mulInt8r6b4VNNI},
-	{2, mulInt8r7b2VNNI},
-	{2, mulInt8r8b2VNNI},
-	{2, mulInt8r9b2VNNI},
-	{2, mulInt8r10b2VNNI},
-	{2, mulInt8r11b2VNNI},
-	{2, mulInt8r12b2VNNI},
+	{2, mulInt8r5b2VNNI},
+	{2, mulInt8r6b2VNNI},
+	{1, mulInt8r7b1VNNI},
+	{1, mulInt8r8b1VNNI},
+	{1, mulInt8r9b1VNNI},
+	{1, mulInt8r10b1VNNI},
+	{1, mulInt8r11b1VNNI},
+	{1, mulInt8r12b1VNNI},
 }
 
 var tilesInt4VNNI = []integerTile{

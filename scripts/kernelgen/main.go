@@ -53,12 +53,10 @@ func vnni(bits int) []product {
 		switch {
 		case bits == 4 && rows <= 2:
 			p.blocks, p.ahead = 4, 4
-		case bits == 4 && rows > 6:
-			p.blocks = 1
 		case bits == 8 && rows <= 4:
 			p.blocks, p.ahead = 4, 0
-		case bits == 8 && rows <= 6:
-			p.blocks = 4
+		case rows > 6:
+			p.blocks = 1
 		}
 		all = append(all, p)
 	}

@@ -32,6 +32,12 @@ func (p product) slot(row, b int) string {
 	return place((row*p.blocks+b)*lineBytes) + "(DI)"
 }
 
+// held says that there are registers enough for the float sums, which are written to the
+// frame at the end only.
+func (p product) held() bool { return p.bits == 8 && p.rows*p.blocks <= 12 }
+
+func (p product) heldSlot(row, b int) string { return z(12 + row*p.blocks + b) }
+
 func z(i int) string { return fmt.Sprintf("Z%d", i) }
 
 func (p product) vnni(a *asm) {
@@ -44,11 +50,13 @@ func (p product) vnni(a *asm) {
 		}
 	}
 	a.op("VPXORD Z0, Z0, Z0")
-	for r := range p.rows {
-		for b := range p.blocks {
+	p.all(func(r, b int) {
+		if p.held() {
+			a.op("VMOVAPS Z0, %s", p.heldSlot(r, b))
+		} else {
 			a.op("VMOVUPS Z0, %s", p.slot(r, b))
 		}
-	}
+	})
 	a.label("group")
 	switch {
 	case p.bits == 8:
@@ -59,6 +67,9 @@ func (p product) vnni(a *asm) {
 		p.vnniGroup4(a)
 	}
 	p.endGroup(a)
+	if p.held() {
+		p.all(func(r, b int) { a.op("VMOVUPS %s, %s", p.heldSlot(r, b), p.slot(r, b)) })
+	}
 	p.vnniStore(a)
 }
 
@@ -108,6 +119,10 @@ func (p product) vnniGroup8(a *asm) {
 			s := p.sum(r, b)
 			a.op("VCVTDQ2PS %s, %s", s, s)
 			a.op("VMULPS %s, %s, %s", z(vnniWeights+b), s, s)
+			if p.held() {
+				a.op("VFMADD231PS %s, %s, %s", x, s, p.heldSlot(r, b))
+				continue
+			}
 			a.op("VFMADD213PS %s, %s, %s", p.slot(r, b), x, s)
 			a.op("VMOVUPS %s, %s", s, p.slot(r, b))
 		}
