@@ -38,7 +38,8 @@ func newBenchKernelsCommand(g *globals) *cobra.Command {
 reading memory, of float32 multiply-adds, and of exact dot products of small integers. Then it
 measures the kernels in the shapes of Llama 4 Maverick and some smaller ones, by turns with
 these limits, and prints which fraction of the limit each reaches: of the one that bounds it,
-memory or arithmetic. Experts of a layer have the rows that the demo model's gate gives them.
+memory or arithmetic. Rates are by the time that threads ran, so that others on the machine
+disturb less. Experts of a layer have the rows that the demo model's gate gives them.
 It ends with the part of small kernels in a decode step, computed from the rates, and with how
 many rates are below their goals.
 

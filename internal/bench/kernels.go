@@ -69,7 +69,8 @@ type KernelWork struct {
 	Cached bool `json:"cached,omitempty"`
 }
 
-// KernelResult is the speed of a kernel on all its threads. Rates are medians by wall time.
+// KernelResult is the speed of a kernel on all its threads. Rates are medians, by the time that
+// threads ran.
 type KernelResult struct {
 	KernelWork
 	// GBps counts the bytes of weights, or of keys and values, or of rows, read once.
