@@ -22,6 +22,7 @@ type CPU struct {
 	forward    forwardTask
 	put        putTask
 	attend     AttentionRun
+	tiles      cpuTiles
 }
 
 var _ Device = (*CPU)(nil)

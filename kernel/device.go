@@ -36,6 +36,9 @@ type Store interface {
 	// UploadTable returns a table of embeddings. The bytes must not change and must be
 	// there as long as the table is used. It is safe for concurrent use.
 	UploadTable(t TableBytes) (Table, error)
+	// AllocateKV returns memory for so many KV tiles of a layout, all zeros. It is given
+	// back when nothing refers to it any more.
+	AllocateKV(l KVLayout, tiles int) (KVMemory, error)
 	// Write copies rows from the host; they have as many elements as dst.
 	Write(dst Rows, src tensor.Rows)
 	// Read waits for what was queued and returns the rows in the host's memory, valid
@@ -74,9 +77,9 @@ type Products interface {
 	// FeedForward runs rows of x through feed-forward networks, into the same rows of
 	// y: y = down(silu(gate(x)) * up(x)). Rows that are in no part stay as they are.
 	FeedForward(y, x Rows, parts []FeedForwardPart)
-	// Attend adds the keys k and values v of new tokens to kv and then sets out to the
-	// attention of the queries q, as a computes it.
-	Attend(a *Attention, out, q, k, v Rows, kv KV)
+	// Attend stores the keys k and values v of new tokens in kv and then sets out to
+	// the attention of the queries q, as a computes it.
+	Attend(a *Attention, out, q, k, v Rows, kv *KV)
 }
 
 // Rows are rows of float32 in a device's memory, one after the other, (N, Dim). The
@@ -193,10 +196,25 @@ type FeedForwardPart struct {
 	From, To int
 }
 
-// KV is the keys and values of one layer for the sequences of a step.
-type KV interface {
-	KVTiles
-	// Sequences returns the step's sequences, whose tokens stand one sequence after
-	// the other. It is valid until the step's next layer.
-	Sequences() []AttentionSequence
+// KVMemory is memory for KV tiles on a device.
+type KVMemory interface {
+	// Tiles is the number of tiles that it holds.
+	Tiles() int
+}
+
+// KV says where the sequences of a step have the keys and values of one layer. Memory
+// is in blocks of BlockTiles tiles, of which Tiles tiles from First on are the layer's:
+// tile i of a sequence is number
+//
+//	Table[i/Tiles]*BlockTiles + First + i%Tiles
+type KV struct {
+	Memory                   KVMemory
+	BlockTiles, First, Tiles int
+	// Sequences are the step's, whose tokens stand one sequence after the other.
+	Sequences []AttentionSequence
+}
+
+// tile returns the number of a sequence's tile.
+func (kv *KV) tile(table []int32, i int) int {
+	return int(table[i/kv.Tiles])*kv.BlockTiles + kv.First + i%kv.Tiles
 }

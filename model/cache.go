@@ -7,8 +7,8 @@ import (
 	"drover/kernel"
 )
 
-// Cache holds keys and values of all sequences, in numbered blocks outside the Go
-// heap. In each KV group a block keeps the same positions for all of the group's
+// Cache holds keys and values of all sequences, in numbered blocks of a device's
+// memory. In each KV group a block keeps the same positions for all of the group's
 // layers: for each layer in turn, KV tiles. The scheduler decides what a block holds.
 type Cache struct {
 	blockTokens int
@@ -18,9 +18,9 @@ type Cache struct {
 }
 
 type cacheGroup struct {
-	blocks     int
-	blockBytes int
-	buf        *kernel.Buffer
+	blocks int
+	layers int // whose tiles stand one layer after the other in a block
+	memory kernel.KVMemory
 }
 
 // cachePlace locates a layer: its group, and its place within a block.
@@ -32,8 +32,8 @@ type cachePlace struct {
 const maxCacheBytes = math.MaxInt64 / 4
 
 // newCache makes a cache for layers with keys and values of a layout.
-func newCache(groups []KVGroup, layout kernel.KVLayout, blocks []int, tokens int) (*Cache,
-	error) {
+func newCache(d kernel.Device, groups []KVGroup, layout kernel.KVLayout, blocks []int,
+	tokens int) (*Cache, error) {
 	if len(blocks) != len(groups) || tokens < 1 || tokens%kernel.KVTokens != 0 {
 		return nil, fmt.Errorf("make a KV cache: %d block counts for %d groups, %d tokens a block "+
 			"(must be a multiple of %d)", len(blocks), len(groups), tokens, kernel.KVTokens)
@@ -47,11 +47,13 @@ func newCache(groups []KVGroup, layout kernel.KVLayout, blocks []int, tokens int
 		if blocks[g] < 1 || blocks[g] > maxCacheBytes/size {
 			return nil, fmt.Errorf("make a KV cache: %d blocks of %d bytes", blocks[g], size)
 		}
-		buf, err := kernel.NewBuffer(blocks[g] * size)
+		tiles := blocks[g] * (tokens / kernel.KVTokens) * len(group.Layers)
+		memory, err := d.AllocateKV(layout, tiles)
 		if err != nil {
 			return nil, fmt.Errorf("make a KV cache: %w", err)
 		}
-		c.groups = append(c.groups, cacheGroup{blocks: blocks[g], blockBytes: size, buf: buf})
+		c.groups = append(c.groups,
+			cacheGroup{blocks: blocks[g], layers: len(group.Layers), memory: memory})
 		for i, l := range group.Layers {
 			for len(c.place) <= l {
 				c.place = append(c.place, cachePlace{})
@@ -65,34 +67,17 @@ func newCache(groups []KVGroup, layout kernel.KVLayout, blocks []int, tokens int
 // BlockTokens is the number of positions in a block.
 func (c *Cache) BlockTokens() int { return c.blockTokens }
 
-// layerKV is kernel.KV for one layer of a step.
-type layerKV struct {
-	cache     *Cache
-	layer     int
-	sequences []kernel.AttentionSequence
-}
-
-// set makes kv that of a layer and a batch.
-func (kv *layerKV) set(c *Cache, b *Batch, layer int) {
-	kv.cache, kv.layer, kv.sequences = c, layer, kv.sequences[:0]
-	group := c.place[layer].group
+// layer makes kv that of a layer and a batch.
+func (c *Cache) layer(kv *kernel.KV, b *Batch, layer int) {
+	p := c.place[layer]
+	g, tiles := &c.groups[p.group], c.blockTokens/kernel.KVTokens
+	*kv = kernel.KV{Memory: g.memory, BlockTiles: tiles * g.layers, First: tiles * p.index,
+		Tiles: tiles, Sequences: kv.Sequences[:0]}
 	for i := range b.Sequences {
 		s := &b.Sequences[i]
-		kv.sequences = append(kv.sequences,
-			kernel.AttentionSequence{Start: s.Start, Count: s.Count, Table: s.Tables[group]})
+		kv.Sequences = append(kv.Sequences,
+			kernel.AttentionSequence{Start: s.Start, Count: s.Count, Table: s.Tables[p.group]})
 	}
-}
-
-// Sequences are the batch's.
-func (kv *layerKV) Sequences() []kernel.AttentionSequence { return kv.sequences }
-
-// Tile returns the i-th tile of a sequence with a table of blocks.
-func (kv *layerKV) Tile(table []int32, i int) []byte {
-	c := kv.cache
-	p, n := c.place[kv.layer], c.blockTokens/kernel.KVTokens
-	g, size := &c.groups[p.group], c.layout.TileBytes()
-	at := int(table[i/n])*g.blockBytes + (p.index*n+i%n)*size
-	return g.buf.Bytes()[at : at+size]
 }
 
 // check refuses a batch whose tables, positions or tokens do not fit the cache and

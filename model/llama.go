@@ -126,7 +126,7 @@ func (m *llama) Spec() Spec { return m.cfg.spec }
 
 // NewCache makes a KV cache for the model.
 func (m *llama) NewCache(blocks []int, blockTokens int) (*Cache, error) {
-	return newCache(m.cfg.spec.KV, m.attend.KV, blocks, blockTokens)
+	return newCache(m.device, m.cfg.spec.KV, m.attend.KV, blocks, blockTokens)
 }
 
 // Forward runs one step.

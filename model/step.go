@@ -30,7 +30,7 @@ type step struct {
 	k, v      kernel.Rows // (tokens, kvHeads*headDim)
 
 	attend   kernel.Attention
-	kv       layerKV
+	kv       kernel.KV
 	products [3]kernel.Product
 	parts    [1]kernel.FeedForwardPart
 	picked   kernel.Rows // rows that need logits
@@ -87,7 +87,7 @@ func (s *step) feedForward(e *moe.Expert) {
 // attendAll sets s.out to the attention of s.q, sequence by sequence, over the keys and
 // values of a layer, to which it adds s.k and s.v first.
 func (s *step) attendAll(c *Cache, b *Batch, layer int, o kernel.Weights) {
-	s.kv.set(c, b, layer)
+	c.layer(&s.kv, b, layer)
 	s.device.Attend(&s.attend, s.heads, s.q, s.k, s.v, &s.kv)
 	s.multiply(s.out, s.heads, o)
 }

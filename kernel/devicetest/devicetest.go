@@ -37,7 +37,8 @@ func Run(t *testing.T, d kernel.Device, opts Options) {
 		{"embed", (*suite).embed}, {"norm", (*suite).norm}, {"rotate", (*suite).rotate},
 		{"scale rows", (*suite).scaleRows}, {"add", (*suite).add}, {"gather", (*suite).gather},
 		{"scatter", (*suite).scatter}, {"mul", (*suite).mul},
-		{"feed forward", (*suite).feedForward}, {"order", (*suite).order}, {"misfits", (*suite).misfits},
+		{"feed forward", (*suite).feedForward}, {"attend", (*suite).attend},
+		{"order", (*suite).order}, {"misfits", (*suite).misfits},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			part.run(&suite{t, d, opts, rand.New(rand.NewPCG(5, 6))})
@@ -156,6 +157,15 @@ func (s *suite) refuses() {
 	}
 	if _, err := s.d.Upload(nil); err == nil {
 		s.Error("Upload(nil): no error")
+	}
+	layout := kernel.KVLayout{Heads: 2, HeadDim: 8, Precision: kernel.PrecisionBF16}
+	for _, tiles := range []int{-1, math.MaxInt / 8} {
+		if _, err := s.d.AllocateKV(layout, tiles); err == nil {
+			s.Errorf("AllocateKV of %d tiles: no error", tiles)
+		}
+	}
+	if _, err := s.d.AllocateKV(kernel.KVLayout{}, 1); err == nil {
+		s.Error("AllocateKV of no layout: no error")
 	}
 	for what, t := range map[string]kernel.TableBytes{
 		"too few bytes":  {Data: make([]byte, 30), DType: tensor.BF16, Rows: 4, Dim: 4},
