@@ -37,19 +37,16 @@ func panelRows(l instructions) int {
 // wideCodes reports whether codes of activations for weights of 8 bits are wide.
 func wideCodes(l instructions) bool { return l == avx2 || l == avx512 }
 
-// mulInteger is mulVector for formats of integers. A block of weights is used for all
-// panels before the next, so that it is read from memory once.
+// mulInteger is mulVector for formats of integers. A few blocks of weights, which the
+// second cache holds, are used for all panels before the next, so that they are read from
+// memory once, and panels, of which there may be more than it holds, not for every block.
 func (m *Matrix) mulInteger(y tensor.Rows, a *Activations, lo, hi int) bool {
-	tiles := integerTiles(a.level, m.format)
-	if tiles == nil || y.N == 0 {
-		return tiles != nil
+	if integerTiles(a.level, m.format) == nil {
+		return false
 	}
-	_, most := a.panel(0)
-	_, least := a.panel(a.panels - 1)
-	width := max(tiles[most-1].blocks, tiles[least-1].blocks) * blockRows
-	for n0 := lo; n0 < hi; n0 += width {
+	for n0 := lo; n0 < hi && y.N > 0; n0 += PartOutputs {
 		for p := range a.panels {
-			m.mulPanel(y, a, p, n0, min(n0+width, hi))
+			m.mulPanel(y, a, p, n0, min(n0+PartOutputs, hi))
 		}
 	}
 	return true
