@@ -175,19 +175,25 @@ func (t Tensor) File() string {
 	return t.file.path
 }
 
-// Source names the bytes that the tensor is a view of: the file's name, size and time of
-// change, and where the bytes begin and end. Another file of the same name, size and
-// time is not told apart.
+// Source names the bytes that the tensor is a view of: the file's name, number in its
+// file system, size and time of change, and where the bytes begin and end. It is of the
+// file that is open, though another may have its name by now. A file that is overwritten
+// in place and given its size and time again is not told apart.
 func (t Tensor) Source() (string, error) {
 	if t.file == nil {
 		return "", t.fail(errors.New("was not opened"))
 	}
-	st, err := os.Stat(t.file.path)
-	if err != nil {
+	t.file.mu.RLock()
+	defer t.file.mu.RUnlock()
+	if err := t.file.usable(); err != nil {
 		return "", t.fail(err)
 	}
-	return fmt.Sprintf("%s %d %d %d-%d", filepath.Base(t.file.path), st.Size(),
-		st.ModTime().UnixNano(), t.begin, t.end), nil
+	var st unix.Stat_t
+	if err := unix.Fstat(int(t.file.file.Fd()), &st); err != nil {
+		return "", t.fail(err)
+	}
+	return fmt.Sprintf("%s %d %d %d %d-%d", filepath.Base(t.file.path), st.Ino, st.Size,
+		st.Mtim.Nano(), t.begin, t.end), nil
 }
 
 // Share calls use with the tensor's bytes, little-endian, for every i below n, each call

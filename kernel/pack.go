@@ -16,6 +16,8 @@ type Source struct {
 	Type tensor.DType
 	// The weight of output n and input k is element n*OutputStride + k*InputStride.
 	OutputStride, InputStride int
+	// First is the number of output 0 in messages.
+	First int
 }
 
 // Packer is the memory that packing needs. One Packer serves one goroutine.
@@ -34,7 +36,7 @@ const panelOutputs = 4 * blockRows
 // Pack packs outputs 0 to count, without count, of a source as m's outputs from first
 // on, rounding them to the matrix's format as SetRow does. Other outputs may be packed
 // at the same time by other Packers, unless they are among the same 16. Weights that
-// are not finite, or too large for a scale, are an error that names the output.
+// are not finite, or too large for a scale, are an error that names the source's output.
 func (p *Packer) Pack(m *Matrix, first, count int, s Source) error {
 	if first < 0 || count < 0 || first+count > m.N {
 		panic(fmt.Sprintf("kernel: pack outputs %d to %d of %d", first, first+count, m.N))
@@ -121,7 +123,7 @@ func widenColumnsGo(t *tileRows, src []byte, stride, n int) {
 
 // from is the source without its first n outputs.
 func (s Source) from(n int) Source {
-	s.Data = s.Data[n*s.OutputStride*s.Type.Size():]
+	s.Data, s.First = s.Data[n*s.OutputStride*s.Type.Size():], s.First+n
 	return s
 }
 
@@ -140,10 +142,10 @@ func (p *Packer) rows(m *Matrix, first, count int, s Source) error {
 	for r := range count {
 		row := p.panel[r*m.K : (r+1)*m.K]
 		if !Finite(row) {
-			return fmt.Errorf("output %d: holds a value that is not finite (NaN or infinity)", first+r)
+			return fmt.Errorf("output %d: holds a value that is not finite (NaN or infinity)", s.First+r)
 		}
 		if err := m.SetRow(first+r, row); err != nil {
-			return fmt.Errorf("output %d: %w", first+r, err)
+			return fmt.Errorf("output %d: %w", s.First+r, err)
 		}
 	}
 	return nil

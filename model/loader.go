@@ -1,6 +1,7 @@
 package model
 
 import (
+	"cmp"
 	"fmt"
 	"runtime"
 	"slices"
@@ -120,19 +121,14 @@ func (l *loader) piece(all ...linear) []*kernel.Matrix {
 	if l.err != nil {
 		return nil
 	}
-	var key strings.Builder
-	fmt.Fprintf(&key, "%x", l.ck.Digest())
+	key, err := l.key(all)
+	if err != nil {
+		l.err = err
+		return nil
+	}
 	shapes := make([]kernel.Shape, len(all))
 	for i, w := range all {
 		shapes[i] = w.Shape
-		for _, p := range w.parts {
-			source, err := p.t.Source()
-			if err != nil {
-				l.err = err
-				return nil
-			}
-			fmt.Fprintf(&key, "\n%q %v %v %d %t", source, p.t.DType, p.t.Shape, p.first, p.columns)
-		}
 	}
 	build := func(m []*kernel.Matrix) error {
 		for i, w := range all {
@@ -142,13 +138,18 @@ func (l *loader) piece(all ...linear) []*kernel.Matrix {
 				}
 			}
 		}
+		// What was packed of a file that changed meanwhile must not be kept as either.
+		if after, err := l.key(all); err != nil || after != key {
+			return cmp.Or(err, fmt.Errorf("%s: changed while it was read: start again when it is complete",
+				all[0].parts[0].t.File()))
+		}
 		return nil
 	}
 	var store Store = memory{}
 	if l.Store != nil {
 		store = l.Store
 	}
-	m, err := store.Matrices(key.String(), shapes, build)
+	m, err := store.Matrices(key, shapes, build)
 	if err != nil {
 		l.err = err
 		return nil
@@ -161,6 +162,22 @@ func (l *loader) piece(all ...linear) []*kernel.Matrix {
 		l.Packed(int64(size))
 	}
 	return m
+}
+
+// key names the bytes that linear layers come from.
+func (l *loader) key(all []linear) (string, error) {
+	var key strings.Builder
+	fmt.Fprintf(&key, "%x", l.ck.Digest())
+	for _, w := range all {
+		for _, p := range w.parts {
+			source, err := p.t.Source()
+			if err != nil {
+				return "", err
+			}
+			fmt.Fprintf(&key, "\n%q %v %v %d %t", source, p.t.DType, p.t.Shape, p.first, p.columns)
+		}
+	}
+	return key.String(), nil
 }
 
 // memory is the Store that keeps nothing.
@@ -200,6 +217,7 @@ func (p *part) pack(m *kernel.Matrix) error {
 		var packer kernel.Packer
 		from := i * each
 		s := s
+		s.First = from
 		s.Data = src[from*s.OutputStride*s.Type.Size():]
 		return packer.Pack(m, p.first+from, min(each, n-from), s)
 	})
