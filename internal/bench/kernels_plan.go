@@ -141,7 +141,10 @@ func kernelPlan(opts KernelOptions, threads int, m memory) []subjectKernel {
 
 // rows lists the numbers of rows of products.
 func (p *planner) rows() []int {
-	if p.opts.Quick {
+	switch {
+	case p.opts.tiny:
+		return []int{1, 64}
+	case p.opts.Quick:
 		return []int{1, 4, 16, 64, 256}
 	}
 	return []int{1, 2, 4, 8, 16, 32, 64, 256, 512}
