@@ -320,3 +320,33 @@ func TestKilled(t *testing.T) {
 		t.Errorf("files %q, damaged %q", got, *damaged)
 	}
 }
+
+func TestInspect(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "odd [name]*")
+	s, _ := open(t, dir)
+	piece(t, s, "a", fill(1))
+	piece(t, s, "b", fill(1))
+	foreign := filepath.Join(dir, "00", "foreign.packed")
+	if err := os.MkdirAll(filepath.Dir(foreign), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(foreign, []byte("not ours"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	u, err := packed.Inspect(dir, false)
+	if err != nil || u.Pieces != 2 || u.Bytes < 2_000_000 {
+		t.Errorf("%+v, %v", u, err)
+	}
+	if u, err = packed.Inspect(dir, true); err != nil || u.Pieces != 2 || !u.Cleared {
+		t.Errorf("%+v, %v", u, err)
+	}
+	if u, err = packed.Inspect(dir, false); err != nil || u.Pieces != 0 {
+		t.Errorf("after clearing %+v, %v", u, err)
+	}
+	if _, err := os.Stat(foreign); err != nil {
+		t.Errorf("another's file: %v", err)
+	}
+	if u, err := packed.Inspect(filepath.Join(dir, "none"), true); err != nil || u.Pieces != 0 {
+		t.Errorf("a folder that is not there: %+v, %v", u, err)
+	}
+}

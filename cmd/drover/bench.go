@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"drover/internal/bench"
+	"drover/internal/role"
 	"drover/kernel"
 	droverv1 "drover/proto/drover/v1"
 )
@@ -119,7 +120,7 @@ Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var clear func()
 			opts.Progress, clear = progress(g, "measurements")
-			rep, err := to.bench(c.Context(), opts)
+			rep, err := to.bench(c.Context(), g, opts)
 			clear()
 			switch {
 			case err != nil:
@@ -145,7 +146,8 @@ Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 }
 
 // bench measures the target.
-func (t *target) bench(ctx context.Context, opts bench.Options) (bench.Report, error) {
+func (t *target) bench(ctx context.Context, g *globals, opts bench.Options) (
+	bench.Report, error) {
 	if t.model != "" && t.endpoint == "" {
 		mode, err := kernel.ParseMode(t.mode)
 		if err != nil {
@@ -154,13 +156,14 @@ func (t *target) bench(ctx context.Context, opts bench.Options) (bench.Report, e
 		if opts.Threads, err = threadsOr(t.threads); err != nil {
 			return bench.Report{}, err
 		}
+		opts.Weights = role.Weights{Cache: cacheDir(t.cache), Log: warnings(g)}
 		return bench.Local(ctx, t.model, mode, opts)
 	}
-	if opts.Nodes != 0 || t.threads != 0 || opts.PieceTokens != 0 {
-		return bench.Report{}, usagef("--nodes, --threads and --piece-tokens go with --model; " +
+	if opts.Nodes != 0 || t.threads != 0 || t.cache != "" || opts.PieceTokens != 0 {
+		return bench.Report{}, usagef("--nodes, --threads, --cache and --piece-tokens go with --model; " +
 			"an endpoint has its own")
 	}
-	conn, stop, err := t.connect(ctx)
+	conn, stop, err := t.connect(ctx, g)
 	if err != nil {
 		return bench.Report{}, err
 	}

@@ -32,7 +32,7 @@ Exit codes: 0 done, 1 an error, 2 wrong usage, 130 interrupted.`,
   echo "What is the capital of Italy?" | drover chat`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			conn, stop, err := t.connect(c.Context())
+			conn, stop, err := t.connect(c.Context(), g)
 			if err != nil {
 				return err
 			}

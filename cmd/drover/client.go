@@ -19,6 +19,7 @@ type target struct {
 	endpoint, model, mode string
 	insecure              bool
 	threads               int
+	cache                 string
 }
 
 // flags adds the target's flags to a command.
@@ -29,13 +30,15 @@ func (t *target) flags(c *cobra.Command) {
 		"model directory to run in this process, without a cluster")
 	c.Flags().StringVar(&t.mode, "mode", "bf16", "with --model: "+modeHelp)
 	threadsFlag(c, &t.threads, "with --model: ")
+	cacheFlag(c, &t.cache, "with --model: ")
 }
 
 // connect returns a connection to the target; stop ends it.
-func (t *target) connect(ctx context.Context) (conn *grpc.ClientConn, stop func(), err error) {
+func (t *target) connect(ctx context.Context, g *globals) (
+	conn *grpc.ClientConn, stop func(), err error) {
 	if t.model == "" {
-		if t.threads != 0 {
-			return nil, nil, usagef("--threads goes with --model; an endpoint has its own")
+		if t.threads != 0 || t.cache != "" {
+			return nil, nil, usagef("--threads and --cache go with --model; an endpoint has its own")
 		}
 		return dial(orDefaultEndpoint(t.endpoint), t.insecure)
 	}
@@ -49,7 +52,10 @@ func (t *target) connect(ctx context.Context) (conn *grpc.ClientConn, stop func(
 	if err := setProcessors(&t.threads); err != nil {
 		return nil, nil, err
 	}
-	return role.InProcess(ctx, t.model, role.InProcessOptions{Mode: mode, Threads: t.threads})
+	w, clear := weights(g, t.cache)
+	defer clear()
+	return role.InProcess(ctx, t.model,
+		role.InProcessOptions{Mode: mode, Threads: t.threads, Weights: w})
 }
 
 func insecureFlag(c *cobra.Command, insecure *bool) {

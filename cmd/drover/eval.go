@@ -51,7 +51,7 @@ Exit codes: 0 measured, 1 a question could not be asked, 2 wrong usage, 130 inte
 			if against != "" {
 				return compareModes(c.Context(), g, to, against, opts, asJSON)
 			}
-			conn, stop, err := to.connect(c.Context())
+			conn, stop, err := to.connect(c.Context(), g)
 			if err != nil {
 				return err
 			}
@@ -112,7 +112,7 @@ func compareModes(ctx context.Context, g *globals, to target, against string,
 	var clear func()
 	opts.Progress, clear = progress(g, "questions")
 	res, err := evaluate.Compare(ctx, evaluate.CompareOptions{Options: opts, Dir: to.model,
-		Against: base, Modes: modes, Open: openInProcess(to.threads)})
+		Against: base, Modes: modes, Open: openInProcess(g, to.threads, to.cache)})
 	clear()
 	switch {
 	case err != nil:

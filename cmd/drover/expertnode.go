@@ -78,7 +78,8 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 	}
 	defer closeStore()
 	o := role.ExpertNodeOptions{ModelDir: f.model, Mode: mode, Threads: f.threads,
-		Store: store, ClusterName: f.cluster,
+		Weights: role.Weights{Cache: cacheDir(f.cache), Log: warnings(g)},
+		Store:   store, ClusterName: f.cluster,
 		ID: f.id, Epoch: role.NewEpoch(), Listen: f.listen, Advertise: f.advertise,
 		CapacityBytes: f.capacity, Domain: f.domain, ShortLease: f.shortLease,
 		Log: f.logger(g).With("node", f.id)}

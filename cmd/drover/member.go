@@ -20,6 +20,7 @@ type member struct {
 	gossip, join               string
 	insecure, debug            bool
 	threads                    int
+	cache                      string
 }
 
 func (m *member) flags(c *cobra.Command) {
@@ -27,6 +28,7 @@ func (m *member) flags(c *cobra.Command) {
 	c.Flags().StringVar(&m.model, "model", "", "model directory (required)")
 	modeFlag(c, &m.mode)
 	threadsFlag(c, &m.threads, "")
+	cacheFlag(c, &m.cache, "")
 	c.Flags().StringVar(&m.cluster, "cluster", "default", "name of the cluster within etcd")
 	c.Flags().StringVar(&m.gossip, "gossip", "",
 		"address for gossip, encrypted with the key in $DROVER_GOSSIP_KEY (64 hex digits); "+
@@ -67,10 +69,14 @@ func (m *member) logger(g *globals) *slog.Logger {
 	return slog.New(slog.NewTextHandler(g.err, &slog.HandlerOptions{Level: level}))
 }
 
+// warnings is a log of what needs attention.
+func warnings(g *globals) *slog.Logger {
+	return slog.New(slog.NewTextHandler(g.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
 // quiet is a log of what needs attention, for nodes whose output a parent shows.
 func quiet(g *globals, id string) *slog.Logger {
-	return slog.New(slog.NewTextHandler(g.err, &slog.HandlerOptions{Level: slog.LevelWarn})).
-		With("node", id)
+	return warnings(g).With("node", id)
 }
 
 func (m *member) openStore() (cluster.Store, func(), error) {

@@ -75,7 +75,7 @@ func (f *runFlags) run(c *cobra.Command, g *globals, args []string) error {
 	case !many && !utf8.ValidString(args[0]):
 		return errors.New("the prompt is not valid UTF-8")
 	}
-	conn, stop, err := f.connect(c.Context())
+	conn, stop, err := f.connect(c.Context(), g)
 	if err != nil {
 		return err
 	}

@@ -55,6 +55,7 @@ Exit codes: 0 ended by an interrupt after it was ready, 1 an error, 2 wrong usag
 		"HTTP address (default 127.0.0.1:8080 or a free port)")
 	c.Flags().StringVar(&f.mode, "mode", "bf16", modeHelp)
 	threadsFlag(c, &o.Threads, "in each process: ")
+	cacheFlag(c, &o.Cache, "")
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print one line of JSON when ready, then log")
 	return c
 }
@@ -113,6 +114,7 @@ func (f *upFlags) check() (err error) {
 	if o.Mode, err = kernel.ParseMode(f.mode); err != nil {
 		return usageError{err}
 	}
+	o.Cache = cacheDir(o.Cache)
 	if o.ModelDir == "" {
 		o.ModelDir, err = role.DemoModel()
 	}

@@ -18,6 +18,7 @@ type verifyFlags struct {
 	mode, endpoint, model, golden string
 	insecure, json                bool
 	threads                       int
+	cache                         string
 }
 
 func newVerifyCommand(g *globals) *cobra.Command {
@@ -59,6 +60,7 @@ Exit codes: 0 nothing failed, 1 something did, 2 wrong usage, 130 interrupted.`,
 	c.Flags().StringVar(&f.model, "model", "", "model directory, with --golden")
 	c.Flags().StringVar(&f.golden, "golden", "", "file of recorded prompts, a JSON object a line")
 	threadsFlag(c, &f.threads, "without --endpoint: ")
+	cacheFlag(c, &f.cache, "without --endpoint: ")
 	c.Flags().BoolVar(&f.json, "json", false, "print JSON")
 	return c
 }
@@ -85,7 +87,8 @@ func (f *verifyFlags) run(ctx context.Context, g *globals, paths []string) error
 	if err := setProcessors(&f.threads); err != nil {
 		return err
 	}
-	opts := verify.Options{Mode: f.mode, Open: openInProcess(f.threads), Report: f.printer(g)}
+	opts := verify.Options{Mode: f.mode, Open: openInProcess(g, f.threads, f.cache),
+		Report: f.printer(g)}
 	if f.endpoint != "" {
 		conn, stop, err := dial(f.endpoint, f.insecure)
 		if err != nil {
@@ -112,12 +115,13 @@ func (f *verifyFlags) run(ctx context.Context, g *globals, paths []string) error
 
 // openInProcess serves a checkpoint, computed by so many threads, for as long as it is
 // checked; fixtures need little cache.
-func openInProcess(threads int) verify.Opener {
+func openInProcess(g *globals, threads int, cache string) verify.Opener {
 	return func(ctx context.Context, dir string, mode kernel.Mode) (
 		client droverv1.CoordinatorServiceClient, stop func(), err error,
 	) {
-		conn, stop, err := role.InProcess(ctx, dir, role.InProcessOptions{Mode: mode,
-			Threads: threads, Engine: coordinator.Options{KVBytes: 64 << 20}})
+		conn, stop, err := role.InProcess(ctx, dir, role.InProcessOptions{Mode: mode, Threads: threads,
+			Weights: role.Weights{Cache: cacheDir(cache), Log: warnings(g)},
+			Engine:  coordinator.Options{KVBytes: 64 << 20}})
 		if err != nil {
 			return nil, nil, err
 		}

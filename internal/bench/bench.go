@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"drover/internal/limits"
+	"drover/internal/role"
 )
 
 // Options says what to measure. The zero value measures everything.
@@ -23,6 +24,8 @@ type Options struct {
 	// Threads is the number of threads that a local model computes with, once it is loaded. Zero
 	// means all processors.
 	Threads int
+	// Weights says where a local model's packed weights are kept.
+	Weights role.Weights
 	// Batches are the numbers of sequences that decode together, Prompts the lengths of prompts
 	// that are run alone. Nil means 1, 8, 32 and 16, 128, 512. What does not fit the context is
 	// left out.

@@ -30,7 +30,11 @@ func Local(
 	begun, cpu := time.Now(), limits.ProcessTime()
 	pool := kernel.NewPool(opts.Threads)
 	defer pool.Close()
-	m, err := role.OpenModel(dir, model.Options{Mode: mode, Device: kernel.NewCPU(pool)})
+	how, err := opts.Weights.Options(mode, kernel.NewCPU(pool))
+	if err != nil {
+		return Report{}, err
+	}
+	m, err := role.OpenModel(dir, how)
 	if err != nil {
 		return Report{}, err
 	}
@@ -41,8 +45,7 @@ func Local(
 		return Report{}, err
 	}
 	defer stop()
-	if l.m, err = model.Open(m.Checkpoint, model.Options{Mode: mode, Device: m.Device},
-		experts); err != nil {
+	if l.m, err = model.Open(m.Checkpoint, how, experts); err != nil {
 		return Report{}, err
 	}
 	start := Start{Seconds: time.Since(begun).Seconds(),

@@ -29,6 +29,8 @@ type Options struct {
 	Mode     kernel.Mode
 	// Threads is how many compute in each process. Zero means one.
 	Threads int
+	// Cache is the folder of packed weights; empty keeps none.
+	Cache string
 	// Nodes is the number of expert-node processes, Replicas that of each expert's copies.
 	Nodes, Replicas int
 	// StateDir keeps etcd's state. Empty means a temporary folder that Close removes.
@@ -142,7 +144,8 @@ func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
 	r.nodes.run(children(o, c.Etcd, gossip.Address, r.gossipKey))
 	coordinator, err := role.StartCoordinator(ctx, role.CoordinatorOptions{
 		ModelDir: o.ModelDir, Mode: o.Mode, Threads: o.Threads,
-		Store: store, MinNodes: o.Nodes, Replicas: o.Replicas,
+		Weights: role.Weights{Cache: o.Cache, Log: o.Log},
+		Store:   store, MinNodes: o.Nodes, Replicas: o.Replicas,
 		GRPC: r.grpc, HTTP: r.http, Gossip: gossip, AllowScore: true, ShortLease: true, Log: o.Log,
 	})
 	if err != nil {
@@ -157,11 +160,15 @@ func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
 // children are the expert nodes' command lines.
 func children(o Options, etcd, gossip, key string) []child {
 	var all []child
+	cache := o.Cache
+	if cache == "" {
+		cache = "off"
+	}
 	for i := range o.Nodes {
 		id := "node-" + strconv.Itoa(i+1)
 		all = append(all, child{name: id, env: []string{"DROVER_GOSSIP_KEY=" + key}, args: []string{
 			"expertnode", "--etcd", etcd, "--model", o.ModelDir, "--mode", o.Mode.String(),
-			"--threads", strconv.Itoa(max(o.Threads, 1)),
+			"--threads", strconv.Itoa(max(o.Threads, 1)), "--cache", cache,
 			"--id", id, "--listen", "127.0.0.1:0", "--domain", id, "--gossip", "127.0.0.1:0",
 			"--join", gossip, "--short-lease", "--with-parent"}})
 	}

@@ -22,7 +22,6 @@ import (
 	"drover/cluster"
 	"drover/coordinator"
 	"drover/kernel"
-	"drover/model"
 	"drover/moe"
 	droverv1 "drover/proto/drover/v1"
 	"drover/router"
@@ -34,6 +33,7 @@ type CoordinatorOptions struct {
 	Mode     kernel.Mode
 	// Threads is how many compute. Zero means one.
 	Threads int
+	Weights Weights
 	// Store is the cluster's authority; ClusterName its name there.
 	Store       cluster.Store
 	ClusterName string
@@ -80,7 +80,11 @@ func StartCoordinator(ctx context.Context, o CoordinatorOptions) (*Coordinator, 
 }
 
 func (c *Coordinator) start(ctx context.Context, o CoordinatorOptions) error {
-	m, err := OpenModel(o.ModelDir, model.Options{Mode: o.Mode, Device: c.undo.cpu(o.Threads)})
+	how, err := o.Weights.Options(o.Mode, c.undo.cpu(o.Threads))
+	if err != nil {
+		return err
+	}
+	m, err := OpenModel(o.ModelDir, how)
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,6 @@ import (
 	"drover/cluster"
 	"drover/expertnode"
 	"drover/kernel"
-	"drover/model"
 	"drover/placement"
 	droverv1 "drover/proto/drover/v1"
 )
@@ -27,6 +26,7 @@ type ExpertNodeOptions struct {
 	Mode     kernel.Mode
 	// Threads is how many compute. Zero means one.
 	Threads int
+	Weights Weights
 	// Store is the cluster's authority; ClusterName its name there.
 	Store       cluster.Store
 	ClusterName string
@@ -67,7 +67,11 @@ func StartExpertNode(ctx context.Context, o ExpertNodeOptions) (*ExpertNode, err
 }
 
 func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
-	m, err := OpenModel(o.ModelDir, model.Options{Mode: o.Mode, Device: n.undo.cpu(o.Threads)})
+	how, err := o.Weights.Options(o.Mode, n.undo.cpu(o.Threads))
+	if err != nil {
+		return err
+	}
+	m, err := OpenModel(o.ModelDir, how)
 	if err != nil {
 		return err
 	}

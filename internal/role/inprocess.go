@@ -11,7 +11,6 @@ import (
 	"drover/coordinator"
 	"drover/expertnode"
 	"drover/kernel"
-	"drover/model"
 )
 
 // InProcessOptions describes a model served in this process. Mode is required.
@@ -19,6 +18,7 @@ type InProcessOptions struct {
 	Mode kernel.Mode
 	// Threads is how many compute. Zero means one.
 	Threads int
+	Weights Weights
 	Engine  coordinator.Options
 }
 
@@ -32,7 +32,11 @@ func InProcess(ctx context.Context, dir string, opts InProcessOptions) (
 			undo.run()
 		}
 	}()
-	m, err := OpenModel(dir, model.Options{Mode: opts.Mode, Device: undo.cpu(opts.Threads)})
+	how, err := opts.Weights.Options(opts.Mode, undo.cpu(opts.Threads))
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := openWatched(dir, how, opts.Weights)
 	if err != nil {
 		return nil, nil, err
 	}

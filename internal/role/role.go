@@ -33,6 +33,7 @@ type Model struct {
 	Digest [32]byte
 	// Spec describes the whole model.
 	Spec model.Spec
+	opts model.Options
 }
 
 // OpenModel opens the checkpoint in dir. Weights are not read yet.
@@ -41,7 +42,7 @@ func OpenModel(dir string, opts model.Options) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Model{Checkpoint: ck, Mode: opts.Mode, Device: opts.Device, Digest: ck.Digest()}
+	m := &Model{Checkpoint: ck, Mode: opts.Mode, Device: opts.Device, Digest: ck.Digest(), opts: opts}
 	if m.Spec, err = model.Describe(ck, m.Mode); err == nil {
 		m.Source, err = model.OpenExperts(ck, opts)
 	}
@@ -81,7 +82,7 @@ func (m *Model) engine(experts moe.Experts, opts coordinator.Options) (
 	if opts.Defaults, err = coordinator.ReadDefaults(dir); err != nil {
 		return nil, err
 	}
-	loaded, err := model.Open(m.Checkpoint, model.Options{Mode: m.Mode, Device: m.Device}, experts)
+	loaded, err := model.Open(m.Checkpoint, m.opts, experts)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,70 @@
+package role
+
+import (
+	"log/slog"
+	"sync"
+
+	"drover/kernel"
+	"drover/model"
+	"drover/packed"
+)
+
+// Weights says where a role keeps packed weights from run to run.
+type Weights struct {
+	// Cache is the folder of packed weights. Empty means that they are packed in memory
+	// every time.
+	Cache string
+	// Progress, if not nil, is called while weights are loaded with the MB that are ready
+	// and about how many there will be. Calls do not overlap.
+	Progress func(done, total int)
+	// Log, if not nil, is told of files that are damaged or cannot be written.
+	Log *slog.Logger
+}
+
+// Options describes how a model is opened.
+func (w Weights) Options(mode kernel.Mode, d kernel.Device) (model.Options, error) {
+	o := model.Options{Mode: mode, Device: d}
+	if w.Cache == "" {
+		return o, nil
+	}
+	log := w.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	store, err := packed.Open(w.Cache, packed.Options{
+		Damaged: func(path string, err error) {
+			log.Warn("packed weights cannot be used and are packed again", "path", path, "error", err)
+		},
+		Unwritable: func(err error) {
+			log.Warn("packed weights stay in memory; the next start packs again", "error", err)
+		},
+	})
+	if err != nil {
+		return o, err
+	}
+	o.Store = store
+	return o, nil
+}
+
+const megabyte = 1e6
+
+// openWatched opens the checkpoint in dir for a whole model and reports how much of it
+// is loaded.
+func openWatched(dir string, opts model.Options, w Weights) (*Model, error) {
+	var mu sync.Mutex // guards done and total
+	var done, total int64
+	if w.Progress != nil {
+		opts.Packed = func(bytes int64) {
+			mu.Lock()
+			defer mu.Unlock()
+			done += bytes
+			total = max(total, done)
+			w.Progress(int(done/megabyte), int(total/megabyte))
+		}
+	}
+	m, err := OpenModel(dir, opts)
+	if err == nil {
+		total = model.PackedBytes(m.Checkpoint, opts.Mode)
+	}
+	return m, err
+}
