@@ -185,7 +185,7 @@ func nucleus(top []candidate, best float64, p *params, want float64) (n int, eno
 		if w < p.minP {
 			return i, true
 		}
-		if sum += w; sum >= want {
+		if sum += w; sum >= want && p.topP < 1 { // of all, rounding must not lose the last
 			return i + 1, true
 		}
 	}
