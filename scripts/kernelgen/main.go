@@ -120,11 +120,12 @@ func (a *asm) op(format string, args ...any) { fmt.Fprintf(a, "\t"+format+"\n", 
 
 func (a *asm) label(name string) { fmt.Fprintf(a, "\n%s:\n", name) }
 
-// block is the address of a place in a block: of up to four, SI is the first, R8 their
-// distance and R9 three times that.
-func block(at, b int) string { return at4("SI", at, b) }
+// block is the address of a place in one of up to four blocks, the first of which is at SI.
+func block(at, b int) string { return address("SI", at, b) }
 
-func at4(base string, at, b int) string {
+// address is that with another register than SI; R8 is the blocks' distance, R9 three
+// times that.
+func address(base string, at, b int) string {
 	return fmt.Sprintf("%s(%s)%s", place(at), base, []string{"", "(R8*1)", "(R8*2)", "(R9*1)"}[b])
 }
 
@@ -135,7 +136,7 @@ func (p product) fetch(a *asm, line int) {
 		return
 	}
 	for b := range p.blocks {
-		a.op("PREFETCHT1 %s", at4("R13", line*lineBytes, b))
+		a.op("PREFETCHT1 %s", address("R13", line*lineBytes, b))
 	}
 }
 
