@@ -6,10 +6,6 @@ import (
 	"strings"
 )
 
-// instructionNames are the names of the sets of vector instructions, by level.
-var instructionNames = [...]string{plainGo: "go", avx2: "avx2", avx512: "avx512",
-	avx512VNNI: "avx512vnni"}
-
 // Instructions names the set of vector instructions in use: go is plain Go.
 func Instructions() string { return instructionNames[level] }
 

@@ -5,15 +5,11 @@ import "drover/tensor"
 // The plain Go versions of the loops that have versions in assembly: their reference
 // (K2), and what runs on machines that have no other.
 
-// instructions is a set of vector instructions, each including the ones before.
+// instructions is a set of vector instructions, each including the ones before. The sets
+// above plainGo differ by architecture.
 type instructions uint8
 
-const (
-	plainGo instructions = iota
-	avx2
-	avx512
-	avx512VNNI
-)
+const plainGo instructions = 0
 
 // level is the set in use. SetInstructions and tests change it.
 var level = detect()

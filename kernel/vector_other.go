@@ -1,6 +1,9 @@
-//go:build !amd64
+//go:build !amd64 && !arm64
 
 package kernel
+
+// instructionNames are the names of the sets of vector instructions, by level.
+var instructionNames = [...]string{plainGo: "go"}
 
 func detect() instructions { return plainGo }
 

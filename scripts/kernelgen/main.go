@@ -1,7 +1,7 @@
-// Command kernelgen writes the assembly of the products of integers, the files
-// integer_*_amd64.* of package kernel: there is one function for each number of rows, in
-// each format and set of instructions, and they differ in little but the numbers of
-// registers. Run go generate in the folder kernel.
+// Command kernelgen writes assembly of package kernel: the products of integers, the
+// files integer_*_amd64.*, and all for arm64. There is one function for each number of
+// rows, in each format and set of instructions, and they differ in little but the numbers
+// of registers. Run go generate in the folder kernel.
 package main
 
 import (
@@ -26,6 +26,9 @@ func files() map[string]string {
 		"integer_avx2_amd64.s":     avx2File(),
 		"integer_quantise_amd64.s": quantiseFile(),
 		"integer_tiles_amd64.go":   tilesFile(),
+		"matrix_arm64.s":           neonFloatFile(),
+		"integer_arm64.s":          neonIntegerFile(),
+		"vector_arm64.s":           neonVectorFile(),
 	}
 }
 
