@@ -65,9 +65,9 @@ const (
 	// blockTokens and spanTokens are constants of the results, see Attention.
 	blockTokens = 4 * KVTokens
 	spanTokens  = 4096
-	// pieceTokens is the largest number of queries in a piece of work: any number
-	// that makes tiles of rows for each size of a group of heads.
-	pieceTokens = 24
+	// pieceTokens is the largest number of queries in a piece of work: enough that
+	// reading keys and values takes little of the time.
+	pieceTokens = 16
 	// parallelTokens is the largest number of queries whose spans are pieces of their
 	// own, since there are too few pieces otherwise.
 	parallelTokens = 4

@@ -38,11 +38,15 @@ func (s *attentionScratch) keysVector(l *KVLayout, scores, q []float32) bool {
 	}
 	p, b, rows := &s.product, &s.block, len(scores)/blockTokens
 	p.x, p.ldx, p.ldy = &q[0], l.HeadDim*4, blockTokens*4
-	p.steps[0], p.ahead = l.HeadDim, l.keyBytes()
+	p.runs = min(k.tiles, l.HeadDim)
+	for i := range p.runs {
+		p.steps[i] = l.HeadDim*(i+1)/p.runs - l.HeadDim*i/p.runs
+	}
 	f := k.keys[rows-1]
 	for tile := b.first - b.first%k.tiles; tile < b.last; tile += k.tiles {
 		for i := range k.tiles { // where there is no tile, one is used for nothing
-			p.w[i] = &b.keys[min(max(tile+i, b.first), b.last-1)][0]
+			at := min(max(tile+i, b.first), b.last-1)
+			p.w[i], p.next[i] = &b.keys[at][0], &b.values[at][0]
 		}
 		p.y = &scores[tile*KVTokens]
 		p.multiply(f)

@@ -1,9 +1,6 @@
 package kernel
 
-import (
-	"math"
-	"unsafe"
-)
+import "math"
 
 // maxProductRows bounds the rows of a product with a block's keys or values.
 const maxProductRows = 6
@@ -15,12 +12,13 @@ type attentionScratch struct {
 	block   kvBlock
 	product kvProduct
 	scores  [maxProductRows * blockTokens]float32
-	diff    [maxProductRows]float32
-	shrink  [maxProductRows]float32
+	// diff and shrink are by how much rows' largest scores rose, and what that makes
+	// of their sums; they are whole vectors.
+	diff, shrink [16]float32
 }
 
 // kvBlock is the keys and values of one head in a block: of tiles first to last, without
-// last; the others are nil.
+// last; what is kept of the others is of no use.
 type kvBlock struct {
 	first, last            int
 	keys, values           [blockTokens / KVTokens][]byte
@@ -36,19 +34,17 @@ type kvProduct struct {
 	ldy, ldx int // bytes between rows
 	// w holds the keys of each tile; or runs of neighbouring positions' values.
 	w [blockTokens / KVTokens]*byte
-	// steps holds the number of elements, first; or of positions in each run, which is
-	// not 0 in the first runs.
+	// steps is the number of positions in each run; or of elements, which are in as
+	// many runs. It is not 0. During a run some of the memory at next is fetched into
+	// the cache.
 	steps [blockTokens / KVTokens]int
+	next  [blockTokens / KVTokens]*byte
 	runs  int
 	// stride is the number of bytes from one position's values to the next; those that
 	// are used begin at at.
 	stride, at int
 	// shrink multiplies each row of y before values are added.
 	shrink *float32
-	// next is memory that is used later, one for each run; ahead is how far behind keys
-	// there is more. It is fetched into the cache, a part with each step.
-	next  [blockTokens / KVTokens]*byte
-	ahead int
 }
 
 // begin copies a piece's queries, times Scale.
@@ -101,16 +97,16 @@ func (w rowsAt) end(i int) int { return min(w.last+(w.first+i)/w.group, blockTok
 func (r *AttentionRun) load(s *attentionScratch, p *attentionPiece, at int, seen [2]int) {
 	l, b, table := &r.a.KV, &s.block, r.seqs[p.seq].Table
 	b.first, b.last = seen[0]/KVTokens, (seen[1]+KVTokens-1)/KVTokens
-	size, keyBytes := l.headBytes(), l.keyBytes()
+	size := l.headBytes()
 	for i := b.first; i < b.last; i++ {
 		tile := r.tiles.Tile(table, at/KVTokens+i)
 		head := tile[p.head*size : (p.head+1)*size : (p.head+1)*size]
-		b.keys[i], b.values[i] = head[:keyBytes:keyBytes], head[keyBytes:]
-		b.next[i] = &head[0]
+		b.keys[i], b.values[i] = l.split(head)
+		b.next[i] = &b.keys[i][0]
 		if l.Precision == PrecisionInt8 {
-			const n = KVTokens
-			copy(b.keyScales[i*n:(i+1)*n], unsafe.Slice(kvScale(b.keys[i], 0), n))
-			copy(b.valueScales[i*n:(i+1)*n], unsafe.Slice(kvScale(b.values[i], 0), n))
+			keys, values := kvScales(head)
+			copy(b.keyScales[i*KVTokens:], keys[:])
+			copy(b.valueScales[i*KVTokens:], values[:])
 		}
 	}
 }
@@ -143,14 +139,13 @@ func (r *AttentionRun) step(s *attentionScratch, t softmaxState, w rowsAt) {
 		hide(row[:w.lo])
 		hide(row[w.end(i):])
 	}
-	diff, shrink := s.diff[:w.n], s.shrink[:w.n]
-	maxScores(scores, best, diff)
-	expShifted(shrink, diff, 0)
+	maxScores(scores, best, s.diff[:w.n])
+	expShifted(s.shrink[:], s.diff[:], 0)
 	for i, m := range best {
 		row := scores[i*blockTokens : (i+1)*blockTokens]
 		expShifted(row, row, m)
 	}
-	sumScores(scores, t.sums[w.first*KVTokens:(w.first+w.n)*KVTokens], shrink)
+	sumScores(scores, t.sums[w.first*KVTokens:(w.first+w.n)*KVTokens], s.shrink[:w.n])
 	if l.Precision == PrecisionInt8 {
 		scaleScores(scores, &s.block.valueScales)
 	}

@@ -17,10 +17,9 @@ const MaxHeadDim = 4096
 // KVLayout says how the keys and values of KVTokens neighbouring positions of one layer
 // are kept: a KV tile. It holds, for each head in turn,
 //
-//	keys          [HeadDim][16 positions]
-//	key scales    [16 positions] of float32, in 8 bits only
-//	values        [16 positions][HeadDim, up to a multiple of 16]
-//	value scales  [16 positions] of float32, in 8 bits only
+//	scales  [keys, values][16 positions] of float32, in 8 bits only
+//	keys    [HeadDim][16 positions]
+//	values  [16 positions][HeadDim, up to a multiple of 16]
 //
 // so that 16 scores, or 16 elements of a result, are one vector without sums across
 // its lanes. Elements are float32 (PrecisionExact), bfloat16, or int8 codes -127..127
@@ -58,10 +57,10 @@ func (l KVLayout) elementBytes() int {
 	return 4
 }
 
-// scaleBytes is the size of the scales of a head's keys, or values, in a tile.
+// scaleBytes is the size of a head's scales in a tile.
 func (l KVLayout) scaleBytes() int {
 	if l.Precision == PrecisionInt8 {
-		return KVTokens * 4
+		return 2 * KVTokens * 4
 	}
 	return 0
 }
@@ -69,14 +68,15 @@ func (l KVLayout) scaleBytes() int {
 // dims is the number of a value's elements that are kept, and computed.
 func (l KVLayout) dims() int { return (l.HeadDim + 15) &^ 15 }
 
-// keyBytes is the size of a head's keys in a tile, with their scales: the distance from
-// keys to values.
-func (l KVLayout) keyBytes() int {
-	return l.HeadDim*KVTokens*l.elementBytes() + l.scaleBytes()
+func (l KVLayout) headBytes() int {
+	return l.scaleBytes() + KVTokens*(l.HeadDim+l.dims())*l.elementBytes()
 }
 
-func (l KVLayout) headBytes() int {
-	return l.keyBytes() + KVTokens*l.dims()*l.elementBytes() + l.scaleBytes()
+// split returns a head's keys and values in a tile.
+func (l KVLayout) split(head []byte) (keys, values []byte) {
+	from := l.scaleBytes()
+	to := from + KVTokens*l.HeadDim*l.elementBytes()
+	return head[from:to:to], head[to:]
 }
 
 // Put writes the keys and values, (Heads, HeadDim) each, of position at of a tile, from
@@ -89,21 +89,25 @@ func (l KVLayout) Put(tile []byte, at int, key, value []float32) {
 	n, size, dims := l.HeadDim, l.elementBytes(), l.dims()
 	for h := range l.Heads {
 		head := tile[h*l.headBytes() : (h+1)*l.headBytes()]
-		k, v := head[:l.keyBytes()], head[l.keyBytes():]
+		k, v := l.split(head)
 		l.putVector(k[at*size:], KVTokens*size, key[h*n:(h+1)*n])
 		row := v[at*dims*size:]
 		l.putVector(row, size, value[h*n:(h+1)*n])
 		clear(row[n*size : dims*size])
 		if l.Precision == PrecisionInt8 {
-			*kvScale(k, at) = scaleKV(key[h*n : (h+1)*n])
-			*kvScale(v, at) = scaleKV(value[h*n : (h+1)*n])
+			keyScales, valueScales := kvScales(head)
+			keyScales[at] = scaleKV(key[h*n : (h+1)*n])
+			valueScales[at] = scaleKV(value[h*n : (h+1)*n])
 		}
 	}
 }
 
-// kvScale is the scale of a position: they stand at the end of keys and of values.
-func kvScale(b []byte, at int) *float32 {
-	return (*float32)(unsafe.Pointer(&b[len(b)-KVTokens*4+at*4]))
+// kvScales returns a head's scales, in 8 bits.
+func kvScales(head []byte) (keys, values *[KVTokens]float32) {
+	const size = KVTokens * 4
+	head = head[:2*size]
+	return (*[KVTokens]float32)(unsafe.Pointer(&head[0])),
+		(*[KVTokens]float32)(unsafe.Pointer(&head[size]))
 }
 
 // putVector writes the elements of x, stride bytes apart.

@@ -9,7 +9,7 @@ import (
 // at returns an element of a key, or a value, of a tile.
 func (l KVLayout) at(tile []byte, head, pos, element int) (key, value float32) {
 	b := tile[head*l.headBytes() : (head+1)*l.headBytes()]
-	k, v := b[:l.keyBytes()], b[l.keyBytes():]
+	k, v := l.split(b)
 	var w [KVTokens]float32
 	size := l.elementBytes()
 	l.widenVector(&w, k[element*KVTokens*size:])
@@ -17,8 +17,9 @@ func (l KVLayout) at(tile []byte, head, pos, element int) (key, value float32) {
 	l.widenVector(&w, v[(pos*l.dims()+element/KVTokens*KVTokens)*size:])
 	value = w[element%KVTokens]
 	if l.Precision == PrecisionInt8 {
-		key *= *kvScale(k, pos)
-		value *= *kvScale(v, pos)
+		keys, values := kvScales(b)
+		key *= keys[pos]
+		value *= values[pos]
 	}
 	return key, value
 }
