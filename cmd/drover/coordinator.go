@@ -58,9 +58,8 @@ func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
 	}
 	o := role.CoordinatorOptions{ModelDir: f.model, Mode: mode, Threads: f.threads,
 		Weights:     role.Weights{Cache: cacheDir(f.cache), Log: warnings(g)},
-		ClusterName: f.cluster,
-		Replicas:    f.replicas, MinNodes: f.minNodes, AllowScore: f.allowScore, Version: version,
-		PlainText: f.insecure, Log: f.logger(g)}
+		ClusterName: f.cluster, Replicas: f.replicas, MinNodes: f.minNodes,
+		AllowScore: f.allowScore, Version: version, PlainText: f.insecure, Log: f.logger(g)}
 	store, closeStore, err := f.openStore()
 	if err != nil {
 		return err

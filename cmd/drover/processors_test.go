@@ -1,15 +1,51 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"net"
 	"runtime"
 	"sync/atomic"
 	"testing"
 
+	"drover/internal/limits"
+	"drover/internal/localcluster"
 	"drover/kernel"
 	"drover/tensor"
 )
+
+func TestThreads(t *testing.T) {
+	for threads, want := range map[int]int{
+		0: limits.Processors(), 1: 1, 1024: 1024, -1: 0, 1025: 0,
+	} {
+		got, err := threadsOr(threads)
+		if got != want || (err == nil) != (want > 0) {
+			t.Errorf("--threads %d: %d threads and error %v, want %d", threads, got, err, want)
+		}
+	}
+	remote := target{threads: 2}
+	if _, _, err := remote.connect(t.Context(), &globals{err: io.Discard}); !errors.As(err, new(usageError)) {
+		t.Errorf("--threads without --model: error %v, want one of usage", err)
+	}
+}
+
+// TestUpShares checks that the nodes of a machine share its processors unless told otherwise.
+func TestUpShares(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	all := limits.Processors()
+	for _, tc := range []struct{ threads, nodes, want, wantNode int }{
+		{0, 1, all, all}, {0, 64, all, (all + 63) / 64}, {3, 4, 3, 3},
+	} {
+		f := upFlags{options: localcluster.Options{Threads: tc.threads, Nodes: tc.nodes}}
+		if err := f.share(); err != nil {
+			t.Fatal(err)
+		}
+		if got := f.options; got.Threads != tc.want || got.NodeThreads != tc.wantNode {
+			t.Errorf("--threads %d --nodes %d: %d threads and %d in each node, want %d and %d",
+				tc.threads, tc.nodes, got.Threads, got.NodeThreads, tc.want, tc.wantNode)
+		}
+	}
+}
 
 // computing multiplies in every piece.
 type computing struct {

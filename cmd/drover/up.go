@@ -54,7 +54,8 @@ Exit codes: 0 ended by an interrupt after it was ready, 1 an error, 2 wrong usag
 	c.Flags().StringVar(&o.HTTP, "http", "",
 		"HTTP address (default 127.0.0.1:8080 or a free port)")
 	c.Flags().StringVar(&f.mode, "mode", "bf16", modeHelp)
-	threadsFlag(c, &o.Threads, "in each process: ")
+	c.Flags().IntVar(&o.Threads, "threads", 0, "threads that compute in each process "+
+		"(default: as many as processors may be used, shared by the nodes)")
 	cacheFlag(c, &o.Cache, "")
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print one line of JSON when ready, then log")
 	return c
@@ -71,7 +72,7 @@ func (f *upFlags) run(ctx context.Context, g *globals) error {
 	}
 	o.Stderr = g.err
 	o.Log = slog.New(slog.NewTextHandler(g.err, &slog.HandlerOptions{Level: level}))
-	if err := setProcessors(&o.Threads); err != nil {
+	if err := f.share(); err != nil {
 		return err
 	}
 	// Readers of the output may leave (drover up | head): that must not end this process
@@ -119,6 +120,24 @@ func (f *upFlags) check() (err error) {
 		o.ModelDir, err = role.DemoModel()
 	}
 	return err
+}
+
+// share gives each process its threads. Unless the flag says otherwise, the nodes share the
+// processors, as they compute at the same time whenever several sequences are decoded; the
+// coordinator has all, as it computes mostly while nodes wait. With four nodes and the
+// demo model on two processors that others used as well, decode with one thread each, two
+// each, and this differed less than runs of the same.
+func (f *upFlags) share() error {
+	o := &f.options
+	asked := o.Threads
+	if err := setProcessors(&o.Threads); err != nil {
+		return err
+	}
+	o.NodeThreads = o.Threads
+	if asked == 0 {
+		o.NodeThreads = (o.Threads + o.Nodes - 1) / o.Nodes
+	}
+	return nil
 }
 
 func (f *upFlags) printReady(w io.Writer, c *localcluster.Cluster) error {

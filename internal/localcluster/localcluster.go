@@ -27,8 +27,9 @@ import (
 type Options struct {
 	ModelDir string
 	Mode     kernel.Mode
-	// Threads is how many compute in each process. Zero means one.
-	Threads int
+	// Threads is how many compute in the coordinator, NodeThreads how many in each expert
+	// node. Zero means one.
+	Threads, NodeThreads int
 	// Cache is the folder of packed weights; empty keeps none.
 	Cache string
 	// Nodes is the number of expert-node processes, Replicas that of each expert's copies.
@@ -168,7 +169,7 @@ func children(o Options, etcd, gossip, key string) []child {
 		id := "node-" + strconv.Itoa(i+1)
 		all = append(all, child{name: id, env: []string{"DROVER_GOSSIP_KEY=" + key}, args: []string{
 			"expertnode", "--etcd", etcd, "--model", o.ModelDir, "--mode", o.Mode.String(),
-			"--threads", strconv.Itoa(max(o.Threads, 1)), "--cache", cache,
+			"--threads", strconv.Itoa(max(o.NodeThreads, 1)), "--cache", cache,
 			"--id", id, "--listen", "127.0.0.1:0", "--domain", id, "--gossip", "127.0.0.1:0",
 			"--join", gossip, "--short-lease", "--with-parent"}})
 	}
