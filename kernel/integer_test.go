@@ -146,3 +146,21 @@ func TestQuantiseTinyGroups(t *testing.T) {
 		}
 	})
 }
+
+func TestIntegersDoNotAllocate(t *testing.T) {
+	withLevels(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(37, 38))
+		for f := WeightsInt8; f <= WeightsInt4; f++ {
+			m, x, y := randomMatrix(t, r, 81, 70, f), randomRows(r, 14, 70), tensor.MakeRows(14, 81)
+			var a Activations
+			n := testing.AllocsPerRun(10, func() {
+				a.Prepare(x, f)
+				a.Quantise(0, x.N)
+				m.MulPart(y, &a, 0, m.N)
+			})
+			if n != 0 {
+				t.Errorf("%v: a product makes %g allocations", f, n)
+			}
+		}
+	})
+}
