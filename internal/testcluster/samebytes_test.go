@@ -106,19 +106,25 @@ func (c *Cluster) answers(t testing.TB, all []question, atOnce int) [][32]byte {
 
 // TestSameBytes is promise P2: 64 prompts, greedy and sampled, in every numeric
 // mode, give one hash each: in process and on 1, 2, 4 and 7 nodes, alone and 32 at
-// once, prefilled in one piece and in pieces of 5 tokens, whatever the placement.
+// once, prefilled in one piece and in pieces of 5 tokens, with one thread and with
+// three, whatever the placement.
 func TestSameBytes(t *testing.T) {
 	n := 64
 	if raceEnabled {
 		n = 12 // the race detector slows every step ten times
 	}
 	all := questions(t, n)
-	for _, mode := range []kernel.Mode{kernel.Exact, kernel.BF16} {
+	mixed := kernel.Int4.With(kernel.RoleHead, kernel.PrecisionBF16).
+		With(kernel.RoleKV, kernel.PrecisionInt8)
+	for _, mode := range []kernel.Mode{kernel.Exact, kernel.BF16, kernel.Int8, kernel.Int4, mixed} {
 		t.Run(mode.String(), func(t *testing.T) {
 			var want [][32]byte
 			for _, nodes := range []int{0, 1, 2, 4, 7} {
 				for _, piece := range []int{0, 5} {
-					o := Options{Mode: mode, Nodes: nodes}
+					if piece > 0 && nodes%2 == 1 && mode != kernel.BF16 {
+						continue // enough with the others
+					}
+					o := Options{Mode: mode, Nodes: nodes, Threads: 1 + 2*(nodes/2%2)}
 					o.Coordinator = coordinator.Options{MaxPrefillTokens: piece}
 					if nodes == 4 {
 						o.Place = scattered(uint64(piece))

@@ -37,6 +37,9 @@ type Options struct {
 	// Nodes is the number of expert nodes; 0 computes experts in process, without a
 	// network.
 	Nodes int
+	// Threads is how many threads compute in the coordinator and in each node. Zero
+	// means one.
+	Threads int
 	// Place returns the nodes that hold an expert. Nil means one node for each, in
 	// turn.
 	Place func(layer, expert int) []uint16
@@ -76,7 +79,7 @@ func Start(t testing.TB, o Options) *Cluster {
 	ck, err := checkpoint.Open(o.Dir)
 	check(t, err)
 	t.Cleanup(func() { _ = ck.Close() })
-	opts := model.Options{Mode: o.Mode}
+	opts := model.Options{Mode: o.Mode, Device: device(t, o.Threads)}
 	source, err := model.OpenExperts(ck, opts)
 	check(t, err)
 	c := &Cluster{}
@@ -91,6 +94,16 @@ func Start(t testing.TB, o Options) *Cluster {
 	t.Cleanup(c.Coordinator.Close)
 	c.CoordinatorServiceClient = droverv1.NewCoordinatorServiceClient(serve(t, c.Coordinator))
 	return c
+}
+
+// device is a CPU with threads of its own until the test ends.
+func device(t testing.TB, threads int) kernel.Device {
+	if threads <= 1 {
+		return nil
+	}
+	pool := kernel.NewPool(threads)
+	t.Cleanup(pool.Close)
+	return kernel.NewCPU(pool)
 }
 
 // Path turns a path from the project's root into one that a test can open.
@@ -111,14 +124,15 @@ func (c *Cluster) experts(t testing.TB, o Options, ck *checkpoint.Checkpoint,
 	source moe.Source) moe.Experts {
 	t.Helper()
 	if o.Nodes == 0 {
-		host := expertnode.NewHost(source, o.Mode, expertnode.HostOptions{})
+		host := expertnode.NewHost(source, o.Mode,
+			expertnode.HostOptions{Device: device(t, o.Threads)})
 		check(t, host.LoadAll(t.Context()))
 		return host
 	}
 	digest := ck.Digest()
 	c.View = &placement.View{Plan: plan(source.Spec(), o), Nodes: map[string]placement.Node{}}
 	for _, id := range c.View.Plan.NodeIDs {
-		address := c.startNode(t, id, o.Mode, source, digest[:])
+		address := c.startNode(t, id, o, source, digest[:])
 		c.View.Nodes[id] = placement.Node{ID: id, Address: address, Epoch: 1}
 	}
 	o.Router.ModelDigest, o.Router.Mode, o.Router.Spec = digest[:], o.Mode, source.Spec()
@@ -151,17 +165,18 @@ func plan(spec moe.Spec, o Options) *placement.Plan {
 	return p
 }
 
-func (c *Cluster) startNode(t testing.TB, id string, mode kernel.Mode, source moe.Source,
+func (c *Cluster) startNode(t testing.TB, id string, o Options, source moe.Source,
 	digest []byte) string {
 	t.Helper()
-	host := expertnode.NewHost(source, mode, expertnode.HostOptions{})
+	host := expertnode.NewHost(source, o.Mode,
+		expertnode.HostOptions{Device: device(t, o.Threads)})
 	var want []expertnode.Replica
 	for _, r := range c.View.Plan.Holds(id) {
 		want = append(want, expertnode.Replica{Layer: r.Layer, Expert: r.Expert})
 	}
 	check(t, host.Assign(t.Context(), want))
 	server, err := expertnode.NewServer(expertnode.Options{
-		Replicas: host, NodeID: id, Epoch: 1, ModelDigest: digest, Mode: mode,
+		Replicas: host, NodeID: id, Epoch: 1, ModelDigest: digest, Mode: o.Mode,
 	})
 	check(t, err)
 	server.SetRevision(c.View.Plan.Revision)
