@@ -59,6 +59,78 @@ r4b1:
 	VZEROUPPER
 	RET
 
+// CHUNK is like that of matrix_amd64.s.
+#define CHUNK 16
+
+// func mulF32r4b4AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int,
+//	next *byte)
+TEXT ·mulF32r4b4AVX2(SB), NOSPLIT, $0-64
+	MOVQ y+0(FP), DI
+	MOVQ ldy+8(FP), R8
+	MOVQ w+16(FP), SI
+	MOVQ stride+24(FP), R12
+	MOVQ x+32(FP), DX
+	MOVQ ldx+40(FP), R9
+	MOVQ steps+48(FP), CX
+	SHLQ $2, R8
+	SHLQ $2, R9
+	LEAQ (R8)(R8*2), R13
+	LEAQ (R9)(R9*2), R11
+
+r4b4:
+	MOVQ $CHUNK, R14
+	CMPQ R14, CX
+	CMOVQGT CX, R14
+	MOVQ SI, BX
+	MOVQ $4, R15
+
+r4b4Block:
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	VMOVUPS (DI)(R8*1), Y2
+	VMOVUPS 32(DI)(R8*1), Y3
+	VMOVUPS (DI)(R8*2), Y4
+	VMOVUPS 32(DI)(R8*2), Y5
+	VMOVUPS (DI)(R13*1), Y6
+	VMOVUPS 32(DI)(R13*1), Y7
+	MOVQ DX, R10
+	MOVQ R14, AX
+
+r4b4Step:
+	PREFETCHT1 2048(BX)
+	VMOVUPS (BX), Y8
+	VMOVUPS 32(BX), Y9
+	ROW((R10), Y0, Y1)
+	ROW((R10)(R9*1), Y2, Y3)
+	ROW((R10)(R9*2), Y4, Y5)
+	ROW((R10)(R11*1), Y6, Y7)
+	ADDQ $64, BX
+	ADDQ $4, R10
+	DECQ AX
+	JNZ  r4b4Step
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	VMOVUPS Y2, (DI)(R8*1)
+	VMOVUPS Y3, 32(DI)(R8*1)
+	VMOVUPS Y4, (DI)(R8*2)
+	VMOVUPS Y5, 32(DI)(R8*2)
+	VMOVUPS Y6, (DI)(R13*1)
+	VMOVUPS Y7, 32(DI)(R13*1)
+	ADDQ $64, DI
+	MOVQ R14, AX
+	SHLQ $6, AX
+	SUBQ AX, BX
+	ADDQ R12, BX
+	DECQ R15
+	JNZ  r4b4Block
+	SUBQ $256, DI
+	ADDQ AX, SI
+	MOVQ R10, DX
+	SUBQ R14, CX
+	JNZ  r4b4
+	VZEROUPPER
+	RET
+
 // func mulF32r1b4AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int,
 //	next *byte)
 TEXT ·mulF32r1b4AVX2(SB), NOSPLIT, $0-64

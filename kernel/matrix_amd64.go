@@ -29,7 +29,7 @@ var (
 		{1, 4, mulBF16r1b4AVX512},
 	}
 	tilesBF16AVX2 = []tile{
-		{6, 1, mulBF16r6b1AVX2}, {4, 1, mulBF16r4b1AVX2}, {2, 2, mulBF16r2b2AVX2},
+		{6, 1, mulBF16r6b1AVX2}, {4, 4, mulBF16r4b4AVX2}, {2, 2, mulBF16r2b2AVX2},
 		{1, 4, mulBF16r1b4AVX2},
 	}
 	edgesBF16AVX2 = []tile{
@@ -39,7 +39,7 @@ var (
 		{8, 2, mulF32r8b2AVX512}, {4, 4, mulF32r4b4AVX512}, {3, 4, mulF32r3b4AVX512},
 		{2, 4, mulF32r2b4AVX512}, {1, 4, mulF32r1b4AVX512},
 	}
-	tilesF32AVX2 = []tile{{4, 1, mulF32r4b1AVX2}, {1, 4, mulF32r1b4AVX2}}
+	tilesF32AVX2 = []tile{{4, 4, mulF32r4b4AVX2}, {1, 4, mulF32r1b4AVX2}}
 	edgesF32AVX2 = []tile{{4, 1, mulF32r4b1AVX2}, {1, 1, mulF32r1b1AVX2}}
 )
 
@@ -65,6 +65,10 @@ func mulBF16r1b4AVX512(y *float32, ldy int, w *byte, stride int, x *float32, ldx
 
 //go:noescape
 func mulBF16r6b1AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int,
+	next *byte)
+
+//go:noescape
+func mulBF16r4b4AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int,
 	next *byte)
 
 //go:noescape
@@ -101,6 +105,10 @@ func mulF32r2b4AVX512(y *float32, ldy int, w *byte, stride int, x *float32, ldx,
 
 //go:noescape
 func mulF32r1b4AVX512(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int,
+	next *byte)
+
+//go:noescape
+func mulF32r4b4AVX2(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int,
 	next *byte)
 
 //go:noescape
