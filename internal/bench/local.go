@@ -30,10 +30,7 @@ func Local(
 	begun, cpu := time.Now(), limits.ProcessTime()
 	pool := kernel.NewPool(opts.Threads)
 	defer pool.Close()
-	how, err := opts.Weights.Options(mode, kernel.NewCPU(pool))
-	if err != nil {
-		return Report{}, err
-	}
+	how := opts.Weights.Options(mode, kernel.NewCPU(pool))
 	m, err := role.OpenModel(dir, how)
 	if err != nil {
 		return Report{}, err

@@ -80,10 +80,7 @@ func StartCoordinator(ctx context.Context, o CoordinatorOptions) (*Coordinator, 
 }
 
 func (c *Coordinator) start(ctx context.Context, o CoordinatorOptions) error {
-	how, err := o.Weights.Options(o.Mode, c.undo.cpu(o.Threads))
-	if err != nil {
-		return err
-	}
+	how := o.Weights.Options(o.Mode, c.undo.cpu(o.Threads))
 	m, err := OpenModel(o.ModelDir, how)
 	if err != nil {
 		return err

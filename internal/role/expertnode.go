@@ -67,10 +67,7 @@ func StartExpertNode(ctx context.Context, o ExpertNodeOptions) (*ExpertNode, err
 }
 
 func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
-	how, err := o.Weights.Options(o.Mode, n.undo.cpu(o.Threads))
-	if err != nil {
-		return err
-	}
+	how := o.Weights.Options(o.Mode, n.undo.cpu(o.Threads))
 	m, err := OpenModel(o.ModelDir, how)
 	if err != nil {
 		return err

@@ -32,10 +32,7 @@ func InProcess(ctx context.Context, dir string, opts InProcessOptions) (
 			undo.run()
 		}
 	}()
-	how, err := opts.Weights.Options(opts.Mode, undo.cpu(opts.Threads))
-	if err != nil {
-		return nil, nil, err
-	}
+	how := opts.Weights.Options(opts.Mode, undo.cpu(opts.Threads))
 	m, err := openWatched(dir, how, opts.Weights)
 	if err != nil {
 		return nil, nil, err

@@ -21,29 +21,32 @@ type Weights struct {
 	Log *slog.Logger
 }
 
-// Options describes how a model is opened.
-func (w Weights) Options(mode kernel.Mode, d kernel.Device) (model.Options, error) {
+// Options describes how a model is opened. A folder that cannot be used costs time at
+// the next start, not the answer: weights are packed in memory then.
+func (w Weights) Options(mode kernel.Mode, d kernel.Device) model.Options {
 	o := model.Options{Mode: mode, Device: d}
 	if w.Cache == "" {
-		return o, nil
+		return o
 	}
 	log := w.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	unwritable := func(err error) {
+		log.Warn("packed weights stay in memory; the next start packs again", "error", err)
+	}
 	store, err := packed.Open(w.Cache, packed.Options{
+		Unwritable: unwritable,
 		Damaged: func(path string, err error) {
 			log.Warn("packed weights cannot be used and are packed again", "path", path, "error", err)
 		},
-		Unwritable: func(err error) {
-			log.Warn("packed weights stay in memory; the next start packs again", "error", err)
-		},
 	})
 	if err != nil {
-		return o, err
+		unwritable(err)
+		return o
 	}
 	o.Store = store
-	return o, nil
+	return o
 }
 
 const megabyte = 1e6
