@@ -27,10 +27,17 @@ func NewBuffer(size int) (*Buffer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("allocate %d bytes outside the heap: %w", size, err)
 	}
+	if size >= hugeBytes {
+		hugePages(b)
+	}
 	buf := &Buffer{b: b}
 	runtime.AddCleanup(buf, func(b []byte) { _ = unix.Munmap(b) }, b)
 	return buf, nil
 }
+
+// hugeBytes is the size from which a buffer asks for huge pages: streams of weights then
+// miss the tables of pages less often.
+const hugeBytes = 4 << 20
 
 // Bytes returns the memory.
 func (b *Buffer) Bytes() []byte { return b.b }
