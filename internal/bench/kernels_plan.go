@@ -121,9 +121,11 @@ func kernelPlan(opts KernelOptions, threads int, m memory) []subjectKernel {
 		plan = append(plan, p.experts(smallExpert, f))
 	}
 	for _, c := range contexts {
-		plan = append(plan, p.attention(kernelDecode, c, 1))
-		if c < 65536 || !opts.Quick {
-			plan = append(plan, p.attention(kernelPrefill, c, 64))
+		for _, f := range []kernel.Format{kernel.WeightsF32, kernel.WeightsBF16, kernel.WeightsInt8} {
+			plan = append(plan, p.attention(kernelDecode, f, c, 1))
+			if c < 65536 || !opts.Quick {
+				plan = append(plan, p.attention(kernelPrefill, f, c, 64))
+			}
 		}
 	}
 	for _, name := range smallKernels {

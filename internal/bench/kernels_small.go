@@ -97,9 +97,9 @@ func (p *planner) small(name string) subjectKernel {
 	}}
 }
 
-// StepShare is what small kernels are of a decode step of one token in Llama 4 Maverick's shape
-// with a short context, computed from the measured rates: products and attention at the rates of
-// all the threads, small kernels at those of one.
+// StepShare is what small kernels are of a decode step of one token in Llama 4 Maverick's shape,
+// with a short context of bfloat16, computed from the measured rates: products and attention at
+// the rates of all the threads, small kernels at those of one.
 type StepShare struct {
 	Mode    string `json:"mode"`
 	Threads int    `json:"threads"`
@@ -152,7 +152,7 @@ func stepShares(results []KernelResult) []StepShare {
 		if r.Kernel != kernelMatmul || r.M != 1 || r.K != hidden || r.N != 2*expertWidth {
 			continue
 		}
-		a, ok := found(results, KernelWork{Kernel: kernelDecode, Mode: "f32", M: 1,
+		a, ok := found(results, KernelWork{Kernel: kernelDecode, Mode: "bf16", M: 1,
 			Threads: r.Threads, N: stepContext})
 		if !ok {
 			continue

@@ -303,7 +303,8 @@ func TestKernelPlan(t *testing.T) {
 			for _, want := range []string{"matmul f32 5120×16384", "matmul bf16 5120×16384",
 				"matmul int8 8192×5120", "matmul int4 5120×5120", "matmul int4 5120×1024",
 				"matmul int8 2048×1024", "matmul bf16 5120×202048", "experts int4 2048×2048",
-				"experts int8 5120×16384", "topk f32 128×128"} {
+				"experts int8 5120×16384", "topk f32 128×128",
+				"attention_prefill int8 5120×512", "attention_decode bf16 5120×512"} {
 				if !measured[want] {
 					t.Errorf("%s, %d threads: %s is not measured", name, threads, want)
 				}
@@ -316,7 +317,7 @@ func TestKernelPlan(t *testing.T) {
 					t.Errorf("%s: the head in %v: %d outputs, %d bytes", name, f, n, all)
 				}
 			}
-			if w := p.attention(kernelDecode, 65536, 1); w.N < 128 ||
+			if w := p.attention(kernelDecode, kernel.WeightsF32, 65536, 1); w.N < 128 ||
 				w.N*2*kvHeads*headDim*4*threads > mostWeights {
 				t.Errorf("%s: context of %d", name, w.N)
 			}
@@ -330,7 +331,7 @@ func TestStepShares(t *testing.T) {
 	results := []KernelResult{
 		{KernelWork: KernelWork{Kernel: kernelMatmul, Mode: "int4", M: 1, Threads: 2, K: hidden,
 			N: 2 * expertWidth}, GFlops: 1e3 * rate},
-		{KernelWork: KernelWork{Kernel: kernelDecode, Mode: "f32", M: 1, Threads: 2, K: 5120,
+		{KernelWork: KernelWork{Kernel: kernelDecode, Mode: "bf16", M: 1, Threads: 2, K: 5120,
 			N: stepContext}, GFlops: rate},
 	}
 	small := 0.0
