@@ -2,6 +2,7 @@ package bench
 
 import (
 	_ "embed"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -45,7 +46,8 @@ var (
 // stepRows are the totals of rows of the steps that are measured.
 var stepRows = []int{64, 512}
 
-// expertStep returns the rows of each expert in the first of the steps with so many in all.
+// expertStep returns the rows of each expert that has any, in the first of the steps with so many
+// in all. The others are not read.
 func expertStep(rows int) []int {
 	for _, step := range expertRows() {
 		total := 0
@@ -53,7 +55,7 @@ func expertStep(rows int) []int {
 			total += n
 		}
 		if total == rows {
-			return step
+			return slices.DeleteFunc(step, func(n int) bool { return n == 0 })
 		}
 	}
 	panic("bench: expert_rows.txt has no step of " + strconv.Itoa(rows) + " rows")
@@ -75,7 +77,7 @@ func (p *planner) experts(s expertShape, f kernel.Format) subjectKernel {
 	}
 	n := max(1, min(experts, most/(up+down)))
 	w := work(kernelExperts, f)
-	w.K, w.N, w.Experts = s.hidden, 2*s.width, n
+	w.K, w.N = s.hidden, 2*s.width
 	return subjectKernel{w, stepRows, func() (func(m, t int) job, error) {
 		ups, err := makeMatrices(n, 2*s.width, s.hidden, f)
 		if err != nil {
@@ -88,27 +90,24 @@ func (p *planner) experts(s expertShape, f kernel.Format) subjectKernel {
 		return func(rows, threads int) job {
 			w := w
 			w.Threads = threads
-			step := expertStep(rows)[:n]
+			step := expertStep(rows)
+			step = step[:min(n, len(step))]
 			var parts []part
 			largest := 0
 			for _, m := range step {
-				if m > 0 {
-					parts = append(parts, productPart(m, 2*s.width, s.hidden, f),
-						productPart(m, s.hidden, s.width, f))
-				}
+				parts = append(parts, productPart(m, 2*s.width, s.hidden, f),
+					productPart(m, s.hidden, s.width, f))
 				w.M += m
 				largest = max(largest, m)
 			}
+			w.Experts = len(step)
 			x, h := makeRows(threads, largest, s.hidden), makeRows(threads, largest, 2*s.width)
 			g, y := makeRows(threads, largest, s.width), makeRows(threads, largest, s.hidden)
 			scratch := make([]kernel.Activations, threads)
 			return job{w, parts, arithmetic(f), func(t int) {
-				for i := range n {
-					e := (i + t*n/threads) % n
+				for i := range step {
+					e := (i + t*len(step)/threads) % len(step)
 					m := step[e]
-					if m == 0 {
-						continue
-					}
 					multiply(ups[e], h[t].Slice(0, m), x[t].Slice(0, m), &scratch[t], 2*s.width)
 					kernel.SwiGLU(g[t].Slice(0, m), h[t].Slice(0, m))
 					multiply(downs[e], y[t].Slice(0, m), g[t].Slice(0, m), &scratch[t], s.hidden)
