@@ -19,7 +19,8 @@ func newVersionCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Long: "Version prints the version, the commit, and the Go and platform that built it.\n\n" +
+		Long: "Version prints the version, the commit, the Go and platform that built it, and\n" +
+			"the vector instructions that it computes with here (go: none).\n\n" +
 			"Exit codes: 0 done, 2 wrong usage.",
 		Example: "  drover version --json",
 		Args:    noArgs,
@@ -29,14 +30,17 @@ func newVersionCommand(g *globals) *cobra.Command {
 				Commit        string   `json:"commit"`
 				Go            string   `json:"go"`
 				Platform      string   `json:"platform"`
+				Instructions  string   `json:"instructions"`
 				KernelClasses []string `json:"kernel_classes"`
 			}{version, commit(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH,
+				kernel.Instructions(),
 				[]string{kernel.Class(kernel.Exact), kernel.Class(kernel.BF16),
 					kernel.Class(kernel.Int8), kernel.Class(kernel.Int4)}}
 			if asJSON {
 				return json.NewEncoder(g.out).Encode(v)
 			}
-			_, err := fmt.Fprintf(g.out, "drover %s (%s, %s, %s)\n", v.Version, v.Commit, v.Go, v.Platform)
+			_, err := fmt.Fprintf(g.out, "drover %s (%s, %s, %s, %s)\n", v.Version, v.Commit, v.Go,
+				v.Platform, v.Instructions)
 			return err
 		},
 	}

@@ -98,6 +98,7 @@ func (c *Coordinator) start(ctx context.Context, o CoordinatorOptions) error {
 	c.engine = engine
 	c.undo.push(engine.Close)
 	c.canaryToken = max(m.Spec.BOS, 0)
+	sayHow(o.Log, o.Threads)
 	return c.serve(o, engine, watcher, m)
 }
 

@@ -92,6 +92,7 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 	}
 	n.undo.push(server.Close)
 	n.serve(listener, server)
+	sayHow(o.Log, o.Threads)
 	return n.join(ctx, o, node, host, server)
 }
 

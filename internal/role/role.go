@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"path/filepath"
 
 	"google.golang.org/grpc/codes"
@@ -67,6 +68,16 @@ func (m *Model) DigestText() string { return hex.EncodeToString(m.Digest[:]) }
 
 // Close gives the checkpoint back. What was loaded from it must be out of use.
 func (m *Model) Close() error { return m.Checkpoint.Close() }
+
+// sayHow tells the log what this process computes with.
+func sayHow(log *slog.Logger, threads int) {
+	set := kernel.Instructions()
+	log.Info("computing", "threads", max(threads, 1), "instructions", set)
+	if set == "go" {
+		log.Warn("this processor has no vector instructions that the kernels know (AVX2 with FMA and " +
+			"F16C, or NEON): plain Go computes the same bytes, very slowly")
+	}
+}
 
 // engine loads the model's own layers and starts the engine over experts.
 func (m *Model) engine(experts moe.Experts, opts coordinator.Options) (
