@@ -51,12 +51,16 @@ type Options struct {
 
 const defaultSmallest = 256 << 10
 
-// Open opens a folder of packed pieces, which it makes if it is not there.
+// Open opens a folder of packed pieces, which is made for the first piece.
 func Open(dir string, o Options) (*Store, error) {
 	if o.SmallestBytes == 0 {
 		o.SmallestBytes = defaultSmallest
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	st, err := os.Stat(dir)
+	if err == nil && !st.IsDir() {
+		err = &fs.PathError{Op: "open", Path: dir, Err: errors.New("is not a folder")}
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("open the cache of packed weights: %w (choose another, or none)", err)
 	}
 	return &Store{dir: dir, opts: o}, nil

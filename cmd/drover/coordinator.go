@@ -57,7 +57,7 @@ func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
 		return err
 	}
 	o := role.CoordinatorOptions{ModelDir: f.model, Mode: mode, Threads: f.threads,
-		Weights:     role.Weights{Cache: cacheDir(f.cache), Log: warnings(g)},
+		Weights:     role.Weights{Cache: cacheDir(f.cache)},
 		ClusterName: f.cluster, Replicas: f.replicas, MinNodes: f.minNodes,
 		AllowScore: f.allowScore, Version: version, PlainText: f.insecure, Log: f.logger(g)}
 	store, closeStore, err := f.openStore()

@@ -78,7 +78,7 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 	}
 	defer closeStore()
 	o := role.ExpertNodeOptions{ModelDir: f.model, Mode: mode, Threads: f.threads,
-		Weights: role.Weights{Cache: cacheDir(f.cache), Log: warnings(g)},
+		Weights: role.Weights{Cache: cacheDir(f.cache)},
 		Store:   store, ClusterName: f.cluster,
 		ID: f.id, Epoch: role.NewEpoch(), Listen: f.listen, Advertise: f.advertise,
 		CapacityBytes: f.capacity, Domain: f.domain, ShortLease: f.shortLease,

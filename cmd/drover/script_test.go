@@ -28,6 +28,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("MODEL", demoModel(t))
 			e.Setenv("FIXTURES", fixtures)
+			e.Setenv("XDG_CACHE_HOME", filepath.Join(e.WorkDir, ".cache")) // packed weights
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": code},

@@ -145,7 +145,7 @@ func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
 	r.nodes.run(children(o, c.Etcd, gossip.Address, r.gossipKey))
 	coordinator, err := role.StartCoordinator(ctx, role.CoordinatorOptions{
 		ModelDir: o.ModelDir, Mode: o.Mode, Threads: o.Threads,
-		Weights: role.Weights{Cache: o.Cache, Log: o.Log},
+		Weights: role.Weights{Cache: o.Cache},
 		Store:   store, MinNodes: o.Nodes, Replicas: o.Replicas,
 		GRPC: r.grpc, HTTP: r.http, Gossip: gossip, AllowScore: true, ShortLease: true, Log: o.Log,
 	})

@@ -80,7 +80,7 @@ func StartCoordinator(ctx context.Context, o CoordinatorOptions) (*Coordinator, 
 }
 
 func (c *Coordinator) start(ctx context.Context, o CoordinatorOptions) error {
-	how := o.Weights.Options(o.Mode, c.undo.cpu(o.Threads))
+	how := o.Weights.forRole(o.Mode, c.undo.cpu(o.Threads), o.Log)
 	m, err := OpenModel(o.ModelDir, how)
 	if err != nil {
 		return err

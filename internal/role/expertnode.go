@@ -67,7 +67,7 @@ func StartExpertNode(ctx context.Context, o ExpertNodeOptions) (*ExpertNode, err
 }
 
 func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
-	how := o.Weights.Options(o.Mode, n.undo.cpu(o.Threads))
+	how := o.Weights.forRole(o.Mode, n.undo.cpu(o.Threads), o.Log)
 	m, err := OpenModel(o.ModelDir, how)
 	if err != nil {
 		return err

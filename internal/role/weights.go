@@ -3,6 +3,7 @@ package role
 import (
 	"log/slog"
 	"sync"
+	"time"
 
 	"drover/kernel"
 	"drover/model"
@@ -49,7 +50,33 @@ func (w Weights) Options(mode kernel.Mode, d kernel.Device) model.Options {
 	return o
 }
 
-const megabyte = 1e6
+// forRole is Options for a role of a cluster, whose log is told now and then how many
+// weights are loaded: the first start of a large model packs for minutes.
+func (w Weights) forRole(mode kernel.Mode, d kernel.Device, log *slog.Logger) model.Options {
+	if w.Log == nil {
+		w.Log = log
+	}
+	o := w.Options(mode, d)
+	var mu sync.Mutex // guards the fields below
+	var done, logged int64
+	last := time.Now()
+	o.Packed = func(bytes int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		done += bytes
+		if now := time.Now(); now.Sub(last) >= logEvery {
+			log.Info("loading weights", "mb_ready", done/megabyte, "mb_per_second",
+				int64(float64(done-logged)/megabyte/now.Sub(last).Seconds()))
+			last, logged = now, done
+		}
+	}
+	return o
+}
+
+const (
+	megabyte = 1e6
+	logEvery = 5 * time.Second
+)
 
 // openWatched opens the checkpoint in dir for a whole model and reports how much of it
 // is loaded.

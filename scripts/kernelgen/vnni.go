@@ -10,7 +10,7 @@ const (
 	vnniMask    = 30
 
 	// With few rows of 4 bits: sums of the high halves of bytes, which are 16 times too
-	// large, and floats of the first half of a group.
+	// large, and sums of the first half of a group.
 	vnniHighSums = 8
 	vnniHalves   = 16
 	vnniHighMask = 31
@@ -217,34 +217,40 @@ func (p product) vnniFew4(a *asm) {
 				}
 			}
 		}
-		p.vnniScaleFew4(a, half)
+		p.all(func(r, b int) {
+			i := r*p.blocks + b
+			high, into := z(vnniHighSums+i), p.sum(r, b)
+			if half == 0 {
+				into = z(vnniHalves + i)
+			}
+			a.op("VPSRAD $4, %s, %s", high, high)
+			a.op("VPADDD %s, %s, %s", high, p.sum(r, b), into)
+		})
 	}
+	p.vnniScaleFew4(a)
 	p.fetch(a, 8)
 	p.advance(a, 9)
 	a.op("ADDQ $%d, DX", p.unit())
 }
 
-func (p product) vnniScaleFew4(a *asm, half int) {
+// vnniScaleFew4 is last: the line of scales comes after those of codes, and processors
+// fetch ahead best what is read in its order.
+func (p product) vnniScaleFew4(a *asm) {
 	for b := range p.blocks {
-		a.op("VCVTPH2PS %s, %s", block(8*lineBytes+half*lineBytes/2, b), z(vnniWeights+b))
+		first, second := z(vnniWeights), z(vnniWeights+1)
+		a.op("VCVTPH2PS %s, %s", block(8*lineBytes, b), first)
+		a.op("VCVTPH2PS %s, %s", block(8*lineBytes+lineBytes/2, b), second)
+		for r := range p.rows {
+			s, half := p.sum(r, b), z(vnniHalves+r*p.blocks+b)
+			a.op("VCVTDQ2PS %s, %s", half, half)
+			a.op("VCVTDQ2PS %s, %s", s, s)
+			a.op("VMULPS %s, %s, %s", first, half, half)
+			a.op("VFMADD213PS %s, %s, %s", half, second, s)
+			a.op("VMOVUPS %s, %s", p.slot(r, b), z(vnniInput))
+			a.op("VFMADD132PS.BCST %d(DX), %s, %s", p.scale(r), z(vnniInput), s)
+			a.op("VMOVUPS %s, %s", s, p.slot(r, b))
+		}
 	}
-	p.all(func(r, b int) {
-		s, i := p.sum(r, b), r*p.blocks+b
-		high, first := z(vnniHighSums+i), z(vnniHalves+i)
-		a.op("VPSRAD $4, %s, %s", high, high)
-		a.op("VPADDD %s, %s, %s", high, s, s)
-		a.op("VCVTDQ2PS %s, %s", s, s)
-		if half == 0 {
-			a.op("VMULPS %s, %s, %s", z(vnniWeights+b), s, first)
-			return
-		}
-		a.op("VFMADD213PS %s, %s, %s", first, z(vnniWeights+b), s)
-		if b == 0 {
-			a.op("VBROADCASTSS %d(DX), %s", p.scale(r), z(vnniInput))
-		}
-		a.op("VFMADD213PS %s, %s, %s", p.slot(r, b), z(vnniInput), s)
-		a.op("VMOVUPS %s, %s", s, p.slot(r, b))
-	})
 }
 
 // all calls f for every row and block.
