@@ -54,7 +54,9 @@ func expShiftedGo(y, x []float32, shift float32) {
 
 // Sigmoid returns 1 / (1 + e^-x).
 func Sigmoid(x float32) float32 {
-	return float32(1 / float32(1+exp32(-x)))
+	e := [1]float32{-x}
+	expShifted(e[:], e[:], 0)
+	return float32(1 / float32(1+e[0]))
 }
 
 // swiGLUGo sets y = silu(gate) * up for one row.
