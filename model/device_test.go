@@ -114,9 +114,21 @@ func pieces(t *testing.T, m model.Model, prompts [][]int32) (out [][][]float32) 
 }
 
 // together runs all prompts in one step.
-func together(t *testing.T, m model.Model, prompts [][]int32) (out [][][]float32) {
+func together(t *testing.T, m model.Model, prompts [][]int32) [][][]float32 {
+	t.Helper()
+	out, err := inParts(t, m, prompts, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// inParts runs all prompts in one step of so many micro-batches.
+func inParts(t *testing.T, m model.Model, prompts [][]int32, parts int) (
+	out [][][]float32, err error) {
+	t.Helper()
 	const blockTokens = 16
-	var b model.Batch
+	b := model.Batch{MicroBatches: parts}
 	var blocks int
 	for _, p := range prompts {
 		seq := model.Sequence{Count: len(p), Logits: len(p)}
@@ -135,7 +147,7 @@ func together(t *testing.T, m model.Model, prompts [][]int32) (out [][][]float32
 		t.Fatal(err)
 	}
 	if err := m.Forward(t.Context(), c, &b); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	row := 0
 	for _, p := range prompts {
@@ -146,5 +158,5 @@ func together(t *testing.T, m model.Model, prompts [][]int32) (out [][][]float32
 		}
 		out = append(out, logits)
 	}
-	return out
+	return out, nil
 }

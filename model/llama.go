@@ -96,7 +96,7 @@ func openLlama(ck *checkpoint.Checkpoint, opts Options, _ moe.Experts) (Model, e
 	}
 	s := &c.spec
 	m := &llama{cfg: c}
-	m.device = opts.Device
+	m.device, m.clock = opts.Device, new(clock)
 	l := &loader{Options: opts, ck: ck}
 	m.embed = l.embedding("model.embed_tokens.weight", s.Vocabulary, s.Hidden)
 	m.layers = make([]llamaLayer, s.Layers)
@@ -135,6 +135,7 @@ func (m *llama) Forward(_ context.Context, c *Cache, b *Batch) error {
 	if err := b.check(c, s); err != nil {
 		return err
 	}
+	m.start()
 	err := m.begin(b, s.Hidden, m.cfg.heads*m.cfg.headDim, m.cfg.kvHeads*m.cfg.headDim)
 	if err != nil {
 		return err
@@ -156,8 +157,15 @@ func (m *llama) Forward(_ context.Context, c *Cache, b *Batch) error {
 		m.device.Add(m.x, m.out)
 		m.lap(&m.timings.Other)
 	}
-	return m.finish(b, s, m.norm, m.cfg.eps, m.head)
+	if err := m.sizeLogits(m.pickRows(b), s); err != nil {
+		return err
+	}
+	m.gatherPicked(m.picked)
+	return m.computeLogits(b, m.norm, m.cfg.eps, m.head)
 }
+
+// Timings says where the time went.
+func (m *llama) Timings() Timings { return m.timings }
 
 // attention sets m.out to layer i's attention for the rows of m.h.
 func (m *llama) attention(c *Cache, b *Batch, i int) {

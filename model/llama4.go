@@ -1,7 +1,6 @@
 package model
 
 import (
-	"context"
 	"fmt"
 	"math"
 	"slices"
@@ -224,6 +223,7 @@ func (e *llama4Experts) Load(layer, expert int) (*moe.Expert, error) {
 type llama4 struct {
 	cfg     *llama4Config
 	mode    kernel.Mode
+	device  kernel.Device
 	experts moe.Experts
 
 	embed  kernel.Table
@@ -231,14 +231,10 @@ type llama4 struct {
 	norm   kernel.Rows
 	head   kernel.Weights
 
-	step
-	temperature []float32   // of each token
-	factors     kernel.Rows // the same in the device's memory, (tokens, 1)
-	gates       kernel.Rows // (tokens, experts)
-	routes      moe.Routes
-	plan        *moe.Plan
-	current     *llama4Layer // whose shared expert runs while rows are away
-	shared      func()
+	attend kernel.Attention
+	clock  clock
+	passes []*llama4Pass // one for each micro-batch, made when first needed
+	splits []Batch       // scratch: what each pass runs
 }
 
 type llama4Layer struct {
@@ -258,9 +254,7 @@ func openLlama4(ck *checkpoint.Checkpoint, opts Options, experts moe.Experts) (M
 	if len(s.MoE.Layers) > 0 && experts == nil {
 		return nil, fmt.Errorf("%s: the model has routed experts and none are given", ck.Dir())
 	}
-	m := &llama4{cfg: c, mode: opts.Mode, experts: experts}
-	m.device, m.shared = opts.Device, m.runShared
-	m.plan = moe.NewPlan(opts.Device, s.MoE.Experts, moe.ScaleInput, opts.Mode)
+	m := &llama4{cfg: c, mode: opts.Mode, device: opts.Device, experts: experts}
 	l := &loader{Options: opts, ck: ck, prefix: c.prefix}
 	m.embed = l.embedding("model.embed_tokens.weight", s.Vocabulary, s.Hidden)
 	m.layers = make([]llama4Layer, s.Layers)
@@ -303,121 +297,11 @@ func (m *llama4) NewCache(blocks []int, blockTokens int) (*Cache, error) {
 	return newCache(m.device, m.cfg.spec.KV, m.attend.KV, blocks, blockTokens)
 }
 
-// Forward runs one step.
-func (m *llama4) Forward(ctx context.Context, c *Cache, b *Batch) error {
-	s := &m.cfg.spec
-	if err := b.check(c, s); err != nil {
-		return err
-	}
-	if err := m.prepare(b); err != nil {
-		return err
-	}
-	m.device.Embed(m.x, m.embed, b.Tokens)
-	m.lap(&m.timings.Other)
-	for i := range m.layers {
-		layer := &m.layers[i]
-		m.device.Norm(m.h, m.x, layer.inputNorm, m.cfg.eps)
-		m.attention(c, b, i)
-		m.device.Add(m.x, m.out)
-		m.lap(&m.timings.Attention)
-
-		m.device.Norm(m.h, m.x, layer.postNorm, m.cfg.eps)
-		if layer.dense != nil {
-			m.feedForward(layer.dense)
-			m.lap(&m.timings.Other)
-		} else if err := m.mixture(ctx, b, i); err != nil {
-			return err
-		}
-		m.device.Add(m.x, m.out)
-	}
-	return m.finish(b, s, m.norm, m.cfg.eps, m.head)
-}
-
-// prepare makes what all layers of a step need.
-func (m *llama4) prepare(b *Batch) error {
-	cfg := m.cfg
-	err := m.begin(b, cfg.spec.Hidden, cfg.heads*cfg.headDim, cfg.kvHeads*cfg.headDim)
-	if err != nil {
-		return err
-	}
-	if err := cfg.rope.prepare(m.device, b); err != nil || !cfg.tempTuning {
-		return err
-	}
-	m.temperature = m.temperature[:0]
-	for i := range b.Sequences {
-		seq := &b.Sequences[i]
-		for pos := seq.Start; pos < seq.Start+seq.Count; pos++ {
-			m.temperature = append(m.temperature, cfg.temperature(pos))
-		}
-	}
-	return write(m.device, &m.factors, m.temperature, 1)
-}
-
-// attention sets m.out to layer i's attention for the rows of m.h.
-func (m *llama4) attention(c *Cache, b *Batch, i int) {
-	layer, cfg := &m.layers[i], m.cfg
-	m.project(&layer.attention)
-	m.attend.Chunk = cfg.chunk
-	switch {
-	case !cfg.noRope[i]:
-		m.rotate(m.q)
-		m.rotate(m.k)
-	case cfg.tempTuning:
-		m.device.ScaleRows(m.q, m.factors)
-		m.attend.Chunk = 0
-	default:
-		m.attend.Chunk = 0
-	}
-	m.attendAll(c, b, i, layer.o)
-}
-
-// rotate rotates queries or keys by their positions, and then divides each head by its
-// root mean square, without a weight.
-func (m *llama4) rotate(x kernel.Rows) {
-	cfg := m.cfg
-	m.device.Rotate(x, cfg.rope.cos, cfg.rope.sin, kernel.RotaryPairs)
-	if cfg.qkNorm {
-		heads := x.Split(cfg.headDim)
-		m.device.Norm(heads, heads, kernel.Rows{}, cfg.eps)
-	}
-}
+// Timings says where the time went.
+func (m *llama4) Timings() Timings { return m.clock.timings }
 
 // temperature scales queries of layers without rotary embedding by
 // 1 + attn_scale ln(1 + floor((pos+1) / floor_scale)).
 func (c *llama4Config) temperature(pos int) float32 {
 	return float32(1 + c.attnScale*math.Log(1+math.Floor(float64(pos+1)/c.floorScale)))
-}
-
-// mixture sets m.out to the shared expert's output for the rows of m.h plus that of
-// the experts that the gate chooses, whose inputs it scales.
-func (m *llama4) mixture(ctx context.Context, b *Batch, i int) error {
-	s := &m.cfg.spec.MoE
-	m.current = &m.layers[i]
-	if err := kernel.Resize(m.device, &m.gates, m.h.N, s.Experts); err != nil {
-		return err
-	}
-	m.multiply(m.gates, m.h, m.current.gate)
-	logits, err := m.device.Read(m.gates)
-	if err != nil {
-		return err
-	}
-	moe.SigmoidTopK(logits, s.TopK, &m.routes)
-	b.trace(i, &m.routes)
-	if err := m.plan.Gather(i, m.h, &m.routes); err != nil {
-		return err
-	}
-	m.lap(&m.timings.Gate)
-	if err := m.experts.Forward(ctx, &m.plan.Batch, m.shared); err != nil {
-		return err
-	}
-	m.lap(&m.timings.Experts)
-	err = m.plan.Combine(m.out)
-	m.lap(&m.timings.Gate)
-	return err
-}
-
-func (m *llama4) runShared() {
-	m.lap(&m.timings.Experts)
-	m.feedForward(m.current.shared)
-	m.lap(&m.timings.Shared)
 }

@@ -65,6 +65,11 @@ type Batch struct {
 	Tokens []int32
 	// Sequences says which of Tokens belong to which sequence.
 	Sequences []Sequence
+	// MicroBatches cuts the step into so many parts of similar size: while the rows of
+	// one are at the experts, the others compute. Zero and 1 are one part; fewer are made
+	// where there are fewer tokens, and one where a sequence has a Trace. The experts
+	// must then serve as many calls at a time.
+	MicroBatches int
 	// Logits is set by Forward: one row for each position that asked for logits, in
 	// order, (sum of Sequences[i].Logits, Vocabulary). It is valid until the next Forward.
 	Logits tensor.Rows

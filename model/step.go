@@ -22,6 +22,24 @@ type Timings struct {
 	Steps int
 }
 
+// clock adds up where a model's time goes.
+type clock struct {
+	timings Timings
+	mark    time.Time // the last lap
+}
+
+func (c *clock) start() {
+	c.timings.Steps++
+	c.mark = time.Now()
+}
+
+// lap adds the time since the last lap to d.
+func (c *clock) lap(d *time.Duration) {
+	now := time.Now()
+	*d += now.Sub(c.mark)
+	c.mark = now
+}
+
 // step is the memory of one forward pass, reused from step to step.
 type step struct {
 	device    kernel.Device
@@ -36,14 +54,11 @@ type step struct {
 	picked   kernel.Rows // rows that need logits
 	pick     []int32     // which they are
 	logits   kernel.Rows
-	timings  Timings
-	mark     time.Time
+	*clock
 }
 
-// begin sizes the buffers for a batch and starts the clock.
+// begin sizes the buffers for a batch.
 func (s *step) begin(b *Batch, hidden, qDim, kvDim int) error {
-	s.timings.Steps++
-	s.mark = time.Now()
 	for _, r := range [...]struct {
 		rows *kernel.Rows
 		dim  int
@@ -55,16 +70,6 @@ func (s *step) begin(b *Batch, hidden, qDim, kvDim int) error {
 	}
 	return nil
 }
-
-// lap adds the time since the last lap to d.
-func (s *step) lap(d *time.Duration) {
-	now := time.Now()
-	*d += now.Sub(s.mark)
-	s.mark = now
-}
-
-// Timings says where the time went.
-func (s *step) Timings() Timings { return s.timings }
 
 // multiply sets y to the rows x times one matrix.
 func (s *step) multiply(y, x kernel.Rows, w kernel.Weights) {
@@ -92,10 +97,8 @@ func (s *step) attendAll(c *Cache, b *Batch, layer int, o kernel.Weights) {
 	s.multiply(s.out, s.heads, o)
 }
 
-// finish computes the logits of the positions that asked for them. It also waits for
-// steps without such positions, so that what went wrong is this step's error.
-func (s *step) finish(b *Batch, spec *Spec, norm kernel.Rows, eps float64,
-	head kernel.Weights) (err error) {
+// pickRows notes which rows of a batch ask for logits and returns how many.
+func (s *step) pickRows(b *Batch) int {
 	s.pick = s.pick[:0]
 	t := 0
 	for i := range b.Sequences {
@@ -105,14 +108,29 @@ func (s *step) finish(b *Batch, spec *Spec, norm kernel.Rows, eps float64,
 			s.pick = append(s.pick, int32(j))
 		}
 	}
-	n := len(s.pick)
+	return len(s.pick)
+}
+
+// sizeLogits makes room for the logits of n tokens.
+func (s *step) sizeLogits(n int, spec *Spec) error {
 	if err := kernel.Resize(s.device, &s.picked, n, spec.Hidden); err != nil {
 		return fmt.Errorf("logits of %d tokens: %w", n, err)
 	}
 	if err := kernel.Resize(s.device, &s.logits, n, spec.Vocabulary); err != nil {
 		return fmt.Errorf("logits of %d tokens: %w", n, err)
 	}
-	s.device.Gather(s.picked, s.x, kernel.Picks{Rows: s.pick}, tensor.F32)
+	return nil
+}
+
+// gatherPicked copies the rows of s.x that ask for logits.
+func (s *step) gatherPicked(to kernel.Rows) {
+	s.device.Gather(to, s.x, kernel.Picks{Rows: s.pick}, tensor.F32)
+}
+
+// computeLogits computes the logits of the picked rows. It also waits for steps without
+// any, so that what went wrong is this step's error.
+func (s *step) computeLogits(b *Batch, norm kernel.Rows, eps float64, head kernel.Weights) (
+	err error) {
 	s.device.Norm(s.picked, s.picked, norm, eps)
 	s.multiply(s.logits, s.picked, head)
 	b.Logits, err = s.device.Read(s.logits)
