@@ -64,6 +64,11 @@ type Stats struct {
 	// StepTime is the time in steps, ForwardTime the model's part of it; IdleTime is the
 	// time without anything to run.
 	StepTime, ForwardTime, IdleTime time.Duration
+	// MicroBatches is how many the last step had. HidingMicroBatches is how many hide the
+	// network by the formula, from what was measured lately: OneWay to the experts, and the
+	// time for one micro-batch and layer here (Here) and at the experts (There).
+	MicroBatches, HidingMicroBatches int
+	OneWay, Here, There              time.Duration
 }
 
 // command is a message to the engine.

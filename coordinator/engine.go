@@ -16,6 +16,7 @@ type engine struct {
 	cache   *model.Cache
 	sched   *scheduler.Scheduler
 	sampler sampler
+	pace    pace
 
 	requests map[uint64]*request
 	inbox    []command // scratch: what was taken last
@@ -24,7 +25,8 @@ type engine struct {
 }
 
 func newEngine(m model.Model, cache *model.Cache, s *scheduler.Scheduler, c *Coordinator) *engine {
-	return &engine{c: c, model: m, cache: cache, sched: s, requests: map[uint64]*request{}}
+	return &engine{c: c, model: m, cache: cache, sched: s, requests: map[uint64]*request{},
+		pace: newPace(m, c.opts)}
 }
 
 // run is the engine's only goroutine.
@@ -144,11 +146,13 @@ func (e *engine) compute(
 		}
 	}()
 	rows := e.load(b)
+	e.batch.MicroBatches = e.pace.choose(len(e.batch.Tokens))
 	err = e.model.Forward(ctx, e.cache, &e.batch)
 	forward = time.Since(start)
 	if err != nil {
 		return forward, err
 	}
+	e.pace.observe(&e.batch, forward)
 	if l := e.batch.Logits; rows > 0 && (l.N != rows || l.Dim != e.c.spec.Vocabulary ||
 		len(l.Data) < rows*l.Dim) {
 		return forward, shapeError(l.N, l.Dim, rows, e.c.spec.Vocabulary)
@@ -267,5 +271,6 @@ func (e *engine) publish(change func(*Stats)) {
 	e.c.mu.Lock()
 	defer e.c.mu.Unlock()
 	e.c.stats.Stats = now
+	e.pace.publish(&e.c.stats)
 	change(&e.c.stats)
 }

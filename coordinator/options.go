@@ -32,6 +32,13 @@ type Options struct {
 	// MaxUnreadTokens bounds the tokens kept for a client that reads slowly; its
 	// sequence pauses at the bound. At most 4096; zero means 1024.
 	MaxUnreadTokens int
+	// MicroBatches is the most micro-batches of a step: while the rows of one are at the
+	// experts, the others compute. How many there are is chosen from measurements. Zero
+	// means 1, which is right for experts in the same process; at most MaxMicroBatches.
+	MicroBatches int
+	// Network tells what was measured lately of trips to the experts: one way, and the
+	// time there. Nil means that nothing is known of it.
+	Network func() (oneWay, there time.Duration)
 	// AllowScore permits the Score call, which is costly and meant for verification.
 	AllowScore bool
 	// Defaults are the model's sampling parameters, for requests that set none.
@@ -88,6 +95,12 @@ func (o *Options) setDefaults() {
 	if o.MaxUnreadTokens == 0 {
 		o.MaxUnreadTokens = 1024
 	}
+	if o.MicroBatches == 0 {
+		o.MicroBatches = 1
+	}
+	if o.Network == nil {
+		o.Network = func() (oneWay, there time.Duration) { return 0, 0 }
+	}
 	o.Defaults.setDefaults()
 }
 
@@ -100,6 +113,9 @@ func (o *Options) validate() error {
 		return fmt.Errorf("coordinator: KVBytes is %d", o.KVBytes)
 	case o.MaxUnreadTokens < 1 || o.MaxUnreadTokens > 4096: // more may burst a gRPC message
 		return fmt.Errorf("coordinator: MaxUnreadTokens is %d, want 1 to 4096", o.MaxUnreadTokens)
+	case o.MicroBatches < 1 || o.MicroBatches > MaxMicroBatches:
+		return fmt.Errorf("coordinator: MicroBatches is %d, want 1 to %d", o.MicroBatches,
+			MaxMicroBatches)
 	case o.MaxSequences < 1 || o.MaxSequences > 1<<20:
 		return fmt.Errorf("coordinator: MaxSequences is %d, want 1 to %d", o.MaxSequences, 1<<20)
 	case o.MaxPrefillTokens < 1 || o.MaxPrefillTokens > 1<<30:

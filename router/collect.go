@@ -107,6 +107,8 @@ func (l *lane) settle(f *flight, a *answer) {
 	k.node.rows.Add(uint64(c.RowCount))
 	if failures == 0 {
 		k.timing.add(work(f.experts, f.rows), a.at-f.sent)
+		l.router.network.add(a.at-f.sent,
+			time.Duration(c.QueueMicros+c.ComputeMicros)*time.Microsecond)
 		return
 	}
 	l.retried(k.node, failures, reason)

@@ -49,6 +49,8 @@ type Router struct {
 	lanes []*lane
 	free  chan *lane // those that no Forward uses
 
+	network network
+
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	running sync.WaitGroup // two goroutines for each link

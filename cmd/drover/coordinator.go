@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"drover/coordinator"
 	"drover/internal/role"
 	"drover/kernel"
 )
@@ -16,6 +17,7 @@ type coordinatorFlags struct {
 	grpc, http string
 	replicas   int
 	minNodes   int
+	parts      int
 	allowScore bool
 }
 
@@ -40,6 +42,9 @@ was ready.`,
 		"HTTP address to serve; none serves no HTTP")
 	c.Flags().IntVar(&f.replicas, "replicas", 1, "copies of each expert, on nodes of their own")
 	c.Flags().IntVar(&f.minNodes, "min-nodes", 1, "expert nodes that the first placement waits for")
+	c.Flags().IntVar(&f.parts, "micro-batches", coordinator.MaxMicroBatches,
+		"most parts of a step that compute and travel by turns, to hide the network; how many "+
+			"is measured; 1 turns it off")
 	c.Flags().BoolVar(&f.allowScore, "allow-score", false,
 		"serve the Score call, which shows all logits (for drover verify)")
 	return c
@@ -53,13 +58,17 @@ func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
 	if f.replicas < 1 || f.minNodes < 1 {
 		return usagef("--replicas and --min-nodes must be at least 1")
 	}
+	if f.parts < 1 || f.parts > coordinator.MaxMicroBatches {
+		return usagef("--micro-batches is %d, must be 1 to %d", f.parts, coordinator.MaxMicroBatches)
+	}
 	if err := setProcessors(&f.threads); err != nil {
 		return err
 	}
 	o := role.CoordinatorOptions{ModelDir: f.model, Mode: mode, Threads: f.threads,
 		Weights:     role.Weights{Cache: cacheDir(f.cache)},
 		ClusterName: f.cluster, Replicas: f.replicas, MinNodes: f.minNodes,
-		AllowScore: f.allowScore, Version: version, PlainText: f.insecure, Log: f.logger(g)}
+		MicroBatches: f.parts,
+		AllowScore:   f.allowScore, Version: version, PlainText: f.insecure, Log: f.logger(g)}
 	store, closeStore, err := f.openStore()
 	if err != nil {
 		return err

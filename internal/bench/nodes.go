@@ -24,6 +24,7 @@ type nodes struct {
 	*router.Router
 	pool  *kernel.Pool // all nodes compute on it, and the coordinator
 	meter *meter
+	view  *placement.View
 	undo  []func()
 }
 
@@ -48,7 +49,7 @@ func startNodes(
 		}
 		v.Plan.Replicas = append(v.Plan.Replicas, experts)
 	}
-	ns := &nodes{pool: pool, meter: &meter{}}
+	ns := &nodes{pool: pool, meter: &meter{}, view: v}
 	for i, id := range v.Plan.NodeIDs {
 		address, err := ns.start(ctx, m, id, i, n)
 		if err != nil {
@@ -57,15 +58,24 @@ func startNodes(
 		}
 		v.Nodes[id] = placement.Node{ID: id, Address: address, Epoch: 1}
 	}
-	r, err := router.New(router.Options{ModelDigest: m.Digest[:], Mode: m.Mode, Spec: spec})
-	if err != nil {
+	var err error
+	if ns.Router, err = ns.route(m, router.Options{}); err != nil {
 		ns.Close()
 		return nil, err
 	}
-	ns.undo = append(ns.undo, r.Close)
-	ns.Router = r
-	r.Update(v)
 	return ns, nil
+}
+
+// route starts a Router to the nodes. The model's fields of its options are filled in.
+func (ns *nodes) route(m *role.Model, o router.Options) (*router.Router, error) {
+	o.ModelDigest, o.Mode, o.Spec = m.Digest[:], m.Mode, m.Source.Spec()
+	r, err := router.New(o)
+	if err != nil {
+		return nil, err
+	}
+	ns.undo = append(ns.undo, r.Close)
+	r.Update(ns.view)
+	return r, nil
 }
 
 // start runs node i of n, which holds every nth expert, and returns its address.

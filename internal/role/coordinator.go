@@ -40,6 +40,9 @@ type CoordinatorOptions struct {
 	// MinNodes is how many expert nodes the first placement waits for, Replicas how many
 	// copies of each expert it places. Zero means 1.
 	MinNodes, Replicas int
+	// MicroBatches is the most micro-batches of a step, 1 to coordinator.MaxMicroBatches.
+	// Zero means that maximum. Each costs connections to all expert nodes.
+	MicroBatches int
 	// GRPC and HTTP are the listeners to serve; a nil HTTP serves none.
 	GRPC, HTTP net.Listener
 	// Gossip is the coordinator's part in memberlist; the coordinator closes it.
@@ -71,6 +74,9 @@ type Coordinator struct {
 // StartCoordinator starts a coordinator. It returns when the coordinator's own part
 // of the model is loaded; WaitReady waits for the experts.
 func StartCoordinator(ctx context.Context, o CoordinatorOptions) (*Coordinator, error) {
+	if o.MicroBatches == 0 {
+		o.MicroBatches = coordinator.MaxMicroBatches
+	}
 	c := &Coordinator{log: o.Log}
 	if err := c.start(ctx, o); err != nil {
 		c.Close()
@@ -90,8 +96,9 @@ func (c *Coordinator) start(ctx context.Context, o CoordinatorOptions) error {
 	if err != nil {
 		return err
 	}
-	engine, err := m.engine(experts, coordinator.Options{
-		AllowScore: o.AllowScore, Version: o.Version, Events: engineEvents(o.Log)})
+	engine, err := m.engine(experts, coordinator.Options{MicroBatches: o.MicroBatches,
+		Network: c.network(), AllowScore: o.AllowScore, Version: o.Version,
+		Events: engineEvents(o.Log)})
 	if err != nil {
 		return err
 	}
@@ -134,7 +141,7 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 	c.undo.push(planner.Close)
 	c.router, err = router.New(router.Options{ModelDigest: m.Digest[:], Mode: o.Mode, Spec: spec,
 		KernelClass: kernel.Class(o.Mode), DialOptions: dialOptions(o.PlainText),
-		Events: routerEvents(o.Log)})
+		Lanes: o.MicroBatches, Events: routerEvents(o.Log)})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -207,6 +214,17 @@ func (c *Coordinator) serveHTTP(l net.Listener) {
 		_ = server.Close()
 		<-done
 	})
+}
+
+// network tells what the router measured, if there is one.
+func (c *Coordinator) network() func() (oneWay, there time.Duration) {
+	if c.router == nil {
+		return nil
+	}
+	return func() (oneWay, there time.Duration) {
+		n := c.router.Network()
+		return n.OneWay, n.Node
+	}
 }
 
 func (c *Coordinator) rowsByNode() map[string]uint64 {

@@ -106,8 +106,8 @@ func (c *Cluster) answers(t testing.TB, all []question, atOnce int) [][32]byte {
 
 // TestSameBytes is promise P2: 64 prompts, greedy and sampled, in every numeric
 // mode, give one hash each: in process and on 1, 2, 4 and 7 nodes, alone and 32 at
-// once, prefilled in one piece and in pieces of 5 tokens, with one thread and with
-// three, whatever the placement.
+// once, prefilled in one piece and in pieces of 5 tokens, in one micro-batch and in up
+// to four, with one thread and with three, whatever the placement.
 func TestSameBytes(t *testing.T) {
 	n := 64
 	if raceEnabled {
@@ -126,6 +126,10 @@ func TestSameBytes(t *testing.T) {
 					}
 					o := Options{Mode: mode, Nodes: nodes, Threads: 1 + 2*(nodes/2%2)}
 					o.Coordinator = coordinator.Options{MaxPrefillTokens: piece}
+					if nodes > 1 {
+						o.Coordinator.MicroBatches = min(nodes, coordinator.MaxMicroBatches)
+						o.Router.Lanes = o.Coordinator.MicroBatches
+					}
 					if nodes == 4 {
 						o.Place = scattered(uint64(piece))
 					}
