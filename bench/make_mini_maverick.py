@@ -29,6 +29,10 @@ PRESETS = {
     "maverick": dict(hidden=2048, layers=12, interleave=2, experts=128, width=1024,
                      dense_width=4096, heads=16, kv_heads=4, head_dim=128, vocabulary=32000,
                      qk_norm=False),
+    # Maverick's layers, with experts enough for one machine that has other things to do.
+    "few-experts": dict(hidden=2048, layers=12, interleave=2, experts=16, width=1024,
+                        dense_width=4096, heads=16, kv_heads=4, head_dim=128, vocabulary=32000,
+                        qk_norm=False),
     "scout": dict(hidden=2048, layers=12, interleave=1, experts=16, width=1024,
                   dense_width=4096, heads=16, kv_heads=4, head_dim=128, vocabulary=32000,
                   qk_norm=True),
