@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
+	"strings"
 
 	droverv1 "drover/proto/drover/v1"
 )
@@ -114,4 +116,31 @@ func (p prompt) request(d Defaults) *droverv1.GenerateRequest {
 		r.MaxTokens = p.MaxTokens
 	}
 	return r
+}
+
+// Request is one line of a file of prompts.
+type Request struct {
+	// ID is the line's own id as text, or its number.
+	ID string
+	*droverv1.GenerateRequest
+}
+
+// Requests reads a file of prompts whole, at most limit of them; lines that cannot be read are
+// errors.
+func Requests(r io.Reader, d Defaults, limit int) ([]Request, error) {
+	var all []Request
+	for in := NewLines(r); ; {
+		l, ok, err := in.Next()
+		if err != nil || !ok {
+			return all, err
+		}
+		if len(all) == limit {
+			return nil, fmt.Errorf("line %d: more than %d prompts", l.Number, limit)
+		}
+		p, err := parsePrompt(l)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, Request{strings.Trim(string(p.id), `"`), p.request(d)})
+	}
 }
