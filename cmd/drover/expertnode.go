@@ -42,10 +42,8 @@ Exit codes: 0 ended by an interrupt, 1 an error, 2 wrong usage.`,
 		"bytes of packed weights to hold (default: all experts)")
 	c.Flags().BoolVar(&f.shortLease, "short-lease", false,
 		"let the cluster notice this node's end in 2 s")
-	c.Flags().BoolVar(&f.withParent, "with-parent", false, "end when standard input ends")
-	for _, hidden := range []string{"short-lease", "with-parent"} {
-		_ = c.Flags().MarkHidden(hidden) // the flag exists
-	}
+	_ = c.Flags().MarkHidden("short-lease") // the flag exists
+	withParentFlag(c, &f.withParent)
 	return c
 }
 
@@ -59,12 +57,8 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 	}
 	if f.withParent {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithCancel(ctx)
+		ctx, cancel = withParent(ctx, g)
 		defer cancel()
-		go func() {
-			_, _ = io.Copy(io.Discard, g.in) // it ends when the parent does
-			cancel()
-		}()
 	}
 	if f.id == "" {
 		f.id = processName()
@@ -99,4 +93,20 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 	o.Log.Info("serving rows", "address", n.Address, "pid", os.Getpid())
 	<-ctx.Done()
 	return nil
+}
+
+// withParentFlag adds the hidden flag with which a program starts its children.
+func withParentFlag(c *cobra.Command, to *bool) {
+	c.Flags().BoolVar(to, "with-parent", false, "end when standard input ends")
+	_ = c.Flags().MarkHidden("with-parent") // the flag exists
+}
+
+// withParent is ctx until standard input ends, as it does when the parent does.
+func withParent(ctx context.Context, g *globals) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		_, _ = io.Copy(io.Discard, g.in)
+		cancel()
+	}()
+	return ctx, cancel
 }

@@ -20,6 +20,8 @@ type upFlags struct {
 	options localcluster.Options
 	mode    string
 	asJSON  bool
+	// withParent ends the cluster when standard input ends.
+	withParent bool
 }
 
 func newUpCommand(g *globals) *cobra.Command {
@@ -58,6 +60,7 @@ Exit codes: 0 ended by an interrupt after it was ready, 1 an error, 2 wrong usag
 		"(default: as many as processors may be used, shared by the nodes)")
 	cacheFlag(c, &o.Cache, "")
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print one line of JSON when ready, then log")
+	withParentFlag(c, &f.withParent)
 	return c
 }
 
@@ -74,6 +77,11 @@ func (f *upFlags) run(ctx context.Context, g *globals) error {
 	o.Log = slog.New(slog.NewTextHandler(g.err, &slog.HandlerOptions{Level: level}))
 	if err := f.share(); err != nil {
 		return err
+	}
+	if f.withParent {
+		var cancel context.CancelFunc
+		ctx, cancel = withParent(ctx, g)
+		defer cancel()
 	}
 	// Readers of the output may leave (drover up | head): that must not end this process
 	// before it has tidied up.
