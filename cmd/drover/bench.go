@@ -25,7 +25,8 @@ Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(newBenchModelCommand(g), newBenchKernelsCommand(g), newBenchOverlapCommand(g))
+	c.AddCommand(newBenchModelCommand(g), newBenchKernelsCommand(g), newBenchOverlapCommand(g),
+		newBenchServeCommand(g))
 	return c
 }
 
