@@ -15,8 +15,10 @@ import (
 // Token is one message of an answer: its tokens, and how long it comes after the one before.
 type Token struct {
 	After time.Duration
-	IDs   []int32
-	Text  string
+	// Wait, if not nil, runs then, before the message comes.
+	Wait func()
+	IDs  []int32
+	Text string
 }
 
 // Client answers a request with what the function returns; an error comes after the tokens.
@@ -62,6 +64,9 @@ func (s *stream) Recv() (*droverv1.GenerateResponse, error) {
 		case <-time.After(t.After):
 		case <-s.ctx.Done():
 			return nil, s.ctx.Err()
+		}
+		if t.Wait != nil {
+			t.Wait()
 		}
 		return &droverv1.GenerateResponse{Event: &droverv1.GenerateResponse_Delta{
 			Delta: &droverv1.Delta{TokenIds: t.IDs, Text: t.Text}}}, nil
