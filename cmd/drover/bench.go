@@ -26,7 +26,7 @@ Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(newBenchModelCommand(g), newBenchKernelsCommand(g), newBenchOverlapCommand(g),
-		newBenchServeCommand(g))
+		newBenchServeCommand(g), newBenchStormCommand(g))
 	return c
 }
 

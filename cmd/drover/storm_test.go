@@ -1,0 +1,57 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"drover/internal/storm"
+)
+
+// TestStorm breaks nodes of a cluster whose experts have two replicas: no request fails, and no
+// answer is another one. How long a fault is felt is measured, not promised here: tests share
+// their machine.
+func TestStorm(t *testing.T) {
+	type breaks struct {
+		fault storm.Fault
+		kills int
+		more  []string
+	}
+	all := []breaks{{storm.Kill, 10, nil}, {storm.Stop, 2, []string{"--pause", "500ms"}}}
+	if slack > 1 {
+		all = []breaks{{storm.Kill, 2, nil}} // the race detector slows every process ten times
+	}
+	for _, tc := range all {
+		t.Run(string(tc.fault), func(t *testing.T) {
+			rep := runStorm(t, append([]string{"--fault", string(tc.fault), "--nodes", "3",
+				"--kills", strconv.Itoa(tc.kills), "--every", "200ms", "--window", "300ms", "--quiet", "1s", "--clients", "3",
+				"--requests", strconv.Itoa(10 * tc.kills)}, tc.more...)...)
+			if rep.Kills != tc.kills || rep.Requests < 10*tc.kills || rep.Nodes != 3 {
+				t.Errorf("%d times %s on %d nodes, %d requests", rep.Kills, rep.Fault, rep.Nodes, rep.Requests)
+			}
+			if rep.Heal.Count != tc.kills || rep.Memory == nil || rep.Memory.First < 1 {
+				t.Errorf("whole again %d times; memory %+v", rep.Heal.Count, rep.Memory)
+			}
+		})
+	}
+}
+
+// runStorm runs a storm in which nothing may be violated.
+func runStorm(t *testing.T, args ...string) (rep storm.Report) {
+	t.Helper()
+	log := t.TempDir() + "/log"
+	p := launch(t, place{}, append([]string{"bench", "storm", "--json", "--model", demoModel(t),
+		"--log", log}, args...)...)
+	code := p.wait(4 * time.Minute)
+	if err := json.Unmarshal([]byte(p.out.String()), &rep); err != nil {
+		t.Fatalf("exit code %d, %v in %s", code, err, &p.out)
+	}
+	t.Log("\n" + rep.Text())
+	if code != exitDone || len(rep.Violations) > 0 {
+		text, _ := os.ReadFile(log) // empty if there is none
+		t.Errorf("exit code %d: %v\n%s", code, rep.Violations, text)
+	}
+	return rep
+}
