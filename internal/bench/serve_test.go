@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -129,7 +130,7 @@ func TestServeStall(t *testing.T) {
 // TestServeErrors has refused, slow and differing answers, and too many at once.
 func TestServeErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		calls := int32(0)
+		var calls atomic.Int32
 		client := func(req *droverv1.GenerateRequest) ([]loadtest.Token, error) {
 			switch req.MaxTokens {
 			case 0:
@@ -137,8 +138,7 @@ func TestServeErrors(t *testing.T) {
 			case 1:
 				return []loadtest.Token{{After: time.Hour}}, nil
 			}
-			calls++
-			return []loadtest.Token{{After: ms / 2, IDs: []int32{calls}}}, nil
+			return []loadtest.Token{{After: ms / 2, IDs: []int32{calls.Add(1)}}}, nil
 		}
 		trace := []time.Duration{0, ms, 2 * ms, 3 * ms, 4 * ms, 5 * ms, 6 * ms}
 		rep, err := Serve(t.Context(), loadtest.Client(client), ServeOptions{Questions: questions(3),

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,8 +38,11 @@ func one() []Question { return []Question{{ID: "q", Request: &droverv1.GenerateR
 func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
+		var mu sync.Mutex
 		var sent []time.Duration
 		client := loadtest.Client(func(*droverv1.GenerateRequest) ([]loadtest.Token, error) {
+			mu.Lock()
+			defer mu.Unlock()
 			sent = append(sent, time.Since(began))
 			return three(5 * ms), nil
 		})
