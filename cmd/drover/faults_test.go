@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"regexp"
 	"slices"
@@ -210,5 +211,31 @@ func TestNodeStoppedBriefly(t *testing.T) {
 	after, err := u.cluster.GetPlacement(t.Context(), &droverv1.GetPlacementRequest{})
 	if err != nil || after.Revision != before.Revision {
 		t.Errorf("placement: %v, revision %d, before %d", err, after.GetRevision(), before.Revision)
+	}
+}
+
+// TestNodeStaysAway kills a node that is not started again: the others take over its experts.
+func TestNodeStaysAway(t *testing.T) {
+	u := startUp(t, "--nodes", "3", "--replicas", "2", "--restart-after", "24h")
+	want := u.mustAsk(t, story)
+	id, pid := u.node(t, 2)
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, recoversWithin, "the others hold two replicas of all experts", func() (bool, string) {
+		if got, err := u.askNow(t, story); err != nil || got != want {
+			t.Fatalf("%v, %q; before: %q", err, got, want)
+		}
+		for layer, experts := range u.placement(t).Layers {
+			for expert, on := range experts {
+				if len(on) != 2 || slices.Contains(on, id) {
+					return false, fmt.Sprintf("layer %d expert %d is on %v", layer, expert, on)
+				}
+			}
+		}
+		return true, ""
+	})
+	if n := u.nodes(t)[id]; n != nil {
+		t.Errorf("%s is still a node: %v", id, n)
 	}
 }

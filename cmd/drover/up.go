@@ -50,6 +50,8 @@ Exit codes: 0 ended by an interrupt after it was ready, 1 an error, 2 wrong usag
 	c.Flags().StringVar(&o.ModelDir, "model", "", "model directory (default: the bundled demo model)")
 	c.Flags().IntVar(&o.Nodes, "nodes", 4, "expert-node processes, 1 to 64")
 	c.Flags().IntVar(&o.Replicas, "replicas", 1, "copies of each expert, on nodes of their own")
+	c.Flags().DurationVar(&o.RestartAfter, "restart-after", 0, "wait before a node process that "+
+		"ended is started again (default 100ms, doubling up to 5s)")
 	c.Flags().StringVar(&o.StateDir, "dir", "", "folder for etcd's state (default: a temporary one)")
 	c.Flags().StringVar(&o.GRPC, "grpc", "",
 		"gRPC address (default "+defaultEndpoint+" or a free port)")
@@ -111,6 +113,9 @@ func (f *upFlags) check() (err error) {
 	}
 	if o.Replicas < 1 || o.Replicas > o.Nodes {
 		return usagef("--replicas is %d, must be 1 to the number of nodes (%d)", o.Replicas, o.Nodes)
+	}
+	if o.RestartAfter < 0 {
+		return usagef("--restart-after is %v, must not be negative", o.RestartAfter)
 	}
 	for _, address := range []string{o.GRPC, o.HTTP} {
 		if address == "" {

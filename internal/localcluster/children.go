@@ -26,6 +26,7 @@ type nursery struct {
 	executable string
 	log        *slog.Logger
 	stderr     io.Writer
+	first      time.Duration // before a child is started again
 	starts     chan start
 	wg         sync.WaitGroup
 	cancel     context.CancelFunc
@@ -37,8 +38,8 @@ type start struct {
 	done chan error
 }
 
-// Restart waits, doubling from the first to the last; a child that ran for longer
-// than restartForget begins anew.
+// Restart waits, doubling from the first, which is this one unless options say otherwise, to the
+// last; a child that ran for longer than restartForget begins anew.
 const (
 	restartFirst  = 100 * time.Millisecond
 	restartLast   = 5 * time.Second
@@ -47,12 +48,16 @@ const (
 	endGrace = 3 * time.Second
 )
 
-func newNursery(log *slog.Logger, stderr io.Writer) (*nursery, error) {
+func newNursery(o Options) (*nursery, error) {
 	path, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find the program's own file to start expert nodes: %w", err)
 	}
-	n := &nursery{executable: path, log: log, stderr: stderr, starts: make(chan start)}
+	n := &nursery{executable: path, log: o.Log, stderr: o.Stderr, first: o.RestartAfter,
+		starts: make(chan start)}
+	if n.first == 0 {
+		n.first = restartFirst
+	}
 	go n.startThread()
 	return n, nil
 }
@@ -87,7 +92,7 @@ func (n *nursery) close() {
 
 // keep runs one child again and again until ctx ends.
 func (n *nursery) keep(ctx context.Context, c child) {
-	wait := restartFirst
+	wait := n.first
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := n.once(ctx, c)
@@ -95,7 +100,7 @@ func (n *nursery) keep(ctx context.Context, c child) {
 			return
 		}
 		if time.Since(began) > restartForget {
-			wait = restartFirst
+			wait = n.first
 		}
 		n.log.Warn("a process ended and is started again", "process", c.name,
 			"reason", fmt.Sprint(err), "after", wait)
@@ -103,7 +108,7 @@ func (n *nursery) keep(ctx context.Context, c child) {
 		case <-ctx.Done():
 		case <-time.After(wait):
 		}
-		wait = min(2*wait, restartLast)
+		wait = min(2*wait, max(n.first, restartLast))
 	}
 }
 

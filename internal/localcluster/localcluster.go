@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -34,6 +35,10 @@ type Options struct {
 	Cache string
 	// Nodes is the number of expert-node processes, Replicas that of each expert's copies.
 	Nodes, Replicas int
+	// RestartAfter is the wait before a node process that ended is started again. It doubles, up to
+	// 5 seconds, while the process does not stay for half a minute. Zero means 100 ms; with hours
+	// a node that is gone stays away.
+	RestartAfter time.Duration
 	// StateDir keeps etcd's state. Empty means a temporary folder that Close removes.
 	StateDir string
 	// GRPC and HTTP are the addresses to serve. Empty means the usual one, or a free
@@ -103,7 +108,7 @@ func (c *Cluster) start(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	nodes, err := newNursery(o.Log, o.Stderr)
+	nodes, err := newNursery(o)
 	if err != nil {
 		return err
 	}
