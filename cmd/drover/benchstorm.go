@@ -68,6 +68,8 @@ Exit codes: 0 nothing was violated, 1 something was, or an error, 2 wrong usage,
 	c.Flags().DurationVar(&o.Window, "window", 0,
 		"time after a fault, and before it, whose gaps are compared (default 1s)")
 	c.Flags().DurationVar(&o.Pause, "pause", 0, "with --fault stop: for how long (default 3s)")
+	c.Flags().DurationVar(&f.cluster.restartAfter, "down", 0,
+		"time for which a killed node stays away (default 100ms, doubling up to 5s)")
 	c.Flags().DurationVar(&o.Quiet, "quiet", 0, "least time of the quiet part (default 5s)")
 	c.Flags().Float64Var(&o.MaxGrowth, "max-growth", 0,
 		"most MiB a minute by which the coordinator may grow in 5 minutes or more (default: no bound)")

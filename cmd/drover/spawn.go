@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +15,7 @@ import (
 type spawnFlags struct {
 	model, mode, cache       string
 	nodes, replicas, threads int
+	restartAfter             time.Duration // of node processes; zero is the usual
 }
 
 // flags adds the cluster's flags to a command; when says with what they go.
@@ -30,7 +32,7 @@ func (f *spawnFlags) flags(c *cobra.Command, when string) {
 // start runs the cluster; what it logs goes to log, unless that is nil.
 func (f *spawnFlags) start(ctx context.Context, log io.Writer) (*localcluster.Spawned, error) {
 	up := upFlags{mode: f.mode, options: localcluster.Options{ModelDir: f.model, Nodes: f.nodes,
-		Replicas: f.replicas}}
+		Replicas: f.replicas, RestartAfter: f.restartAfter}}
 	if err := up.check(); err != nil {
 		return nil, err
 	}
@@ -38,7 +40,8 @@ func (f *spawnFlags) start(ctx context.Context, log io.Writer) (*localcluster.Sp
 		return nil, err
 	}
 	args := []string{"--nodes", strconv.Itoa(f.nodes), "--replicas", strconv.Itoa(f.replicas),
-		"--mode", f.mode, "--threads", strconv.Itoa(f.threads)}
+		"--mode", f.mode, "--threads", strconv.Itoa(f.threads),
+		"--restart-after", f.restartAfter.String()}
 	if f.model != "" {
 		args = append(args, "--model", f.model)
 	}
