@@ -132,8 +132,6 @@ func (f *stormFlags) check() (err error) {
 	o := &f.opts
 	o.Fault = storm.Fault(f.fault)
 	switch {
-	case runtime.GOOS != "linux":
-		return errors.New("a storm finds its processes in /proc, which only Linux has")
 	case o.Fault != storm.Kill && o.Fault != storm.Stop && o.Fault != storm.KillAll:
 		return usagef("--fault %q: must be %s, %s or %s", f.fault, storm.Kill, storm.Stop, storm.KillAll)
 	case o.Clients < 1 || o.Clients > 1024:
@@ -141,6 +139,9 @@ func (f *stormFlags) check() (err error) {
 	case min(o.Duration, o.Every, o.Window, o.Pause, o.Quiet) < 0 || min(o.Kills, o.Requests) < 0 ||
 		o.MaxGrowth < 0:
 		return usagef("a number or a time is negative")
+	}
+	if runtime.GOOS != "linux" {
+		return errors.New("a storm finds its processes in /proc, which only Linux has")
 	}
 	if o.Kills == 0 && o.Duration == 0 {
 		o.Kills = 20

@@ -1,9 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
+	"path/filepath"
+	"runtime"
 	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -14,6 +20,9 @@ import (
 // answer is another one. How long a fault is felt is measured, not promised here: tests share
 // their machine.
 func TestStorm(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("a storm finds its processes in /proc, which only Linux has")
+	}
 	type breaks struct {
 		fault storm.Fault
 		kills int
@@ -54,4 +63,44 @@ func runStorm(t *testing.T, args ...string) (rep storm.Report) {
 		t.Errorf("exit code %d: %v\n%s", code, rep.Violations, text)
 	}
 	return rep
+}
+
+// TestStormKilled kills a storm, which cannot clean up then: the cluster that it started ends.
+func TestStormKilled(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("a storm finds its processes in /proc, which only Linux has")
+	}
+	storm := launch(t, place{}, "bench", "storm", "--model", demoModel(t), "--nodes", "2", "--kills",
+		"1000")
+	var pids []int
+	eventually(t, 20*slack*time.Second, "a cluster with two nodes", func() (bool, string) {
+		if pids = childrenOf(t, storm.pid()); len(pids) == 1 {
+			pids = append(pids, childrenOf(t, pids[0])...)
+		}
+		return len(pids) == 3, fmt.Sprint(pids)
+	})
+	storm.signal(syscall.SIGKILL)
+	storm.wait(5 * slack * time.Second)
+	for _, pid := range pids {
+		eventually(t, 5*slack*time.Second, fmt.Sprintf("the end of process %d", pid),
+			func() (bool, string) { return !alive(pid), "it runs" })
+	}
+}
+
+// childrenOf finds the processes that one has started.
+func childrenOf(t *testing.T, parent int) (pids []int) {
+	t.Helper()
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range stats {
+		text, _ := os.ReadFile(name) // it may have ended
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+		words := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+		if len(words) > 1 && words[1] == strconv.Itoa(parent) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }

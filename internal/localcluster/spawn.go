@@ -128,9 +128,6 @@ func (t *tail) last() string {
 	return lines[len(lines)-1]
 }
 
-// Ended is closed when the cluster's process is gone.
-func (s *Spawned) Ended() <-chan struct{} { return s.ended }
-
 // Close ends the cluster and waits for its end.
 func (s *Spawned) Close() {
 	_ = s.input.Close() // the process ends when it sees this
