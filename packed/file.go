@@ -30,8 +30,9 @@ import (
 //	header      32 bytes, SHA-256 of all before; then zeros
 const (
 	magic = "DRVRPACK"
-	// version counts the changes of this form and of the formats of packed weights.
-	version   = 1
+	// Version counts the changes of this form and of the formats of packed weights: two
+	// processes of one version have the same bytes for the same weights.
+	Version   = 1
 	pageBytes = 4096
 	// chunkBytes of the body have a checksum together.
 	chunkBytes = 1 << 20
@@ -102,15 +103,14 @@ func (l *layout) matrices(body []byte, owner any) ([]*kernel.Matrix, error) {
 	return out, nil
 }
 
-// header returns the header of a piece with a body.
-func (l *layout) header(body []byte) []byte {
+// header returns the header of a piece with a body, whose SHA-256 is content.
+func (l *layout) header(body []byte, content [32]byte) []byte {
 	b := make([]byte, 0, l.headerBytes())
 	b = append(b, magic...)
-	b = binary.LittleEndian.AppendUint32(b, version)
+	b = binary.LittleEndian.AppendUint32(b, Version)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(l.shapes)))
 	b = binary.LittleEndian.AppendUint64(b, uint64(l.bodyBytes))
 	b = append(b, l.key[:]...)
-	content := sha256.Sum256(body)
 	b = append(b, content[:]...)
 	for i := range l.chunks() {
 		b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(chunk(body, i), castagnoli))
@@ -148,7 +148,7 @@ func lock(path string) (*os.File, error) {
 // write fills the locked file with a piece and gives it its name. Whoever waited for
 // the lock of the same file then finds the piece under its name. A process that died
 // while it wrote left its file behind, which is begun again.
-func write(f *os.File, path string, l *layout, body []byte) error {
+func write(f *os.File, path string, l *layout, body []byte, content [32]byte) error {
 	if st, err := os.Stat(f.Name()); err != nil || !same(f, st) {
 		// Another process finished this very file while we waited for its lock, and what
 		// it wrote is damaged by now: the next start begins a new one.
@@ -160,7 +160,7 @@ func write(f *os.File, path string, l *layout, body []byte) error {
 	for _, part := range []struct {
 		b  []byte
 		at int64
-	}{{l.header(body), 0}, {body, int64(l.headerBytes())}} {
+	}{{l.header(body, content), 0}, {body, int64(l.headerBytes())}} {
 		if _, err := f.WriteAt(part.b, part.at); err != nil {
 			_ = f.Truncate(0) // a full disk needs the room; the file does not count anyway
 			_ = os.Remove(f.Name())
@@ -215,9 +215,9 @@ func (l *layout) check(file []byte) error {
 	switch {
 	case string(header[:8]) != magic:
 		return errors.New("is no file of packed weights")
-	case binary.LittleEndian.Uint32(header[8:]) != version:
+	case binary.LittleEndian.Uint32(header[8:]) != Version:
 		return fmt.Errorf("is of version %d, this program reads %d",
-			binary.LittleEndian.Uint32(header[8:]), version)
+			binary.LittleEndian.Uint32(header[8:]), Version)
 	case !bytes.Equal(header[end:end+32], sum[:]):
 		return errors.New("its header is damaged")
 	case binary.LittleEndian.Uint32(header[12:]) != uint32(len(l.shapes)) ||

@@ -2,6 +2,7 @@ package packed
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"testing"
 
 	"drover/kernel"
@@ -18,7 +19,7 @@ func FuzzCheck(f *testing.F) {
 	for i := range body {
 		body[i] = byte(i * 7)
 	}
-	sound := append(l.header(body), body...)
+	sound := append(l.header(body, sha256.Sum256(body)), body...)
 	f.Add(sound)
 	f.Add(sound[:5000])
 	f.Add([]byte(nil))

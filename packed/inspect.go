@@ -23,7 +23,7 @@ type Usage struct {
 // have mapped a piece keep it.
 func Inspect(dir string, clear bool) (Usage, error) {
 	u := Usage{Dir: dir, Cleared: clear}
-	for _, pattern := range []string{suffix, suffix + ".tmp"} {
+	for _, pattern := range []string{suffix, suffix + ".tmp", suffix + partSuffix} {
 		all, err := filepath.Glob(filepath.Join(quoteGlob(dir), "[0-9a-f][0-9a-f]", "*"+pattern))
 		if err != nil {
 			return u, fmt.Errorf("list packed weights in %s: %w", dir, err)

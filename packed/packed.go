@@ -8,6 +8,10 @@
 // trusted: whoever maps it checks its header and a checksum of every chunk, which
 // brings its pages into memory as well. What is damaged is packed again.
 //
+// A piece may also come from another machine: Body is its bytes to send, Partial takes them
+// in. They are the same wherever the same weights were packed, so their SHA-256 tells whether
+// they arrived whole.
+//
 // Files are written beside their place and renamed, without waiting for the disk: one
 // that a power failure tears fails its checksums. Any number of processes may use a
 // Store's folder at a time; one of them packs a piece, the others wait for it.
@@ -19,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -31,9 +36,9 @@ type Store struct {
 	dir  string
 	opts Options
 
-	mapped, built atomic.Int64
-	bytes         atomic.Int64
-	warned        atomic.Bool
+	mapped, built, fetched atomic.Int64
+	bytes                  atomic.Int64
+	warned                 atomic.Bool
 }
 
 // Options tunes a Store. The zero value is ready for use.
@@ -50,6 +55,9 @@ type Options struct {
 }
 
 const defaultSmallest = 256 << 10
+
+// InMemory returns a Store that keeps no files.
+func InMemory() *Store { return &Store{opts: Options{SmallestBytes: math.MaxInt}} }
 
 // Open opens a folder of packed pieces, which is made for the first piece.
 func Open(dir string, o Options) (*Store, error) {
@@ -68,15 +76,16 @@ func Open(dir string, o Options) (*Store, error) {
 
 // Stats says what a Store has done since it was opened.
 type Stats struct {
-	// Mapped and Built are the pieces found in files and those packed.
-	Mapped, Built int64
+	// Mapped, Built and Fetched are the pieces found in files, those packed and those that
+	// came from elsewhere.
+	Mapped, Built, Fetched int64
 	// Bytes is the size of all these pieces' weights.
 	Bytes int64
 }
 
 // Stats says what the Store has done so far.
 func (s *Store) Stats() Stats {
-	return Stats{s.mapped.Load(), s.built.Load(), s.bytes.Load()}
+	return Stats{s.mapped.Load(), s.built.Load(), s.fetched.Load(), s.bytes.Load()}
 }
 
 // Matrices returns the matrices of the piece with a key. If there is no sound file of
@@ -88,8 +97,28 @@ func (s *Store) Matrices(key string, shapes []kernel.Shape,
 		return nil, err
 	}
 	s.bytes.Add(int64(l.bodyBytes))
+	return s.piece(l, nil, build)
+}
+
+// Fetched is Matrices for a piece that may come from elsewhere: if there is no sound file
+// of it, fetch brings its weights, and build fills them only if fetch fails. What fetch got
+// until then is there again for the next one, also in another process.
+func (s *Store) Fetched(key string, shapes []kernel.Shape, fetch func(*Partial) error,
+	build func([]*kernel.Matrix) error) ([]*kernel.Matrix, error) {
+	l, err := newLayout(key, shapes)
+	if err != nil {
+		return nil, err
+	}
+	s.bytes.Add(int64(l.bodyBytes))
+	return s.piece(l, fetch, build)
+}
+
+// piece returns the matrices of a piece; fetch may be nil.
+func (s *Store) piece(l *layout, fetch func(*Partial) error,
+	build func([]*kernel.Matrix) error) ([]*kernel.Matrix, error) {
 	if l.bodyBytes < s.opts.SmallestBytes {
-		return s.inMemory(l, build)
+		m, _, err := s.fill(l, "", fetch, build)
+		return m, err
 	}
 	name := hex.EncodeToString(l.key[:])
 	path := filepath.Join(s.dir, name[:2], name+suffix)
@@ -97,7 +126,7 @@ func (s *Store) Matrices(key string, shapes []kernel.Shape,
 	if err == nil {
 		return m, nil
 	}
-	return s.build(path, l, build)
+	return s.make(path, l, fetch, build)
 }
 
 const suffix = ".packed"
@@ -114,13 +143,14 @@ func (s *Store) open(path string, l *layout) ([]*kernel.Matrix, error) {
 	return m, err
 }
 
-// build packs a piece into its file, unless another process is just doing that.
-func (s *Store) build(path string, l *layout,
+// make puts a piece into its file, unless another process is just doing that.
+func (s *Store) make(path string, l *layout, fetch func(*Partial) error,
 	build func([]*kernel.Matrix) error) ([]*kernel.Matrix, error) {
 	tmp, err := lock(path + ".tmp")
 	if err != nil {
 		s.unwritable(err)
-		return s.inMemory(l, build)
+		m, _, err := s.fill(l, "", fetch, build)
+		return m, err
 	}
 	defer tmp.Close() // which unlocks it; what it holds was written or does not count
 	if m, err := mapPiece(path, l); err == nil {
@@ -128,32 +158,56 @@ func (s *Store) build(path string, l *layout,
 		return m, nil
 	}
 	_ = os.Remove(path) // if it is there, it is damaged, and replacing a file is slow
-	buf, m, err := l.memory()
+	m, p, err := s.fill(l, path+partSuffix, fetch, build)
 	if err != nil {
 		return nil, err
 	}
-	if err := build(m); err != nil {
-		return nil, err
-	}
-	s.built.Add(1)
-	if err := write(tmp, path, l, buf.Bytes()); err != nil {
+	if err := write(tmp, path, l, p.buffer.Bytes(), p.content); err != nil {
 		s.unwritable(err)
 		return m, nil
 	}
+	_ = os.Remove(path + partSuffix) // if there is one, it is of no use any more
 	if mapped, err := mapPiece(path, l); err == nil {
 		return mapped, nil // and the memory is free again
 	}
 	return m, nil
 }
 
-// inMemory packs a piece without a file.
-func (s *Store) inMemory(l *layout, build func([]*kernel.Matrix) error) ([]*kernel.Matrix, error) {
-	_, m, err := l.memory()
+// fill makes a piece in memory: it is fetched or else packed. The Partial holds it, whole,
+// with its SHA-256. Without a path nothing outlives the call.
+func (s *Store) fill(l *layout, path string, fetch func(*Partial) error,
+	build func([]*kernel.Matrix) error) ([]*kernel.Matrix, *Partial, error) {
+	buf, m, err := l.memory()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	p := &Partial{layout: l, buffer: buf, hash: sha256.New()}
+	if fetch != nil {
+		if path != "" {
+			p.open(path)
+		}
+		err := fetch(p)
+		p.close()
+		if err == nil && !p.whole {
+			return nil, nil, errors.New("fetch packed weights: they are not complete")
+		}
+		if err == nil {
+			s.fetched.Add(1)
+			return m, p, nil
+		}
+		if build == nil {
+			return nil, nil, err
+		}
+		clear(buf.Bytes()) // of what was fetched, which build need not overwrite
+	}
+	if err := build(m); err != nil {
+		return nil, nil, err
 	}
 	s.built.Add(1)
-	return m, build(m)
+	if path != "" {
+		p.content = sha256.Sum256(buf.Bytes())
+	}
+	return m, p, nil
 }
 
 // unwritable reports that pieces stay in memory, once.
@@ -166,7 +220,7 @@ func (s *Store) unwritable(err error) {
 // keyOf hashes a key with what else a file depends on.
 func keyOf(key string, shapes []kernel.Shape) [32]byte {
 	h := sha256.New()
-	fmt.Fprintf(h, "drover packed weights, version %d\n%q\n", version, key)
+	fmt.Fprintf(h, "drover packed weights, version %d\n%q\n", Version, key)
 	for _, s := range shapes {
 		fmt.Fprintf(h, "%d %d %v\n", s.N, s.K, s.Format)
 	}
