@@ -93,6 +93,21 @@ func (h *Host) missing(want []Replica) ([]Replica, error) {
 	return out, nil
 }
 
+// ContextSource is a moe.Source whose loading ends early, with an error, when its context
+// does: loading from other nodes takes long.
+type ContextSource interface {
+	moe.Source
+	LoadContext(ctx context.Context, layer, expert int) (*moe.Expert, error)
+}
+
+// loadOne loads one replica.
+func (h *Host) loadOne(ctx context.Context, r Replica) (*moe.Expert, error) {
+	if s, ok := h.source.(ContextSource); ok {
+		return s.LoadContext(ctx, r.Layer, r.Expert)
+	}
+	return h.source.Load(r.Layer, r.Expert)
+}
+
 // loaded is what one loader hands over.
 type loaded struct {
 	replica Replica
@@ -116,7 +131,7 @@ func (h *Host) load(ctx context.Context, missing []Replica) error {
 	for range min(h.opts.LoadParallel, len(missing)) {
 		loaders.Go(func() {
 			for r := range todo {
-				e, err := h.source.Load(r.Layer, r.Expert)
+				e, err := h.loadOne(ctx, r)
 				done <- loaded{r, e, err}
 			}
 		})

@@ -42,6 +42,8 @@ type Events struct {
 	StreamOpened func(address string)
 	// StreamClosed is called when an opened stream ended, and why.
 	StreamClosed func(address string, err error)
+	// Fetched is called after a replica, or the rest of one, was sent to another node.
+	Fetched func(FetchedReplica)
 	// ComputePanicked is called when the computation of a frame's experts panicked: a
 	// bug. The frame was answered with an internal error.
 	ComputePanicked func(layer int, experts []int32, value any, stack []byte)
@@ -73,7 +75,18 @@ type Options struct {
 	CatchUp time.Duration
 	// CheckpointBytes, if not nil, returns the bytes of tensors read so far, for Status.
 	CheckpointBytes func() uint64
-	Events          Events
+	// Packed gives access to the packed weights that Fetch sends to other nodes. Nil means
+	// that this node sends none.
+	Packed Packed
+	// PackedVersion is the version of the formats of packed weights.
+	PackedVersion int
+	// FetchBytesPerSecond bounds what Fetch sends, over all of its streams. Zero means no
+	// bound but the frames: Fetch always yields to them. Negative means no bound at all.
+	FetchBytesPerSecond int64
+	// MaxFetches bounds the replicas that are sent at a time; eight times as many wait.
+	// Zero means 4.
+	MaxFetches int
+	Events     Events
 }
 
 func (o *Options) setDefaults() {
@@ -91,6 +104,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.CatchUp == 0 {
 		o.CatchUp = 50 * time.Millisecond
+	}
+	if o.MaxFetches == 0 {
+		o.MaxFetches = 4
 	}
 }
 
@@ -111,7 +127,7 @@ func (o *Options) validate() error {
 	case o.CreditBytes < int64(o.MaxFrameBytes):
 		return fmt.Errorf("serve experts: credit of %d bytes is less than a frame of %d",
 			o.CreditBytes, o.MaxFrameBytes)
-	case o.MaxStreams < 0 || o.QueueFrames < 0 || o.CatchUp < 0:
+	case o.MaxStreams < 0 || o.QueueFrames < 0 || o.CatchUp < 0 || o.MaxFetches < 0:
 		return errors.New("serve experts: negative bounds")
 	}
 	return nil
@@ -144,12 +160,17 @@ type Server struct {
 	frames, rows atomic.Uint64 // computed so far
 	revision     atomic.Uint64
 
+	fetching     chan struct{} // holds a token for each replica that is sent
+	fetchers     atomic.Int64  // that send or wait
+	fetchedBytes atomic.Uint64 // sent so far
+	fetchPace    pace
+
 	mu       sync.Mutex    // guards the fields below
 	advanced chan struct{} // closed and replaced when the revision rises
 	streams  int
 	closed   bool
 
-	running sync.WaitGroup // the compute goroutine, and two for each stream
+	running sync.WaitGroup // the compute goroutine, two for each stream, one for each Fetch
 }
 
 // NewServer returns a Server that computes until Close. Register it with
@@ -167,7 +188,9 @@ func NewServer(opts Options) (*Server, error) {
 		queue:    make(chan *frame, opts.QueueFrames),
 		done:     make(chan struct{}),
 		advanced: make(chan struct{}),
+		fetching: make(chan struct{}, opts.MaxFetches),
 	}
+	s.fetchPace.bytesPerSecond = opts.FetchBytesPerSecond
 	s.idle.New = func() any { return new(frame) }
 	s.replies.New = func() any { return new(wire.Response) }
 	s.running.Go(s.computeFrames)
@@ -259,6 +282,7 @@ func (s *Server) Status(context.Context, *droverv1.StatusRequest) (
 		Rows:              s.rows.Load(),
 		Pid:               uint64(os.Getpid()),
 		ResidentBytes:     residentBytes(),
+		FetchedBytes:      s.fetchedBytes.Load(),
 	}
 	if s.opts.CheckpointBytes != nil {
 		out.CheckpointBytesRead = s.opts.CheckpointBytes()

@@ -867,6 +867,338 @@ func (x *Pong) GetNonce() uint64 {
 	return 0
 }
 
+// FetchRequest asks for one replica's packed weights: its matrices, each from a multiple of 4096
+// bytes on, with zeros between.
+type FetchRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the weights depend on; a node that differs in any refuses with FAILED_PRECONDITION.
+	ModelDigest []byte `protobuf:"bytes,1,opt,name=model_digest,json=modelDigest,proto3" json:"model_digest,omitempty"`
+	NumericMode string `protobuf:"bytes,2,opt,name=numeric_mode,json=numericMode,proto3" json:"numeric_mode,omitempty"`
+	// The version of the formats of packed weights.
+	FormatVersion uint32 `protobuf:"varint,3,opt,name=format_version,json=formatVersion,proto3" json:"format_version,omitempty"`
+	Layer         uint32 `protobuf:"varint,4,opt,name=layer,proto3" json:"layer,omitempty"`
+	Expert        uint32 `protobuf:"varint,5,opt,name=expert,proto3" json:"expert,omitempty"`
+	// The size that the asking node expects.
+	SizeBytes uint64 `protobuf:"varint,6,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// The first byte wanted, for those who have a part already, and the SHA-256 of the whole that
+	// this part belongs to. The node starts at 0 if its weights have another.
+	Offset        uint64 `protobuf:"varint,7,opt,name=offset,proto3" json:"offset,omitempty"`
+	ContentSha256 []byte `protobuf:"bytes,8,opt,name=content_sha256,json=contentSha256,proto3" json:"content_sha256,omitempty"`
+	// Only the FetchHeader is wanted.
+	HeaderOnly    bool `protobuf:"varint,9,opt,name=header_only,json=headerOnly,proto3" json:"header_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchRequest) Reset() {
+	*x = FetchRequest{}
+	mi := &file_drover_v1_expert_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchRequest) ProtoMessage() {}
+
+func (x *FetchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_drover_v1_expert_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
+func (*FetchRequest) Descriptor() ([]byte, []int) {
+	return file_drover_v1_expert_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *FetchRequest) GetModelDigest() []byte {
+	if x != nil {
+		return x.ModelDigest
+	}
+	return nil
+}
+
+func (x *FetchRequest) GetNumericMode() string {
+	if x != nil {
+		return x.NumericMode
+	}
+	return ""
+}
+
+func (x *FetchRequest) GetFormatVersion() uint32 {
+	if x != nil {
+		return x.FormatVersion
+	}
+	return 0
+}
+
+func (x *FetchRequest) GetLayer() uint32 {
+	if x != nil {
+		return x.Layer
+	}
+	return 0
+}
+
+func (x *FetchRequest) GetExpert() uint32 {
+	if x != nil {
+		return x.Expert
+	}
+	return 0
+}
+
+func (x *FetchRequest) GetSizeBytes() uint64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *FetchRequest) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *FetchRequest) GetContentSha256() []byte {
+	if x != nil {
+		return x.ContentSha256
+	}
+	return nil
+}
+
+func (x *FetchRequest) GetHeaderOnly() bool {
+	if x != nil {
+		return x.HeaderOnly
+	}
+	return false
+}
+
+type FetchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*FetchResponse_Header
+	//	*FetchResponse_Chunk
+	Kind          isFetchResponse_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchResponse) Reset() {
+	*x = FetchResponse{}
+	mi := &file_drover_v1_expert_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchResponse) ProtoMessage() {}
+
+func (x *FetchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_drover_v1_expert_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchResponse.ProtoReflect.Descriptor instead.
+func (*FetchResponse) Descriptor() ([]byte, []int) {
+	return file_drover_v1_expert_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *FetchResponse) GetKind() isFetchResponse_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *FetchResponse) GetHeader() *FetchHeader {
+	if x != nil {
+		if x, ok := x.Kind.(*FetchResponse_Header); ok {
+			return x.Header
+		}
+	}
+	return nil
+}
+
+func (x *FetchResponse) GetChunk() *FetchChunk {
+	if x != nil {
+		if x, ok := x.Kind.(*FetchResponse_Chunk); ok {
+			return x.Chunk
+		}
+	}
+	return nil
+}
+
+type isFetchResponse_Kind interface {
+	isFetchResponse_Kind()
+}
+
+type FetchResponse_Header struct {
+	Header *FetchHeader `protobuf:"bytes,1,opt,name=header,proto3,oneof"`
+}
+
+type FetchResponse_Chunk struct {
+	Chunk *FetchChunk `protobuf:"bytes,2,opt,name=chunk,proto3,oneof"`
+}
+
+func (*FetchResponse_Header) isFetchResponse_Kind() {}
+
+func (*FetchResponse_Chunk) isFetchResponse_Kind() {}
+
+// FetchHeader says what follows.
+type FetchHeader struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	SizeBytes uint64                 `protobuf:"varint,1,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// SHA-256 of the whole, from byte 0 on.
+	ContentSha256 []byte `protobuf:"bytes,2,opt,name=content_sha256,json=contentSha256,proto3" json:"content_sha256,omitempty"`
+	// Where the first chunk begins.
+	Offset uint64 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	// CRC-32C (Castagnoli) over size_bytes and offset, little-endian, then content_sha256.
+	Crc32C        uint32 `protobuf:"fixed32,4,opt,name=crc32c,proto3" json:"crc32c,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchHeader) Reset() {
+	*x = FetchHeader{}
+	mi := &file_drover_v1_expert_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchHeader) ProtoMessage() {}
+
+func (x *FetchHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_drover_v1_expert_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchHeader.ProtoReflect.Descriptor instead.
+func (*FetchHeader) Descriptor() ([]byte, []int) {
+	return file_drover_v1_expert_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *FetchHeader) GetSizeBytes() uint64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *FetchHeader) GetContentSha256() []byte {
+	if x != nil {
+		return x.ContentSha256
+	}
+	return nil
+}
+
+func (x *FetchHeader) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *FetchHeader) GetCrc32C() uint32 {
+	if x != nil {
+		return x.Crc32C
+	}
+	return 0
+}
+
+// FetchChunk is the next piece of the weights, at most 1 MiB.
+type FetchChunk struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Offset uint64                 `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"`
+	// CRC-32C over offset, little-endian, then weights.
+	Crc32C        uint32 `protobuf:"fixed32,2,opt,name=crc32c,proto3" json:"crc32c,omitempty"`
+	Weights       []byte `protobuf:"bytes,3,opt,name=weights,proto3" json:"weights,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchChunk) Reset() {
+	*x = FetchChunk{}
+	mi := &file_drover_v1_expert_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchChunk) ProtoMessage() {}
+
+func (x *FetchChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_drover_v1_expert_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchChunk.ProtoReflect.Descriptor instead.
+func (*FetchChunk) Descriptor() ([]byte, []int) {
+	return file_drover_v1_expert_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *FetchChunk) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *FetchChunk) GetCrc32C() uint32 {
+	if x != nil {
+		return x.Crc32C
+	}
+	return 0
+}
+
+func (x *FetchChunk) GetWeights() []byte {
+	if x != nil {
+		return x.Weights
+	}
+	return nil
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -875,7 +1207,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_drover_v1_expert_proto_msgTypes[8]
+	mi := &file_drover_v1_expert_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -887,7 +1219,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_expert_proto_msgTypes[8]
+	mi := &file_drover_v1_expert_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -900,7 +1232,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_drover_v1_expert_proto_rawDescGZIP(), []int{8}
+	return file_drover_v1_expert_proto_rawDescGZIP(), []int{12}
 }
 
 // StatusResponse describes a node.
@@ -923,13 +1255,15 @@ type StatusResponse struct {
 	Frames        uint64 `protobuf:"varint,11,opt,name=frames,proto3" json:"frames,omitempty"`
 	Rows          uint64 `protobuf:"varint,12,opt,name=rows,proto3" json:"rows,omitempty"`
 	Pid           uint64 `protobuf:"varint,13,opt,name=pid,proto3" json:"pid,omitempty"`
+	// Bytes of packed weights that the node has sent to others by Fetch.
+	FetchedBytes  uint64 `protobuf:"varint,14,opt,name=fetched_bytes,json=fetchedBytes,proto3" json:"fetched_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_drover_v1_expert_proto_msgTypes[9]
+	mi := &file_drover_v1_expert_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -941,7 +1275,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_expert_proto_msgTypes[9]
+	mi := &file_drover_v1_expert_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -954,7 +1288,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_drover_v1_expert_proto_rawDescGZIP(), []int{9}
+	return file_drover_v1_expert_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StatusResponse) GetNodeId() string {
@@ -1048,6 +1382,13 @@ func (x *StatusResponse) GetPid() uint64 {
 	return 0
 }
 
+func (x *StatusResponse) GetFetchedBytes() uint64 {
+	if x != nil {
+		return x.FetchedBytes
+	}
+	return 0
+}
+
 var File_drover_v1_expert_proto protoreflect.FileDescriptor
 
 const file_drover_v1_expert_proto_rawDesc = "" +
@@ -1106,8 +1447,35 @@ const file_drover_v1_expert_proto_rawDesc = "" +
 	"\x04Ping\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\"\x1c\n" +
 	"\x04Pong\x12\x14\n" +
-	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\"\x0f\n" +
-	"\rStatusRequest\"\xb8\x03\n" +
+	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\"\xa8\x02\n" +
+	"\fFetchRequest\x12!\n" +
+	"\fmodel_digest\x18\x01 \x01(\fR\vmodelDigest\x12!\n" +
+	"\fnumeric_mode\x18\x02 \x01(\tR\vnumericMode\x12%\n" +
+	"\x0eformat_version\x18\x03 \x01(\rR\rformatVersion\x12\x14\n" +
+	"\x05layer\x18\x04 \x01(\rR\x05layer\x12\x16\n" +
+	"\x06expert\x18\x05 \x01(\rR\x06expert\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x06 \x01(\x04R\tsizeBytes\x12\x16\n" +
+	"\x06offset\x18\a \x01(\x04R\x06offset\x12%\n" +
+	"\x0econtent_sha256\x18\b \x01(\fR\rcontentSha256\x12\x1f\n" +
+	"\vheader_only\x18\t \x01(\bR\n" +
+	"headerOnly\"x\n" +
+	"\rFetchResponse\x120\n" +
+	"\x06header\x18\x01 \x01(\v2\x16.drover.v1.FetchHeaderH\x00R\x06header\x12-\n" +
+	"\x05chunk\x18\x02 \x01(\v2\x15.drover.v1.FetchChunkH\x00R\x05chunkB\x06\n" +
+	"\x04kind\"\x83\x01\n" +
+	"\vFetchHeader\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x01 \x01(\x04R\tsizeBytes\x12%\n" +
+	"\x0econtent_sha256\x18\x02 \x01(\fR\rcontentSha256\x12\x16\n" +
+	"\x06offset\x18\x03 \x01(\x04R\x06offset\x12\x16\n" +
+	"\x06crc32c\x18\x04 \x01(\aR\x06crc32c\"V\n" +
+	"\n" +
+	"FetchChunk\x12\x16\n" +
+	"\x06offset\x18\x01 \x01(\x04R\x06offset\x12\x16\n" +
+	"\x06crc32c\x18\x02 \x01(\aR\x06crc32c\x12\x18\n" +
+	"\aweights\x18\x03 \x01(\fR\aweights\"\x0f\n" +
+	"\rStatusRequest\"\xdd\x03\n" +
 	"\x0eStatusResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12!\n" +
@@ -1122,7 +1490,8 @@ const file_drover_v1_expert_proto_rawDesc = "" +
 	" \x01(\x04R\rresidentBytes\x12\x16\n" +
 	"\x06frames\x18\v \x01(\x04R\x06frames\x12\x12\n" +
 	"\x04rows\x18\f \x01(\x04R\x04rows\x12\x10\n" +
-	"\x03pid\x18\r \x01(\x04R\x03pid*A\n" +
+	"\x03pid\x18\r \x01(\x04R\x03pid\x12#\n" +
+	"\rfetched_bytes\x18\x0e \x01(\x04R\ffetchedBytes*A\n" +
 	"\x05Dtype\x12\x15\n" +
 	"\x11DTYPE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -1138,9 +1507,10 @@ const file_drover_v1_expert_proto_rawDesc = "" +
 	"\x16EXPERT_STATUS_DEADLINE\x10\x06\x12\x1b\n" +
 	"\x17EXPERT_STATUS_CANCELLED\x10\a\x12\x1a\n" +
 	"\x16EXPERT_STATUS_DRAINING\x10\b\x12\x1a\n" +
-	"\x16EXPERT_STATUS_INTERNAL\x10\t2\x94\x01\n" +
+	"\x16EXPERT_STATUS_INTERNAL\x10\t2\xd2\x01\n" +
 	"\rExpertService\x12D\n" +
-	"\aExecute\x12\x19.drover.v1.ExecuteRequest\x1a\x1a.drover.v1.ExecuteResponse(\x010\x01\x12=\n" +
+	"\aExecute\x12\x19.drover.v1.ExecuteRequest\x1a\x1a.drover.v1.ExecuteResponse(\x010\x01\x12<\n" +
+	"\x05Fetch\x12\x17.drover.v1.FetchRequest\x1a\x18.drover.v1.FetchResponse0\x01\x12=\n" +
 	"\x06Status\x12\x18.drover.v1.StatusRequest\x1a\x19.drover.v1.StatusResponseB!Z\x1fdrover/proto/drover/v1;droverv1b\x06proto3"
 
 var (
@@ -1156,7 +1526,7 @@ func file_drover_v1_expert_proto_rawDescGZIP() []byte {
 }
 
 var file_drover_v1_expert_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_drover_v1_expert_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_drover_v1_expert_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_drover_v1_expert_proto_goTypes = []any{
 	(Dtype)(0),              // 0: drover.v1.Dtype
 	(ExpertStatus)(0),       // 1: drover.v1.ExpertStatus
@@ -1168,8 +1538,12 @@ var file_drover_v1_expert_proto_goTypes = []any{
 	(*Cancel)(nil),          // 7: drover.v1.Cancel
 	(*Ping)(nil),            // 8: drover.v1.Ping
 	(*Pong)(nil),            // 9: drover.v1.Pong
-	(*StatusRequest)(nil),   // 10: drover.v1.StatusRequest
-	(*StatusResponse)(nil),  // 11: drover.v1.StatusResponse
+	(*FetchRequest)(nil),    // 10: drover.v1.FetchRequest
+	(*FetchResponse)(nil),   // 11: drover.v1.FetchResponse
+	(*FetchHeader)(nil),     // 12: drover.v1.FetchHeader
+	(*FetchChunk)(nil),      // 13: drover.v1.FetchChunk
+	(*StatusRequest)(nil),   // 14: drover.v1.StatusRequest
+	(*StatusResponse)(nil),  // 15: drover.v1.StatusResponse
 }
 var file_drover_v1_expert_proto_depIdxs = []int32{
 	4,  // 0: drover.v1.ExecuteRequest.hello:type_name -> drover.v1.Hello
@@ -1183,15 +1557,19 @@ var file_drover_v1_expert_proto_depIdxs = []int32{
 	0,  // 8: drover.v1.Dispatch.dtype:type_name -> drover.v1.Dtype
 	0,  // 9: drover.v1.Combine.dtype:type_name -> drover.v1.Dtype
 	1,  // 10: drover.v1.Combine.statuses:type_name -> drover.v1.ExpertStatus
-	2,  // 11: drover.v1.ExpertService.Execute:input_type -> drover.v1.ExecuteRequest
-	10, // 12: drover.v1.ExpertService.Status:input_type -> drover.v1.StatusRequest
-	3,  // 13: drover.v1.ExpertService.Execute:output_type -> drover.v1.ExecuteResponse
-	11, // 14: drover.v1.ExpertService.Status:output_type -> drover.v1.StatusResponse
-	13, // [13:15] is the sub-list for method output_type
-	11, // [11:13] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	12, // 11: drover.v1.FetchResponse.header:type_name -> drover.v1.FetchHeader
+	13, // 12: drover.v1.FetchResponse.chunk:type_name -> drover.v1.FetchChunk
+	2,  // 13: drover.v1.ExpertService.Execute:input_type -> drover.v1.ExecuteRequest
+	10, // 14: drover.v1.ExpertService.Fetch:input_type -> drover.v1.FetchRequest
+	14, // 15: drover.v1.ExpertService.Status:input_type -> drover.v1.StatusRequest
+	3,  // 16: drover.v1.ExpertService.Execute:output_type -> drover.v1.ExecuteResponse
+	11, // 17: drover.v1.ExpertService.Fetch:output_type -> drover.v1.FetchResponse
+	15, // 18: drover.v1.ExpertService.Status:output_type -> drover.v1.StatusResponse
+	16, // [16:19] is the sub-list for method output_type
+	13, // [13:16] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_drover_v1_expert_proto_init() }
@@ -1210,13 +1588,17 @@ func file_drover_v1_expert_proto_init() {
 		(*ExecuteResponse_Combine)(nil),
 		(*ExecuteResponse_Pong)(nil),
 	}
+	file_drover_v1_expert_proto_msgTypes[9].OneofWrappers = []any{
+		(*FetchResponse_Header)(nil),
+		(*FetchResponse_Chunk)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_drover_v1_expert_proto_rawDesc), len(file_drover_v1_expert_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   10,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	ExpertService_Execute_FullMethodName = "/drover.v1.ExpertService/Execute"
+	ExpertService_Fetch_FullMethodName   = "/drover.v1.ExpertService/Fetch"
 	ExpertService_Status_FullMethodName  = "/drover.v1.ExpertService/Status"
 )
 
@@ -32,6 +33,9 @@ type ExpertServiceClient interface {
 	// Execute carries rows to experts and back. One long-lived stream for each (coordinator, node,
 	// lane); the first message in each direction is a Hello. A lane carries one micro-batch at a time.
 	Execute(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecuteRequest, ExecuteResponse], error)
+	// Fetch streams the packed weights of a replica that the node holds to another node: a
+	// FetchHeader, then FetchChunks from the offset that was asked for to the end.
+	Fetch(ctx context.Context, in *FetchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchResponse], error)
 	// Status reports what the node holds and has done.
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
 }
@@ -57,6 +61,25 @@ func (c *expertServiceClient) Execute(ctx context.Context, opts ...grpc.CallOpti
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ExpertService_ExecuteClient = grpc.BidiStreamingClient[ExecuteRequest, ExecuteResponse]
 
+func (c *expertServiceClient) Fetch(ctx context.Context, in *FetchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ExpertService_ServiceDesc.Streams[1], ExpertService_Fetch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FetchRequest, FetchResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ExpertService_FetchClient = grpc.ServerStreamingClient[FetchResponse]
+
 func (c *expertServiceClient) Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StatusResponse)
@@ -76,6 +99,9 @@ type ExpertServiceServer interface {
 	// Execute carries rows to experts and back. One long-lived stream for each (coordinator, node,
 	// lane); the first message in each direction is a Hello. A lane carries one micro-batch at a time.
 	Execute(grpc.BidiStreamingServer[ExecuteRequest, ExecuteResponse]) error
+	// Fetch streams the packed weights of a replica that the node holds to another node: a
+	// FetchHeader, then FetchChunks from the offset that was asked for to the end.
+	Fetch(*FetchRequest, grpc.ServerStreamingServer[FetchResponse]) error
 	// Status reports what the node holds and has done.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
 	mustEmbedUnimplementedExpertServiceServer()
@@ -90,6 +116,9 @@ type UnimplementedExpertServiceServer struct{}
 
 func (UnimplementedExpertServiceServer) Execute(grpc.BidiStreamingServer[ExecuteRequest, ExecuteResponse]) error {
 	return status.Error(codes.Unimplemented, "method Execute not implemented")
+}
+func (UnimplementedExpertServiceServer) Fetch(*FetchRequest, grpc.ServerStreamingServer[FetchResponse]) error {
+	return status.Error(codes.Unimplemented, "method Fetch not implemented")
 }
 func (UnimplementedExpertServiceServer) Status(context.Context, *StatusRequest) (*StatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Status not implemented")
@@ -121,6 +150,17 @@ func _ExpertService_Execute_Handler(srv interface{}, stream grpc.ServerStream) e
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ExpertService_ExecuteServer = grpc.BidiStreamingServer[ExecuteRequest, ExecuteResponse]
+
+func _ExpertService_Fetch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(FetchRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ExpertServiceServer).Fetch(m, &grpc.GenericServerStream[FetchRequest, FetchResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ExpertService_FetchServer = grpc.ServerStreamingServer[FetchResponse]
 
 func _ExpertService_Status_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StatusRequest)
@@ -158,6 +198,11 @@ var ExpertService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _ExpertService_Execute_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Fetch",
+			Handler:       _ExpertService_Fetch_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "drover/v1/expert.proto",

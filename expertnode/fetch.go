@@ -1,0 +1,312 @@
+package expertnode
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	droverv1 "drover/proto/drover/v1"
+)
+
+// Packed gives access to the packed weights of replicas.
+type Packed interface {
+	// Body returns a replica's packed weights. The error wraps ErrNotHeld if the node has
+	// none. It is safe for concurrent use.
+	Body(layer, expert int) (Body, error)
+}
+
+// Body is a replica's packed weights as one run of bytes. It is safe for concurrent use.
+type Body interface {
+	io.ReaderAt
+	// Size is the size in bytes.
+	Size() int64
+	// Content is the SHA-256 of all of them.
+	Content() [32]byte
+}
+
+// FetchedReplica says what one Fetch sent.
+type FetchedReplica struct {
+	Replica Replica
+	// To is the address of the node that asked.
+	To string
+	// Bytes were sent, in Took.
+	Bytes int64
+	Took  time.Duration
+}
+
+// maxFetchChunk is the most that one message of Fetch carries: large enough for a fast
+// link, small enough that a frame behind it on the same link waits for milliseconds.
+const maxFetchChunk = 256 << 10
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Fetch sends a replica's packed weights to another node. It has less right to the
+// machine than frames have: see pace.
+func (s *Server) Fetch(r *droverv1.FetchRequest,
+	g grpc.ServerStreamingServer[droverv1.FetchResponse]) error {
+	ctx, done, err := s.enterFetch(g.Context())
+	if err != nil {
+		return err
+	}
+	defer done()
+	replica, err := s.checkFetch(r)
+	if err != nil {
+		return err
+	}
+	body, err := s.opts.Packed.Body(replica.Layer, replica.Expert)
+	switch {
+	case errors.Is(err, ErrNotHeld):
+		return status.Error(codes.NotFound, err.Error())
+	case err != nil:
+		return status.Error(codes.Internal, err.Error())
+	case uint64(body.Size()) != r.SizeBytes:
+		return status.Errorf(codes.FailedPrecondition,
+			"layer %d expert %d is %d bytes, the other node expects %d", replica.Layer,
+			replica.Expert, body.Size(), r.SizeBytes)
+	}
+	h := fetchHeader(body, r)
+	if err := g.Send(&droverv1.FetchResponse{
+		Kind: &droverv1.FetchResponse_Header{Header: h}}); err != nil || r.HeaderOnly {
+		return err
+	}
+	began := time.Now()
+	if err := s.sendBody(ctx, g, body, int64(h.Offset)); err != nil {
+		return err
+	}
+	if f := s.opts.Events.Fetched; f != nil {
+		to := "unknown"
+		if p, ok := peer.FromContext(ctx); ok {
+			to = p.Addr.String()
+		}
+		f(FetchedReplica{replica, to, body.Size() - int64(h.Offset), time.Since(began)})
+	}
+	return nil
+}
+
+// enterFetch waits for a place among those that send. The context ends with Close, too.
+func (s *Server) enterFetch(ctx context.Context) (context.Context, func(), error) {
+	s.mu.Lock()
+	closed := s.closed
+	if !closed {
+		s.running.Add(1)
+	}
+	s.mu.Unlock()
+	if closed {
+		return nil, nil, status.Error(codes.Unavailable, "the expert node is stopping")
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	leave := func() {
+		cancel()
+		s.fetchers.Add(-1)
+		s.running.Done()
+	}
+	if n := s.fetchers.Add(1); n > int64(9*s.opts.MaxFetches) {
+		leave()
+		return nil, nil, status.Errorf(codes.ResourceExhausted,
+			"%d nodes fetch replicas or wait for it, the limit", n-1)
+	}
+	select {
+	case s.fetching <- struct{}{}:
+		return ctx, func() { <-s.fetching; leave() }, nil
+	case <-s.done:
+		leave()
+		return nil, nil, status.Error(codes.Unavailable, "the expert node is stopping")
+	case <-ctx.Done():
+		leave()
+		return nil, nil, status.FromContextError(ctx.Err()).Err()
+	}
+}
+
+// checkFetch refuses requests for what this node cannot have.
+func (s *Server) checkFetch(r *droverv1.FetchRequest) (Replica, error) {
+	replica := Replica{int(r.Layer), int(r.Expert)}
+	refuse := func(format string, args ...any) (Replica, error) {
+		return replica, status.Errorf(codes.FailedPrecondition, format, args...)
+	}
+	switch {
+	case s.opts.Packed == nil:
+		return replica, status.Error(codes.Unimplemented, "this expert node sends no weights")
+	case !bytes.Equal(r.ModelDigest, s.opts.ModelDigest):
+		return refuse("model digest: the other node has %.64x, this one %x", r.ModelDigest,
+			s.opts.ModelDigest)
+	case r.NumericMode != s.opts.Mode.String():
+		return refuse("numeric mode: the other node has %.64q, this one %q", r.NumericMode,
+			s.opts.Mode.String())
+	case int64(r.FormatVersion) != int64(s.opts.PackedVersion):
+		return refuse("version of packed weights: the other node has %d, this one %d",
+			r.FormatVersion, s.opts.PackedVersion)
+	case r.Offset > r.SizeBytes:
+		return replica, status.Errorf(codes.InvalidArgument, "offset %d of %d bytes", r.Offset,
+			r.SizeBytes)
+	}
+	if !s.opts.Replicas.Holds(replica.Layer, replica.Expert) {
+		return replica, status.Errorf(codes.NotFound, "layer %d expert %d: %v", r.Layer, r.Expert,
+			ErrNotHeld)
+	}
+	return replica, nil
+}
+
+// fetchHeader says what is sent: the rest of what the other node has, or all.
+func fetchHeader(b Body, r *droverv1.FetchRequest) *droverv1.FetchHeader {
+	content := b.Content()
+	h := &droverv1.FetchHeader{SizeBytes: uint64(b.Size()), ContentSha256: content[:]}
+	if bytes.Equal(r.ContentSha256, content[:]) {
+		h.Offset = r.Offset
+	}
+	h.Crc32C = FetchHeaderSum(h)
+	return h
+}
+
+// FetchHeaderSum is the checksum that a FetchHeader must carry.
+func FetchHeaderSum(h *droverv1.FetchHeader) uint32 {
+	var b [16]byte
+	binary.LittleEndian.PutUint64(b[:], h.SizeBytes)
+	binary.LittleEndian.PutUint64(b[8:], h.Offset)
+	return crc32.Update(crc32.Checksum(b[:], castagnoli), castagnoli, h.ContentSha256)
+}
+
+// sendBody sends a body from an offset on.
+func (s *Server) sendBody(ctx context.Context,
+	g grpc.ServerStreamingServer[droverv1.FetchResponse], body Body, offset int64) error {
+	buf := make([]byte, min(s.fetchPace.chunkBytes(), body.Size()-offset))
+	var head [8]byte
+	for offset < body.Size() {
+		n := min(int64(len(buf)), body.Size()-offset)
+		if err := s.fetchPace.wait(ctx, s, n); err != nil {
+			return err
+		}
+		if _, err := body.ReadAt(buf[:n], offset); err != nil {
+			return status.Error(codes.Internal, fmt.Sprintf("read packed weights: %v", err))
+		}
+		binary.LittleEndian.PutUint64(head[:], uint64(offset))
+		sum := crc32.Update(crc32.Checksum(head[:], castagnoli), castagnoli, buf[:n])
+		began := time.Now()
+		if err := g.Send(&droverv1.FetchResponse{Kind: &droverv1.FetchResponse_Chunk{
+			Chunk: &droverv1.FetchChunk{Offset: uint64(offset), Crc32C: sum, Weights: buf[:n]},
+		}}); err != nil {
+			return err
+		}
+		s.fetchPace.sent(time.Since(began))
+		s.fetchedBytes.Add(uint64(n))
+		offset += n
+	}
+	return nil
+}
+
+// pace decides when Fetch may send the next chunk. With a rate it is a token bucket. It
+// also keeps Fetch out of the way of frames: while some wait nothing is sent, and as long
+// as some were computed since the last chunk, Fetch rests three times as long as that
+// chunk took to send, so that most of the link and of the processor is theirs. Both have
+// a bound: a node that always computes must still give its replicas away.
+type pace struct {
+	bytesPerSecond int64 // fixed
+
+	mu     sync.Mutex // guards the fields below
+	free   time.Time  // when the bucket has room again
+	took   time.Duration
+	frames uint64
+}
+
+const (
+	// fetchYield is the longest time that a chunk waits for frames; fetchLook how often
+	// it looks whether some still wait; fetchRest the longest rest after a chunk.
+	fetchYield = 50 * time.Millisecond
+	fetchLook  = time.Millisecond
+	fetchRest  = 50 * time.Millisecond
+	// fetchBurst is how far a token bucket that was not used fills up.
+	fetchBurst = 100 * time.Millisecond
+)
+
+// chunkBytes is the size of chunks: at a low rate they are smaller, so that each takes
+// about a tenth of a second.
+func (p *pace) chunkBytes() int64 {
+	if p.bytesPerSecond <= 0 {
+		return maxFetchChunk
+	}
+	return min(max(p.bytesPerSecond/10, 4<<10), maxFetchChunk)
+}
+
+// sent notes how long the last chunk took.
+func (p *pace) sent(took time.Duration) {
+	p.mu.Lock()
+	p.took = took
+	p.mu.Unlock()
+}
+
+// wait returns when n bytes may be sent.
+func (p *pace) wait(ctx context.Context, s *Server, n int64) error {
+	if p.bytesPerSecond >= 0 {
+		if err := p.yield(ctx, s); err != nil {
+			return err
+		}
+	}
+	return s.pauseFetch(ctx, p.reserve(time.Now(), n))
+}
+
+// yield lets frames go first.
+func (p *pace) yield(ctx context.Context, s *Server) error {
+	rest := p.rest(s.frames.Load())
+	if err := s.pauseFetch(ctx, rest); err != nil {
+		return err
+	}
+	for waited := rest; len(s.queue) > 0 && waited < fetchYield; waited += fetchLook {
+		if err := s.pauseFetch(ctx, fetchLook); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rest is how long to leave the machine alone, when so many frames have been computed.
+func (p *pace) rest(frames uint64) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	busy := frames != p.frames
+	p.frames = frames
+	if !busy {
+		return 0
+	}
+	return min(3*max(p.took, fetchLook/3), fetchRest)
+}
+
+// reserve takes n bytes out of the bucket and returns how long to wait for them.
+func (p *pace) reserve(now time.Time, n int64) time.Duration {
+	if p.bytesPerSecond <= 0 {
+		return 0
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if full := now.Add(-fetchBurst); p.free.Before(full) {
+		p.free = full
+	}
+	p.free = p.free.Add(time.Duration(float64(n) / float64(p.bytesPerSecond) * float64(time.Second)))
+	return p.free.Sub(now)
+}
+
+// pauseFetch waits, unless the stream or the server ends.
+func (s *Server) pauseFetch(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return status.FromContextError(ctx.Err()).Err()
+	case <-s.done:
+		return status.Error(codes.Unavailable, "the expert node is stopping")
+	}
+}

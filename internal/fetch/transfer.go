@@ -1,0 +1,236 @@
+package fetch
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"drover/expertnode"
+	"drover/packed"
+	"drover/placement"
+	droverv1 "drover/proto/drover/v1"
+)
+
+const (
+	// stall is how long a node may take for the next message: the sender's pauses for its
+	// frames are much shorter.
+	stall = 10 * time.Second
+	// busyTries and busyWait say how often and after what time a node is asked again that
+	// sends to too many others.
+	busyTries = 5
+	busyWait  = 200 * time.Millisecond
+)
+
+var (
+	errStalled  = fmt.Errorf("nothing came for %v", stall)
+	errDisagree = errors.New("two nodes hold different weights for it")
+)
+
+// transfer brings one replica.
+type transfer struct {
+	source  *Source
+	replica placement.Replica
+	partial *packed.Partial
+	began   int64 // offset of the last attempt
+}
+
+// from asks one node after the other. What one has sent is not asked for again.
+func (t *transfer) from(ctx context.Context, nodes []placement.Node) error {
+	if len(nodes) > 1 {
+		if err := t.compare(ctx, nodes); err != nil {
+			return err
+		}
+	}
+	var err error
+	for _, n := range nodes {
+		if err = t.patiently(ctx, n); err == nil {
+			if f := t.source.opts.Events.Fetched; f != nil {
+				f(t.replica, n.ID, t.partial.Size()-t.began, t.began)
+			}
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		t.failed(n, err)
+	}
+	return fmt.Errorf("fetch layer %d expert %d: %w", t.replica.Layer, t.replica.Expert, err)
+}
+
+func (t *transfer) failed(n placement.Node, err error) {
+	if f := t.source.opts.Events.Failed; f != nil {
+		f(t.replica, n.ID, err)
+	}
+}
+
+// compare asks two nodes for the SHA-256 of their weights. Nodes that pack the same
+// checkpoint have the same bytes, so a difference means that one of them is broken or
+// lies. A node that does not answer has no say.
+func (t *transfer) compare(ctx context.Context, nodes []placement.Node) error {
+	var first *droverv1.FetchHeader
+	var by placement.Node
+	for _, n := range nodes {
+		h, err := t.header(ctx, n)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			continue
+		case first == nil:
+			first, by = h, n
+		case bytes.Equal(first.ContentSha256, h.ContentSha256):
+			return nil
+		default:
+			if f := t.source.opts.Events.Disagreed; f != nil {
+				f(t.replica, [2]string{by.ID, n.ID})
+			}
+			return errDisagree
+		}
+	}
+	return nil
+}
+
+// header asks a node for the header only.
+func (t *transfer) header(ctx context.Context, n placement.Node) (*droverv1.FetchHeader, error) {
+	ctx, cancel := context.WithTimeout(ctx, stall)
+	defer cancel()
+	stream, err := t.open(ctx, n, true)
+	if err != nil {
+		return nil, err
+	}
+	r, err := stream.Recv()
+	if err != nil {
+		return nil, err
+	}
+	return r.GetHeader(), t.checkHeader(r.GetHeader())
+}
+
+// patiently fetches from a node that may be busy with others.
+func (t *transfer) patiently(ctx context.Context, n placement.Node) error {
+	for try := 1; ; try++ {
+		err := t.fetchFrom(ctx, n)
+		if status.Code(err) != codes.ResourceExhausted || try == busyTries {
+			return err
+		}
+		select {
+		case <-time.After(busyWait << try):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// fetchFrom takes what is missing from one node. It accepts only what that node has for
+// the same checkpoint digest, numeric mode and version of formats, which it compares
+// itself; of the size that this node computes from its own configuration; chunk by chunk
+// under their checksums; and in the end with the SHA-256 that the header announced.
+func (t *transfer) fetchFrom(ctx context.Context, n placement.Node) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watch := time.AfterFunc(stall, func() { cancel(errStalled) })
+	defer watch.Stop()
+	stream, err := t.open(ctx, n, false)
+	if err != nil {
+		return t.because(ctx, err)
+	}
+	r, err := stream.Recv()
+	if err != nil {
+		return t.because(ctx, err)
+	}
+	h := r.GetHeader()
+	if err := t.checkHeader(h); err != nil {
+		return err
+	}
+	t.partial.Begin([32]byte(h.ContentSha256))
+	t.began = t.partial.Have()
+	if h.Offset != uint64(t.began) {
+		return fmt.Errorf("%w: the node begins at %d, %d is next", packed.ErrCorrupt, h.Offset,
+			t.began)
+	}
+	for {
+		watch.Reset(stall)
+		r, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return t.partial.Finish()
+		}
+		if err != nil {
+			return t.because(ctx, err)
+		}
+		c := r.GetChunk()
+		if c == nil {
+			return fmt.Errorf("%w: a message without a chunk", packed.ErrCorrupt)
+		}
+		if err := t.partial.Append(int64(c.Offset), c.Weights, c.Crc32C); err != nil {
+			return err
+		}
+	}
+}
+
+// because prefers the reason for which we gave up to what gRPC made of it.
+func (t *transfer) because(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// checkHeader compares a header with what this node knows.
+func (t *transfer) checkHeader(h *droverv1.FetchHeader) error {
+	switch {
+	case h == nil || len(h.ContentSha256) != 32:
+		return fmt.Errorf("%w: the first message is no valid header", packed.ErrCorrupt)
+	case h.Crc32C != expertnode.FetchHeaderSum(h):
+		return fmt.Errorf("%w: the header does not match its checksum", packed.ErrCorrupt)
+	case h.SizeBytes != uint64(t.partial.Size()):
+		return fmt.Errorf("%w: %d bytes are announced, must be %d", packed.ErrCorrupt,
+			h.SizeBytes, t.partial.Size())
+	}
+	return nil
+}
+
+// open asks for what is missing.
+func (t *transfer) open(ctx context.Context, n placement.Node, headerOnly bool) (
+	grpc.ServerStreamingClient[droverv1.FetchResponse], error) {
+	conn, err := t.source.conn(n.Address)
+	if err != nil {
+		return nil, err
+	}
+	s := t.source
+	digest := s.opts.Checkpoint.Digest()
+	r := &droverv1.FetchRequest{ModelDigest: digest[:], NumericMode: s.opts.Model.Mode.String(),
+		FormatVersion: packed.Version, Layer: uint32(t.replica.Layer),
+		Expert: uint32(t.replica.Expert), SizeBytes: uint64(t.partial.Size()),
+		HeaderOnly: headerOnly}
+	if content, ok := t.partial.Content(); ok {
+		r.Offset, r.ContentSha256 = uint64(t.partial.Have()), content[:]
+	}
+	return droverv1.NewExpertServiceClient(conn).Fetch(ctx, r)
+}
+
+// conn returns the connection to an address. Its windows are small: what a sender has
+// handed over lies before the frames of the same link.
+func (s *Source) conn(address string) (*grpc.ClientConn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.conns[address]; c != nil {
+		return c, nil
+	}
+	const window = 1 << 20
+	c, err := grpc.NewClient("passthrough:///"+address, append([]grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(2 * window),
+		grpc.WithReadBufferSize(256 << 10), grpc.WithDisableRetry(),
+	}, s.opts.Dial...)...)
+	if err == nil {
+		s.conns[address] = c
+	}
+	return c, err
+}
