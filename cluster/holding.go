@@ -98,7 +98,12 @@ func (r *holding) assign(ctx context.Context, t target) {
 	if f := r.m.cfg.Events.Assigning; f != nil {
 		f(t.revision, len(t.replicas))
 	}
-	r.m.running.Go(func() { r.done <- r.m.hooks.Assign(ctx, t.replicas) })
+	r.m.running.Go(func() {
+		if locate := r.m.hooks.Locate; locate != nil {
+			locate(r.m.holders(ctx, t))
+		}
+		r.done <- r.m.hooks.Assign(ctx, t.replicas)
+	})
 }
 
 // assigned takes the result of Assign.

@@ -17,6 +17,10 @@ type Hooks struct {
 	// Assign loads those of the replicas that the node lacks, and tests all of them. It
 	// returns soon after ctx ends. After an error it is called again, later.
 	Assign func(ctx context.Context, replicas []placement.Replica) error
+	// Locate, if not nil, is called before Assign, from the same goroutine, with the nodes
+	// that hold the replicas by the committed plan, as far as they are registered, ready and
+	// compute the same: those that other nodes could get the weights from.
+	Locate func(holders map[placement.Replica][]placement.Node)
 	// Commit says that a plan is in force and which replicas the node serves by it. It
 	// must return at once.
 	Commit func(revision uint64, replicas []placement.Replica)

@@ -281,7 +281,8 @@ func TestJoinRefuses(t *testing.T) {
 			c := NodeConfig{Node: w.node("a")}
 			spoil(&c)
 			n := &testNode{}
-			m, err := Join(t.Context(), &Memory{}, c, Hooks{n.assign, n.commit, n.drop})
+			m, err := Join(t.Context(), &Memory{}, c,
+				Hooks{Assign: n.assign, Commit: n.commit, Drop: n.drop})
 			if err == nil {
 				m.Close()
 				t.Error("Join accepts it")

@@ -2,18 +2,21 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 
 	"github.com/spf13/cobra"
 
+	"drover/internal/fetch"
 	"drover/internal/role"
 )
 
 type expertNodeFlags struct {
 	member
 	listen, advertise, id, domain string
-	capacity                      int64
+	source                        string
+	capacity, fetchRate           int64
 	shortLease, withParent        bool
 }
 
@@ -40,6 +43,10 @@ Exit codes: 0 ended by an interrupt, 1 an error, 2 wrong usage.`,
 	c.Flags().StringVar(&f.domain, "domain", "", "failure domain (default: the host's name)")
 	c.Flags().Int64Var(&f.capacity, "capacity", 0,
 		"bytes of packed weights to hold (default: all experts)")
+	c.Flags().StringVar(&f.source, "source", "auto", "where experts come from that --cache lacks: "+
+		"peers (nodes that hold them), disk (the model's directory) or auto (peers, then disk)")
+	c.Flags().Int64Var(&f.fetchRate, "fetch-rate", 0, "most bytes a second of weights to send to "+
+		"other nodes; 0: as many as rows leave room for, -1: do not wait for rows")
 	c.Flags().BoolVar(&f.shortLease, "short-lease", false,
 		"let the cluster notice this node's end in 2 s")
 	_ = c.Flags().MarkHidden("short-lease") // the flag exists
@@ -54,6 +61,10 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 	}
 	if f.capacity < 0 {
 		return usagef("--capacity is %d, must not be negative", f.capacity)
+	}
+	from, err := fetch.ParsePreference(f.source)
+	if err != nil {
+		return usageError{fmt.Errorf("--%w", err)}
 	}
 	if f.withParent {
 		var cancel context.CancelFunc
@@ -76,6 +87,7 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 		Store:   store, ClusterName: f.cluster,
 		ID: f.id, Epoch: role.NewEpoch(), Listen: f.listen, Advertise: f.advertise,
 		CapacityBytes: f.capacity, Domain: f.domain, ShortLease: f.shortLease,
+		From: from, FetchBytesPerSecond: f.fetchRate, PlainText: f.insecure,
 		Log: f.logger(g).With("node", f.id)}
 	if f.withParent {
 		o.Log = quiet(g, f.id)

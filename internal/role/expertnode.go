@@ -14,7 +14,9 @@ import (
 
 	"drover/cluster"
 	"drover/expertnode"
+	"drover/internal/fetch"
 	"drover/kernel"
+	"drover/packed"
 	"drover/placement"
 	droverv1 "drover/proto/drover/v1"
 )
@@ -41,6 +43,13 @@ type ExpertNodeOptions struct {
 	CapacityBytes int64
 	// Domain is the failure domain. Empty means the host.
 	Domain string
+	// From says where replicas come from, beside the cache of packed weights.
+	From fetch.Preference
+	// FetchBytesPerSecond bounds what the node sends of its weights to others, as in
+	// expertnode.Options.
+	FetchBytesPerSecond int64
+	// PlainText allows to fetch, unencrypted, from nodes that are not on loopback.
+	PlainText bool
 	// Gossip is the node's part in memberlist, under the node's ID; the node closes it.
 	Gossip Gossip
 	// ShortLease makes the cluster notice the node's end sooner; for one machine.
@@ -80,12 +89,20 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 	n.undo.push(func() { _ = listener.Close() }) // its server closes it before
 	n.Address = listener.Addr().String()
 	node := o.node(m, n.Address)
-	host := expertnode.NewHost(m.Source, o.Mode, expertnode.HostOptions{
+	source, err := fetch.New(fetch.Options{Checkpoint: m.Checkpoint, Model: how, NodeID: o.ID,
+		From: o.From, Dial: dialOptions(o.PlainText), Events: fetchEvents(o.Log)})
+	if err != nil {
+		return err
+	}
+	n.undo.push(source.Close)
+	host := expertnode.NewHost(source, o.Mode, expertnode.HostOptions{
 		CapacityBytes: node.CapacityBytes, Device: m.Device})
 	server, err := expertnode.NewServer(expertnode.Options{
 		Replicas: host, NodeID: node.ID, Epoch: node.Epoch, ModelDigest: m.Digest[:], Mode: o.Mode,
 		CheckpointBytes: func() uint64 { return uint64(m.Checkpoint.BytesTouched()) },
-		Events:          nodeEvents(o.Log),
+		Packed:          source, PackedVersion: packed.Version,
+		FetchBytesPerSecond: o.FetchBytesPerSecond,
+		Events:              nodeEvents(o.Log),
 	})
 	if err != nil {
 		return err
@@ -93,7 +110,14 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 	n.undo.push(server.Close)
 	n.serve(listener, server)
 	sayHow(o.Log, o.Threads)
-	return n.join(ctx, o, node, host, server)
+	return n.join(ctx, o, node, parts{source, host, server})
+}
+
+// parts are what a node is made of.
+type parts struct {
+	source *fetch.Source
+	host   *expertnode.Host
+	server *expertnode.Server
 }
 
 // node describes the node, which listens on address, to the cluster.
@@ -130,11 +154,11 @@ func (n *ExpertNode) serve(listener net.Listener, server *expertnode.Server) {
 
 // join makes the node known and lets the placement reach it.
 func (n *ExpertNode) join(ctx context.Context, o ExpertNodeOptions, node placement.Node,
-	host *expertnode.Host, server *expertnode.Server) error {
+	p parts) error {
 	cfg := cluster.NodeConfig{Cluster: o.ClusterName, Node: node, NumericMode: o.Mode.String(),
 		Events: memberEvents(o.Log)}
 	cfg.Events.Ready = func(revision uint64) {
-		s, err := server.Status(ctx, &droverv1.StatusRequest{})
+		s, err := p.server.Status(ctx, &droverv1.StatusRequest{})
 		if err != nil {
 			o.Log.Error("read the node's own status", "error", err)
 			return
@@ -147,11 +171,12 @@ func (n *ExpertNode) join(ctx context.Context, o ExpertNodeOptions, node placeme
 		cfg.TTL = cluster.LocalTTL
 	}
 	member, err := cluster.Join(ctx, o.Store, cfg, cluster.Hooks{
+		Locate: p.source.Locate,
 		Assign: func(ctx context.Context, r []placement.Replica) error {
-			return host.Assign(ctx, replicas(r))
+			return p.host.Assign(ctx, replicas(r))
 		},
-		Commit: func(revision uint64, _ []placement.Replica) { server.SetRevision(revision) },
-		Drop:   func(r []placement.Replica) { host.Drop(replicas(r)) },
+		Commit: func(revision uint64, _ []placement.Replica) { p.server.SetRevision(revision) },
+		Drop:   func(r []placement.Replica) { p.host.Drop(replicas(r)) },
 	})
 	if err != nil {
 		return err
@@ -179,9 +204,35 @@ func nodeEvents(log *slog.Logger) expertnode.Events {
 		StreamClosed: func(address string, err error) {
 			log.Debug("coordinator disconnected", "address", address, "reason", err)
 		},
+		Fetched: func(f expertnode.FetchedReplica) {
+			log.Debug("sent a replica to another node", "layer", f.Replica.Layer,
+				"expert", f.Replica.Expert, "to", f.To, "bytes", f.Bytes, "took", f.Took)
+		},
 		ComputePanicked: func(layer int, experts []int32, value any, stack []byte) {
 			log.Error("computing experts panicked: this is a bug", "layer", layer,
 				"experts", experts, "value", value, "stack", string(stack))
+		},
+	}
+}
+
+func fetchEvents(log *slog.Logger) fetch.Events {
+	return fetch.Events{
+		Fetched: func(r placement.Replica, id string, bytes, from int64) {
+			log.Debug("fetched a replica", "layer", r.Layer, "expert", r.Expert, "node", id,
+				"bytes", bytes, "from_offset", from)
+		},
+		Failed: func(r placement.Replica, id string, err error) {
+			log.Warn("a node did not give a replica", "layer", r.Layer, "expert", r.Expert,
+				"node", id, "error", err)
+		},
+		FellBack: func(r placement.Replica, err error) {
+			log.Warn("a replica is read from the checkpoint", "layer", r.Layer, "expert", r.Expert,
+				"reason", err)
+		},
+		Disagreed: func(r placement.Replica, ids [2]string) {
+			log.Error("two nodes hold different weights for one replica: one is broken or has "+
+				"another checkpoint of the same configuration", "layer", r.Layer, "expert", r.Expert,
+				"nodes", ids)
 		},
 	}
 }

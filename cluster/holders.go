@@ -1,0 +1,61 @@
+package cluster
+
+import (
+	"context"
+	"strings"
+
+	"drover/placement"
+)
+
+// holders says which nodes hold the replicas of a target by the committed plan. It reads
+// the store once; if that is away, nobody is known.
+func (m *Member) holders(ctx context.Context, t target) map[placement.Replica][]placement.Node {
+	plan := t.committed
+	if plan == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	nodes := m.readyNodes(ctx, plan.Revision)
+	where := make(map[placement.Replica][]placement.Node, len(t.replicas))
+	for _, r := range t.replicas {
+		for _, i := range plan.On(r.Layer, r.Expert) {
+			if n, ok := nodes[plan.NodeIDs[i]]; ok {
+				where[r] = append(where[r], n)
+			}
+		}
+	}
+	return where
+}
+
+// readyNodes lists the other nodes that compute the same as this one and have loaded a
+// revision, by ID.
+func (m *Member) readyNodes(ctx context.Context, revision uint64) map[string]placement.Node {
+	ready := map[string]readyRecord{}
+	entries, _, err := m.store.List(ctx, m.scope.ready())
+	if err != nil {
+		return nil
+	}
+	for _, e := range entries {
+		var r readyRecord
+		if decodeJSON(e.Value, &r) == nil {
+			ready[strings.TrimPrefix(e.Key, m.scope.ready())] = r
+		}
+	}
+	if entries, _, err = m.store.List(ctx, m.scope.nodes()); err != nil {
+		return nil
+	}
+	self := recordOf(m.cfg.Node, m.cfg.NumericMode)
+	nodes := map[string]placement.Node{}
+	for _, e := range entries {
+		id := strings.TrimPrefix(e.Key, m.scope.nodes())
+		r, err := decodeNode(e.Value)
+		if err != nil || id == m.cfg.Node.ID || r.ModelDigest != self.ModelDigest ||
+			r.NumericMode != self.NumericMode || r.KernelClass != self.KernelClass ||
+			ready[id].Epoch != r.Epoch || ready[id].Revision < revision {
+			continue
+		}
+		nodes[id] = r.node(id)
+	}
+	return nodes
+}
