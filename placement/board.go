@@ -22,6 +22,7 @@ type board struct {
 	// the change runs, since nodes load before they drop.
 	both      []int
 	movesLeft int // for balance and domains
+	draining  int // nodes that get nothing
 	deferred  bool
 	tight     bool // a node must exceed its room while the change runs
 }
@@ -33,6 +34,10 @@ func newBoard(in *Input) *board {
 	}
 	experts, room := len(in.Layers)*in.Experts, 0
 	for _, n := range in.Nodes {
+		if n.Draining {
+			b.draining++
+			continue
+		}
 		if slots := int(min(n.CapacityBytes/in.ReplicaBytes, int64(experts))); slots > 0 {
 			b.nodes, b.slots = append(b.nodes, n), append(b.slots, slots)
 			room += slots
@@ -249,7 +254,7 @@ func (b *board) notes() []string {
 		notes = append(notes, fmt.Sprintf("%s for %d of the %d wanted replicas of each expert",
 			why, b.replicas, b.in.Replicas))
 	}
-	if n := len(b.in.Nodes) - len(b.nodes); n > 0 {
+	if n := len(b.in.Nodes) - len(b.nodes) - b.draining; n > 0 {
 		notes = append(notes, fmt.Sprintf("nodes too small for one replica: %d", n))
 	}
 	together := 0

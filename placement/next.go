@@ -132,14 +132,19 @@ func (in *Input) normalize() error {
 	return nil
 }
 
-// noRoom says how many bytes are missing.
+// noRoom says how many bytes are missing. What a node has beyond whole replicas is no room.
 func (in *Input) noRoom() error {
-	var available int64
+	var room int64
+	nodes := 0
 	for _, n := range in.Nodes {
-		available += max(n.CapacityBytes, 0)
+		if !n.Draining {
+			room += max(n.CapacityBytes, 0) / in.ReplicaBytes * in.ReplicaBytes
+			nodes++
+		}
 	}
 	experts := len(in.Layers) * in.Experts
+	need := int64(experts) * in.ReplicaBytes
 	return fmt.Errorf("placement: %w: one replica of each of %d experts needs %d bytes in pieces"+
-		" of %d, %d nodes have %d; add nodes or raise their capacity", ErrNoRoom, experts,
-		int64(experts)*in.ReplicaBytes, in.ReplicaBytes, len(in.Nodes), available)
+		" of %d, %d nodes have %d, %d are missing; add nodes or raise their capacity",
+		ErrNoRoom, experts, need, in.ReplicaBytes, nodes, room, need-room)
 }

@@ -15,7 +15,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts print into tes
 // script is one scenario: blocks of a command, "----" and its output. The commands are
 //
 //	shape layers=1,3 experts=8 bytes=10   describes the model and forgets the plan
-//	nodes a=100 b=100/zone@2 ...          names the nodes: capacity, domain, speed
+//	nodes a=100 b=100/zone@2 c=100! ...   names the nodes: capacity, domain, speed, draining
 //	load 5 1 1 ...                        loads the experts of every layer like this
 //	plan replicas=2 moves=100             plans, prints why and who holds what, commits
 type script struct {
@@ -128,11 +128,12 @@ func (s *script) plan() string {
 }
 
 func parseNode(word string) Node {
+	word, draining := strings.CutSuffix(word, "!")
 	id, rest, _ := strings.Cut(word, "=")
 	rest, speed, _ := strings.Cut(rest, "@")
 	capacity, domain, _ := strings.Cut(rest, "/")
 	return Node{ID: id, CapacityBytes: int64(number(capacity)), Domain: domain,
-		Speed: float64(number(speed))}
+		Speed: float64(number(speed)), Draining: draining}
 }
 
 func value(args []string, key string) string {

@@ -17,6 +17,9 @@ type Node struct {
 	// KernelClass and ModelDigest say what the node computes and with what.
 	KernelClass string
 	ModelDigest string
+	// Draining says that the node is to be emptied: no plan gives it a replica any more. It
+	// serves what the committed plan gives it until another plan is in force.
+	Draining bool
 	// Host and PID locate the process for people.
 	Host string
 	PID  int
