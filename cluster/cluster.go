@@ -8,6 +8,7 @@
 // The keys lie under /drover/<cluster>/:
 //
 //	nodes/<id>                  under the node's lease: how to reach it, what it computes
+//	drain/<id>                  an operator wants the node empty, whoever runs under its id
 //	ready/<id>                  under the node's lease: the revision it has loaded
 //	placement/<model>/plan      the committed plan
 //	placement/<model>/intent    the plan to come, or the committed one
@@ -86,6 +87,7 @@ func checkName(what, name string) error {
 func (s Scope) prefix() string    { return root + s.Cluster + "/" }
 func (s Scope) nodes() string     { return s.prefix() + "nodes/" }
 func (s Scope) ready() string     { return s.prefix() + "ready/" }
+func (s Scope) drain() string     { return s.prefix() + "drain/" }
 func (s Scope) placement() string { return s.prefix() + "placement/" + s.Model + "/" }
 func (s Scope) plan() string      { return s.placement() + "plan" }
 func (s Scope) intent() string    { return s.placement() + "intent" }

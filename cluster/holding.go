@@ -32,12 +32,14 @@ type holding struct {
 
 	published published
 	replaced  bool
+	left      bool // emptied is closed
 }
 
 // published is what the store says of the node.
 type published struct {
-	lease Lease
-	ready uint64
+	lease    Lease
+	ready    uint64
+	draining bool
 }
 
 // step compares what the node holds with its target, starts what is to be done, and

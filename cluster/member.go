@@ -78,7 +78,9 @@ type Member struct {
 
 	mu           sync.Mutex // guards the fields below
 	plan, intent *placement.Plan
+	draining     bool          // since Drain
 	changed      chan struct{} // has room for one
+	emptied      chan struct{} // closed when a draining node holds nothing
 }
 
 // Join makes an expert node known to the cluster and lets the placement reach it. It
@@ -91,7 +93,8 @@ func Join(ctx context.Context, store Store, cfg NodeConfig, hooks Hooks) (*Membe
 		return nil, errors.New("cluster: join: all hooks must be set")
 	}
 	m := &Member{cfg: cfg, hooks: hooks, store: store, changed: make(chan struct{}, 1),
-		scope: Scope{Cluster: cfg.Cluster, Model: cfg.Node.ModelDigest}}
+		emptied: make(chan struct{}),
+		scope:   Scope{Cluster: cfg.Cluster, Model: cfg.Node.ModelDigest}}
 	away := cfg.Events.StoreAway
 	if away == nil {
 		away = func(error) {}
@@ -158,6 +161,11 @@ func (m *Member) apply(entries map[string]Entry, _ int64, _ bool) {
 	m.mu.Lock()
 	m.plan, m.intent = read(m.scope.plan(), m.plan), read(m.scope.intent(), nil)
 	m.mu.Unlock()
+	m.poke()
+}
+
+// poke makes run look again.
+func (m *Member) poke() {
 	select {
 	case m.changed <- struct{}{}:
 	default:
@@ -195,6 +203,7 @@ func (m *Member) run(ctx context.Context) {
 	for {
 		tenure := m.session.current()
 		wait := min(r.step(ctx, time.Now()), r.publish(ctx, tenure))
+		wait = min(wait, r.leave(m.target(), time.Now()))
 		timer.Reset(wait)
 		select {
 		case err := <-r.done:
@@ -212,7 +221,8 @@ func (m *Member) run(ctx context.Context) {
 // publish writes the node's records under the lease if they changed. It returns when to
 // look again.
 func (r *holding) publish(ctx context.Context, held tenure) time.Duration {
-	m, lease, now := r.m, held.lease, published{held.lease, r.readyRevision}
+	m, lease := r.m, held.lease
+	now := published{held.lease, r.readyRevision, m.isDraining()}
 	if lease == 0 || now == r.published {
 		return forever
 	}
@@ -235,7 +245,9 @@ func (r *holding) publish(ctx context.Context, held tenure) time.Duration {
 			return m.cfg.TTL / 3
 		}
 	}
-	w.Put = []Put{{key, encodeJSON(recordOf(m.cfg.Node, m.cfg.NumericMode)), lease}}
+	record := recordOf(m.cfg.Node, m.cfg.NumericMode)
+	record.Draining = now.draining
+	w.Put = []Put{{key, encodeJSON(record), lease}}
 	if now.ready != 0 {
 		w.Put = append(w.Put, Put{m.scope.ready() + m.cfg.Node.ID,
 			encodeJSON(readyRecord{m.cfg.Node.Epoch, now.ready}), lease})

@@ -11,6 +11,8 @@ import (
 const (
 	maxRecordBytes = 16 << 10
 	maxFieldBytes  = 512
+	// maxCapacityBytes is beyond any machine's memory, and small enough to add up.
+	maxCapacityBytes = 1 << 50
 )
 
 // nodeRecord is the value of nodes/<id>.
@@ -25,13 +27,15 @@ type nodeRecord struct {
 	ModelDigest   string  `json:"model_digest"`
 	Host          string  `json:"host,omitempty"`
 	PID           int     `json:"pid,omitempty"`
+	// Draining says that the node is about to leave.
+	Draining bool `json:"draining,omitempty"`
 }
 
 func recordOf(n placement.Node, numericMode string) nodeRecord {
 	return nodeRecord{
 		Address: n.Address, Epoch: n.Epoch, CapacityBytes: n.CapacityBytes, Speed: n.Speed,
 		Domain: n.Domain, KernelClass: n.KernelClass, NumericMode: numericMode,
-		ModelDigest: n.ModelDigest, Host: n.Host, PID: n.PID,
+		ModelDigest: n.ModelDigest, Host: n.Host, PID: n.PID, Draining: n.Draining,
 	}
 }
 
@@ -39,7 +43,7 @@ func (r nodeRecord) node(id string) placement.Node {
 	return placement.Node{
 		ID: id, Address: r.Address, Epoch: r.Epoch, CapacityBytes: r.CapacityBytes,
 		Speed: r.Speed, Domain: r.Domain, KernelClass: r.KernelClass,
-		ModelDigest: r.ModelDigest, Host: r.Host, PID: r.PID,
+		ModelDigest: r.ModelDigest, Host: r.Host, PID: r.PID, Draining: r.Draining,
 	}
 }
 
@@ -57,6 +61,9 @@ func (r nodeRecord) validate() error {
 		return fmt.Errorf("no address; name the host:port that coordinators reach")
 	case r.CapacityBytes < 0 || r.PID < 0:
 		return fmt.Errorf("capacity %d and pid %d must not be negative", r.CapacityBytes, r.PID)
+	case r.CapacityBytes > maxCapacityBytes:
+		return fmt.Errorf("capacity of %d bytes, at most %d: no machine has so much memory",
+			r.CapacityBytes, int64(maxCapacityBytes))
 	case math.IsNaN(r.Speed) || math.IsInf(r.Speed, 0) || r.Speed < 0:
 		return fmt.Errorf("speed %v, want a positive number", r.Speed)
 	}

@@ -14,12 +14,16 @@ const (
 	stateSuspect  = "suspect"  // gossip believes it dead
 	stateGone     = "gone"     // the placement uses it, but it is not registered
 	stateUnusable = "unusable" // it computes something else
+	stateDraining = "draining" // its replicas move elsewhere
+	stateDrained  = "drained"  // it holds none, and gets none
 )
 
 // ServerOptions says what a Server shows.
 type ServerOptions struct {
 	// Watcher is where the cluster is known from.
 	Watcher *Watcher
+	// Store is where DrainNode writes. Nil means that nodes cannot be drained.
+	Store Store
 	// ReplicaBytes is the size of one replica.
 	ReplicaBytes int64
 	// Host is this machine's name: process ids are shown for its nodes only.
@@ -72,6 +76,11 @@ func (n NodeState) status(v *placement.View) string {
 		return stateUnusable
 	case v.Suspect[n.ID]:
 		return stateSuspect
+	case n.Draining:
+		if v.Plan.Count(n.ID) == 0 {
+			return stateDrained
+		}
+		return stateDraining
 	case n.Loading:
 		return stateLoading
 	}

@@ -33,6 +33,8 @@ type WatcherOptions struct {
 type WatcherEvents struct {
 	// NodeJoined reports a registered node; reason says why it is not used, if so.
 	NodeJoined func(node placement.Node, reason string)
+	// NodeDraining reports that a node is to be emptied, or no longer.
+	NodeDraining func(node placement.Node, draining bool)
 	// NodeLost reports a node whose registration ended.
 	NodeLost func(node placement.Node)
 	// Committed reports the committed plan.
@@ -333,6 +335,9 @@ func (w *Watcher) readNode(s *state, id string, e Entry) {
 	}
 	n := NodeState{Node: r.node(id), NumericMode: r.NumericMode, Registered: true,
 		Reason: w.mismatch(r)}
+	if _, ok := w.entries[w.opts.Scope.drain()+id]; ok {
+		n.Draining = true
+	}
 	if e, ok := w.entries[w.opts.Scope.ready()+id]; ok {
 		var ready readyRecord
 		if err := decodeJSON(e.Value, &ready); err != nil {
@@ -365,6 +370,9 @@ func (w *Watcher) report(old, next *state) {
 		was, ok := old.nodes[id]
 		if ev.NodeJoined != nil && (!ok || was.Epoch != n.Epoch || was.Reason != n.Reason) {
 			ev.NodeJoined(n.Node, n.Reason)
+		}
+		if ev.NodeDraining != nil && was.Draining != n.Draining {
+			ev.NodeDraining(n.Node, n.Draining)
 		}
 	}
 	for id, n := range old.nodes {

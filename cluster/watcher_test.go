@@ -132,11 +132,15 @@ func TestBadRecords(t *testing.T) {
 		defer watcher.Close()
 		scope := watcher.opts.Scope
 		good := placement.Node{Address: "x:1", ModelDigest: testModel}
+		absurd, negative := good, good
+		absurd.CapacityBytes, negative.CapacityBytes = 1<<60, -1
 		commit(t, store, Write{Put: []Put{
 			{Key: scope.nodes() + "json", Value: []byte("{")},
 			{Key: scope.nodes() + "long", Value: make([]byte, maxRecordBytes+1)},
 			{Key: scope.nodes() + "bad/name", Value: encodeJSON(recordOf(good, ""))},
 			{Key: scope.nodes() + "empty", Value: []byte("{}")},
+			{Key: scope.nodes() + "absurd", Value: encodeJSON(recordOf(absurd, ""))},
+			{Key: scope.nodes() + "negative", Value: encodeJSON(recordOf(negative, ""))},
 			{Key: scope.nodes() + "good", Value: encodeJSON(recordOf(good, ""))},
 			{Key: scope.ready() + "good", Value: []byte("7")},
 			{Key: scope.plan(), Value: []byte("plan")},
@@ -148,8 +152,8 @@ func TestBadRecords(t *testing.T) {
 		if v := watcher.View(); len(v.Nodes) != 1 || v.Revision() != 0 {
 			t.Errorf("View %+v", v)
 		}
-		if len(reported) != 6 {
-			t.Errorf("reported: %v, want 6 keys", reported)
+		if len(reported) != 8 {
+			t.Errorf("reported: %v, want 8 keys", reported)
 		}
 		for key, n := range reported {
 			if n != 1 {
@@ -271,6 +275,7 @@ func TestJoinRefuses(t *testing.T) {
 		"cluster":     func(c *NodeConfig) { c.Cluster = "ü" },
 		"no address":  func(c *NodeConfig) { c.Node.Address = "" },
 		"capacity":    func(c *NodeConfig) { c.Node.CapacityBytes = -1 },
+		"absurd":      func(c *NodeConfig) { c.Node.CapacityBytes = 1<<50 + 1 },
 		"speed":       func(c *NodeConfig) { c.Node.Speed = -1 },
 		"digest":      func(c *NodeConfig) { c.Node.ModelDigest = "" },
 		"short lease": func(c *NodeConfig) { c.TTL = time.Millisecond },

@@ -251,17 +251,17 @@ func (p *pace) wait(ctx context.Context, s *Server, n int64) error {
 			return err
 		}
 	}
-	return s.pauseFetch(ctx, p.reserve(time.Now(), n))
+	return s.pause(ctx, p.reserve(time.Now(), n))
 }
 
 // yield lets frames go first.
 func (p *pace) yield(ctx context.Context, s *Server) error {
 	rest := p.rest(s.frames.Load())
-	if err := s.pauseFetch(ctx, rest); err != nil {
+	if err := s.pause(ctx, rest); err != nil {
 		return err
 	}
 	for waited := rest; len(s.queue) > 0 && waited < fetchYield; waited += fetchLook {
-		if err := s.pauseFetch(ctx, fetchLook); err != nil {
+		if err := s.pause(ctx, fetchLook); err != nil {
 			return err
 		}
 	}
@@ -294,8 +294,8 @@ func (p *pace) reserve(now time.Time, n int64) time.Duration {
 	return p.free.Sub(now)
 }
 
-// pauseFetch waits, unless the stream or the server ends.
-func (s *Server) pauseFetch(ctx context.Context, d time.Duration) error {
+// pause waits, unless the stream or the server ends.
+func (s *Server) pause(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return ctx.Err()
 	}

@@ -157,6 +157,7 @@ type Server struct {
 	replies sync.Pool // of *wire.Response
 
 	draining     atomic.Bool
+	computing    atomic.Int64  // calls of ComputeBatch
 	frames, rows atomic.Uint64 // computed so far
 	revision     atomic.Uint64
 
@@ -191,6 +192,7 @@ func NewServer(opts Options) (*Server, error) {
 		fetching: make(chan struct{}, opts.MaxFetches),
 	}
 	s.fetchPace.bytesPerSecond = opts.FetchBytesPerSecond
+	s.opts.Replicas = &counted{Replicas: opts.Replicas, computing: &s.computing}
 	s.idle.New = func() any { return new(frame) }
 	s.replies.New = func() any { return new(wire.Response) }
 	s.running.Go(s.computeFrames)
@@ -249,10 +251,6 @@ func (s *Server) waitRevision(ctx context.Context, revision uint64) {
 		}
 	}
 }
-
-// Drain makes the server answer new frames as draining; what is queued is still
-// computed. Routers then go to other replicas.
-func (s *Server) Drain() { s.draining.Store(true) }
 
 // Close ends all streams and the computation and waits for their goroutines. It
 // does not stop the grpc.Server.

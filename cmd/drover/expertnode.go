@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,6 +20,7 @@ type expertNodeFlags struct {
 	listen, advertise, id, domain string
 	source                        string
 	capacity, fetchRate           int64
+	drainTimeout                  time.Duration
 	shortLease, withParent        bool
 }
 
@@ -27,6 +31,10 @@ func newExpertNodeCommand(g *globals) *cobra.Command {
 		Short: "Run an expert node",
 		Long: `Expertnode registers in etcd, loads the experts that the placement gives it (and reads no
 others from the model's directory), and computes them for the coordinators.
+
+On SIGTERM it drains first: other nodes load its experts, the placement is switched, the last
+rows are answered, and then it ends; at the latest after --drain-timeout. A second signal, and
+an interrupt (Ctrl-C), end it at once.
 
 Exit codes: 0 ended by an interrupt, 1 an error, 2 wrong usage.`,
 		Example: `  drover expertnode --etcd 127.0.0.1:2379 --model models/tiny-maverick --id left
@@ -47,6 +55,8 @@ Exit codes: 0 ended by an interrupt, 1 an error, 2 wrong usage.`,
 		"peers (nodes that hold them), disk (the model's directory) or auto (peers, then disk)")
 	c.Flags().Int64Var(&f.fetchRate, "fetch-rate", 0, "most bytes a second of weights to send to "+
 		"other nodes; 0: as many as rows leave room for, -1: do not wait for rows")
+	c.Flags().DurationVar(&f.drainTimeout, "drain-timeout", 25*time.Second,
+		"longest time to drain on SIGTERM; 0 ends at once")
 	c.Flags().BoolVar(&f.shortLease, "short-lease", false,
 		"let the cluster notice this node's end in 2 s")
 	_ = c.Flags().MarkHidden("short-lease") // the flag exists
@@ -66,11 +76,10 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return usageError{fmt.Errorf("--%w", err)}
 	}
-	if f.withParent {
-		var cancel context.CancelFunc
-		ctx, cancel = withParent(ctx, g)
-		defer cancel()
-	}
+	end := f.end(ctx, g)
+	// A signal ends ctx, but not the node: it drains first.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
 	if f.id == "" {
 		f.id = processName()
 	}
@@ -103,7 +112,16 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 	}
 	defer n.Close()
 	o.Log.Info("serving rows", "address", n.Address, "pid", os.Getpid())
-	<-ctx.Done()
+	if s := <-end; s == syscall.SIGTERM && f.drainTimeout > 0 {
+		ctx, cancel := context.WithTimeoutCause(ctx, f.drainTimeout,
+			fmt.Errorf("--drain-timeout of %v is over", f.drainTimeout))
+		defer cancel()
+		go func() {
+			<-end
+			cancel()
+		}()
+		n.Drain(ctx)
+	}
 	return nil
 }
 
@@ -121,4 +139,28 @@ func withParent(ctx context.Context, g *globals) (context.Context, context.Cance
 		cancel()
 	}()
 	return ctx, cancel
+}
+
+// end returns a channel of what ends the node: signals, and as interrupts the end of ctx
+// and, if that was asked for, of the parent.
+func (f *expertNodeFlags) end(ctx context.Context, g *globals) <-chan os.Signal {
+	end := make(chan os.Signal, 4)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup has it ignored
+		signals = append(signals, syscall.SIGHUP)
+	}
+	signal.Notify(end, signals...)
+	context.AfterFunc(ctx, func() {
+		// A signal ends ctx with a cause of its own, and comes by itself as well.
+		if context.Cause(ctx) == context.Canceled {
+			end <- os.Interrupt
+		}
+	})
+	if f.withParent {
+		go func() {
+			_, _ = io.Copy(io.Discard, g.in) // it ends when the parent does
+			end <- os.Interrupt
+		}()
+	}
+	return end
 }

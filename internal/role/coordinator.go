@@ -181,7 +181,7 @@ func (c *Coordinator) serve(o CoordinatorOptions, engine *coordinator.Coordinato
 		engine.Register(s)
 		healthv1.RegisterHealthServer(s, c.live)
 		droverv1.RegisterClusterServiceServer(s, cluster.NewServer(cluster.ServerOptions{
-			Watcher: watcher, Host: hostName(), RowsByNode: c.rowsByNode,
+			Watcher: watcher, Store: o.Store, Host: hostName(), RowsByNode: c.rowsByNode,
 			ReplicaBytes: m.Source.Spec().ReplicaBytes}))
 	}
 	conn, stop, err := connect(register)

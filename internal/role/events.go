@@ -29,6 +29,9 @@ func watcherEvents(log *slog.Logger) cluster.WatcherEvents {
 			}
 			log.Info("expert node joined", "node", n.ID, "address", n.Address)
 		},
+		NodeDraining: func(n placement.Node, draining bool) {
+			log.Info("expert node drains", "node", n.ID, "draining", draining)
+		},
 		NodeLost: func(n placement.Node) { log.Warn("expert node lost", "node", n.ID) },
 		Committed: func(p *placement.Plan) {
 			log.Info("placement in force", "revision", p.Revision, "nodes", len(p.NodeIDs))

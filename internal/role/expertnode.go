@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -61,13 +62,16 @@ type ExpertNodeOptions struct {
 type ExpertNode struct {
 	// Address is where the ExpertService listens.
 	Address string
+	member  *cluster.Member
+	server  *expertnode.Server
+	log     *slog.Logger
 	undo    stack
 }
 
 // StartExpertNode starts an expert node. It returns when the node serves; the cluster
 // assigns its experts afterwards.
 func StartExpertNode(ctx context.Context, o ExpertNodeOptions) (*ExpertNode, error) {
-	n := &ExpertNode{}
+	n := &ExpertNode{log: o.Log}
 	if err := n.start(ctx, o); err != nil {
 		n.Close()
 		return nil, err
@@ -168,7 +172,7 @@ func (n *ExpertNode) join(ctx context.Context, o ExpertNodeOptions, node placeme
 			"resident_bytes", s.ResidentBytes)
 	}
 	if o.ShortLease {
-		cfg.TTL = cluster.LocalTTL
+		cfg.TTL, cfg.Grace = cluster.LocalTTL, shortGrace
 	}
 	member, err := cluster.Join(ctx, o.Store, cfg, cluster.Hooks{
 		Locate: p.source.Locate,
@@ -181,9 +185,49 @@ func (n *ExpertNode) join(ctx context.Context, o ExpertNodeOptions, node placeme
 	if err != nil {
 		return err
 	}
+	n.member, n.server = member, p.server
 	n.undo.push(member.Close)
 	n.undo.push(o.Gossip.Close)
 	return nil
+}
+
+// shortGrace is how long replicas outlive their plan where all is on one machine.
+const shortGrace = 500 * time.Millisecond
+
+// drainLog is how often a drain says how far it is.
+const drainLog = 2 * time.Second
+
+// Drain empties the node before it leaves: other nodes load its replicas, the placement is
+// switched, the last frames are answered. It returns early, and says so in the log, when ctx
+// ends; then requests that need the node's replicas go elsewhere, as after a crash.
+func (n *ExpertNode) Drain(ctx context.Context) {
+	began := time.Now()
+	n.log.Info("draining", "replicas", n.member.Serving())
+	done := make(chan error, 1)
+	go func() { done <- n.member.Drain(ctx) }()
+	tick := time.NewTicker(drainLog)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			n.log.Info("draining", "replicas", n.member.Serving(),
+				"since", time.Since(began).Round(time.Second))
+			continue
+		case err := <-done:
+			n.server.Drain()
+			if err != nil {
+				n.log.Warn("left before others took over", "replicas", n.member.Serving(),
+					"reason", err)
+				return
+			}
+			if !n.server.Idle(ctx) {
+				n.log.Warn("left with frames under way")
+				return
+			}
+			n.log.Info("drained", "took", time.Since(began).Round(time.Millisecond))
+			return
+		}
+	}
 }
 
 // Close leaves the cluster and ends the node.

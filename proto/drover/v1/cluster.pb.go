@@ -117,7 +117,8 @@ type NodeStatus struct {
 	// Set when the node runs on the coordinator's machine.
 	Pid uint64 `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
 	// ready, loading, suspect (gossip believes it dead), gone (the placement uses it, but it is not
-	// registered) or unusable (another model, numeric mode or kernel class).
+	// registered), unusable (another model, numeric mode or kernel class), draining (its replicas
+	// move elsewhere) or drained (it holds none, and gets none).
 	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
 	// Bytes of packed weights that the node may hold, and holds by the committed placement.
 	CapacityBytes uint64 `protobuf:"varint,5,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"`
@@ -426,6 +427,104 @@ func (x *ExpertReplicas) GetNodeIds() []string {
 	return nil
 }
 
+type DrainNodeRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Takes a drain back.
+	Undo          bool `protobuf:"varint,2,opt,name=undo,proto3" json:"undo,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainNodeRequest) Reset() {
+	*x = DrainNodeRequest{}
+	mi := &file_drover_v1_cluster_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainNodeRequest) ProtoMessage() {}
+
+func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_drover_v1_cluster_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
+func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
+	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *DrainNodeRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *DrainNodeRequest) GetUndo() bool {
+	if x != nil {
+		return x.Undo
+	}
+	return false
+}
+
+type DrainNodeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Replicas that the node holds by the committed placement.
+	ReplicaCount  uint32 `protobuf:"varint,1,opt,name=replica_count,json=replicaCount,proto3" json:"replica_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainNodeResponse) Reset() {
+	*x = DrainNodeResponse{}
+	mi := &file_drover_v1_cluster_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainNodeResponse) ProtoMessage() {}
+
+func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_drover_v1_cluster_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainNodeResponse.ProtoReflect.Descriptor instead.
+func (*DrainNodeResponse) Descriptor() ([]byte, []int) {
+	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *DrainNodeResponse) GetReplicaCount() uint32 {
+	if x != nil {
+		return x.ReplicaCount
+	}
+	return 0
+}
+
 var File_drover_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_drover_v1_cluster_proto_rawDesc = "" +
@@ -457,10 +556,16 @@ const file_drover_v1_cluster_proto_rawDesc = "" +
 	"\x05layer\x18\x01 \x01(\rR\x05layer\x123\n" +
 	"\aexperts\x18\x02 \x03(\v2\x19.drover.v1.ExpertReplicasR\aexperts\"+\n" +
 	"\x0eExpertReplicas\x12\x19\n" +
-	"\bnode_ids\x18\x01 \x03(\tR\anodeIds2\xa9\x01\n" +
+	"\bnode_ids\x18\x01 \x03(\tR\anodeIds\"?\n" +
+	"\x10DrainNodeRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
+	"\x04undo\x18\x02 \x01(\bR\x04undo\"8\n" +
+	"\x11DrainNodeResponse\x12#\n" +
+	"\rreplica_count\x18\x01 \x01(\rR\freplicaCount2\xf1\x01\n" +
 	"\x0eClusterService\x12F\n" +
 	"\tListNodes\x12\x1b.drover.v1.ListNodesRequest\x1a\x1c.drover.v1.ListNodesResponse\x12O\n" +
-	"\fGetPlacement\x12\x1e.drover.v1.GetPlacementRequest\x1a\x1f.drover.v1.GetPlacementResponseB!Z\x1fdrover/proto/drover/v1;droverv1b\x06proto3"
+	"\fGetPlacement\x12\x1e.drover.v1.GetPlacementRequest\x1a\x1f.drover.v1.GetPlacementResponse\x12F\n" +
+	"\tDrainNode\x12\x1b.drover.v1.DrainNodeRequest\x1a\x1c.drover.v1.DrainNodeResponseB!Z\x1fdrover/proto/drover/v1;droverv1b\x06proto3"
 
 var (
 	file_drover_v1_cluster_proto_rawDescOnce sync.Once
@@ -474,7 +579,7 @@ func file_drover_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_drover_v1_cluster_proto_rawDescData
 }
 
-var file_drover_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_drover_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_drover_v1_cluster_proto_goTypes = []any{
 	(*ListNodesRequest)(nil),     // 0: drover.v1.ListNodesRequest
 	(*ListNodesResponse)(nil),    // 1: drover.v1.ListNodesResponse
@@ -483,6 +588,8 @@ var file_drover_v1_cluster_proto_goTypes = []any{
 	(*GetPlacementResponse)(nil), // 4: drover.v1.GetPlacementResponse
 	(*LayerPlacement)(nil),       // 5: drover.v1.LayerPlacement
 	(*ExpertReplicas)(nil),       // 6: drover.v1.ExpertReplicas
+	(*DrainNodeRequest)(nil),     // 7: drover.v1.DrainNodeRequest
+	(*DrainNodeResponse)(nil),    // 8: drover.v1.DrainNodeResponse
 }
 var file_drover_v1_cluster_proto_depIdxs = []int32{
 	2, // 0: drover.v1.ListNodesResponse.nodes:type_name -> drover.v1.NodeStatus
@@ -490,10 +597,12 @@ var file_drover_v1_cluster_proto_depIdxs = []int32{
 	6, // 2: drover.v1.LayerPlacement.experts:type_name -> drover.v1.ExpertReplicas
 	0, // 3: drover.v1.ClusterService.ListNodes:input_type -> drover.v1.ListNodesRequest
 	3, // 4: drover.v1.ClusterService.GetPlacement:input_type -> drover.v1.GetPlacementRequest
-	1, // 5: drover.v1.ClusterService.ListNodes:output_type -> drover.v1.ListNodesResponse
-	4, // 6: drover.v1.ClusterService.GetPlacement:output_type -> drover.v1.GetPlacementResponse
-	5, // [5:7] is the sub-list for method output_type
-	3, // [3:5] is the sub-list for method input_type
+	7, // 5: drover.v1.ClusterService.DrainNode:input_type -> drover.v1.DrainNodeRequest
+	1, // 6: drover.v1.ClusterService.ListNodes:output_type -> drover.v1.ListNodesResponse
+	4, // 7: drover.v1.ClusterService.GetPlacement:output_type -> drover.v1.GetPlacementResponse
+	8, // 8: drover.v1.ClusterService.DrainNode:output_type -> drover.v1.DrainNodeResponse
+	6, // [6:9] is the sub-list for method output_type
+	3, // [3:6] is the sub-list for method input_type
 	3, // [3:3] is the sub-list for extension type_name
 	3, // [3:3] is the sub-list for extension extendee
 	0, // [0:3] is the sub-list for field type_name
@@ -510,7 +619,7 @@ func file_drover_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_drover_v1_cluster_proto_rawDesc), len(file_drover_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
