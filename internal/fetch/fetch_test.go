@@ -3,6 +3,7 @@ package fetch_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -29,7 +30,17 @@ import (
 	"drover/tensor"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain runs the test binary as a process that fetches, when told to.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("FETCH_TEST_DIR"); dir != "" {
+		if err := fetchInProcess(dir, os.Getenv("FETCH_TEST_FROM")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 var plain = insecure.NewCredentials()
 
@@ -61,7 +72,7 @@ func (n *node) noted() []string {
 }
 
 // newNode makes a node that keeps its packed weights in cache; "" keeps none.
-func newNode(t *testing.T, id, dir, cache string, from fetch.Preference) *node {
+func newNode(t testing.TB, id, dir, cache string, from fetch.Preference) *node {
 	t.Helper()
 	ck, err := checkpoint.Open(dir)
 	if err != nil {
@@ -130,7 +141,7 @@ func (w *wrap) Fetch(r *droverv1.FetchRequest,
 }
 
 // serve makes the node serve what it holds, and returns how the placement names it.
-func (n *node) serve(t *testing.T, w *wrap, change func(*expertnode.Options)) placement.Node {
+func (n *node) serve(t testing.TB, w *wrap, change func(*expertnode.Options)) placement.Node {
 	t.Helper()
 	digest := n.ck.Digest()
 	o := expertnode.Options{Replicas: n.host, NodeID: n.id, Epoch: 1, ModelDigest: digest[:],
@@ -163,7 +174,7 @@ func (n *node) serve(t *testing.T, w *wrap, change func(*expertnode.Options)) pl
 }
 
 // loaded makes a node that has one replica, from the checkpoint.
-func loaded(t *testing.T, id, cache string) *node {
+func loaded(t testing.TB, id, cache string) *node {
 	t.Helper()
 	n := newNode(t, id, demo(), cache, fetch.Disk)
 	if err := n.assign(); err != nil {
