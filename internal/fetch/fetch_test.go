@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -208,37 +207,6 @@ func (n *node) rows(t *testing.T) []float32 {
 
 func demo() string { return testcluster.Path("models/tiny-maverick") }
 
-// headersOnly copies a checkpoint whose shards have their headers and then holes.
-func headersOnly(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	entries, err := os.ReadDir(demo())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		if e.IsDir() {
-			continue
-		}
-		b, err := os.ReadFile(filepath.Join(demo(), e.Name()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		size := int64(len(b))
-		if strings.HasPrefix(e.Name(), "model-") {
-			b = b[:8+int(b[0])+int(b[1])<<8+int(b[2])<<16]
-		}
-		path := filepath.Join(dir, e.Name())
-		if err := os.WriteFile(path, b, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Truncate(path, size); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
-}
-
 func TestFetch(t *testing.T) {
 	for name, cache := range map[string]bool{"with files": true, "in memory": false} {
 		t.Run(name, func(t *testing.T) {
@@ -247,7 +215,7 @@ func TestFetch(t *testing.T) {
 				dirs = []string{t.TempDir(), t.TempDir()}
 			}
 			left := loaded(t, "left", dirs[0])
-			right := newNode(t, "right", headersOnly(t), dirs[1], fetch.Nodes)
+			right := newNode(t, "right", testcluster.HeadersOnly(t, demo()), dirs[1], fetch.Nodes)
 			right.locate(left.serve(t, nil, nil))
 			if err := right.assign(); err != nil {
 				t.Fatal(err)
@@ -263,7 +231,7 @@ func TestFetch(t *testing.T) {
 				t.Errorf("left says that it sent %d bytes: %v", s.GetFetchedBytes(), err)
 			}
 			// What was fetched can be fetched again.
-			third := newNode(t, "third", headersOnly(t), "", fetch.Nodes)
+			third := newNode(t, "third", testcluster.HeadersOnly(t, demo()), "", fetch.Nodes)
 			third.locate(right.serve(t, nil, nil))
 			if err := third.assign(); err != nil {
 				t.Fatal(err)
@@ -341,7 +309,7 @@ func TestSecondNodeHelps(t *testing.T) {
 	left, middle := loaded(t, "left", ""), loaded(t, "middle", "")
 	// At a low rate chunks are small; the demo model's experts are, too.
 	slow := func(o *expertnode.Options) { o.FetchBytesPerSecond = 160_000 }
-	right := newNode(t, "right", headersOnly(t), t.TempDir(), fetch.Nodes)
+	right := newNode(t, "right", testcluster.HeadersOnly(t, demo()), t.TempDir(), fetch.Nodes)
 	// Both fail once in the third chunk that they send together; then either goes on.
 	right.locate(left.serve(t, fails, slow), middle.serve(t, fails, slow))
 	if err := right.assign(); err != nil {
@@ -436,7 +404,7 @@ func TestDisagree(t *testing.T) {
 		!strings.HasPrefix(got[1], "fell back") {
 		t.Errorf("events %q", got)
 	}
-	only := newNode(t, "right", headersOnly(t), "", fetch.Nodes)
+	only := newNode(t, "right", testcluster.HeadersOnly(t, demo()), "", fetch.Nodes)
 	only.locate(at...)
 	if err := only.assign(); err == nil {
 		t.Error("one of two that disagree is believed")
