@@ -1,0 +1,149 @@
+package expertnode
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"drover/kernel"
+	"drover/moe"
+)
+
+// waiting is a server without streams whose queue the test fills.
+func waiting(frames int) *Server {
+	s := &Server{queue: make(chan *frame, 8), done: make(chan struct{})}
+	for range frames {
+		s.queue <- nil
+	}
+	return s
+}
+
+// TestFetchYields checks that chunks go after frames, but not for ever.
+func TestFetchYields(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wait := func(s *Server, p *pace) time.Duration {
+			began := time.Now()
+			if err := p.wait(t.Context(), s, 1000); err != nil {
+				t.Fatal(err)
+			}
+			return time.Since(began)
+		}
+		if d := wait(waiting(0), &pace{}); d != 0 {
+			t.Errorf("an idle node waits %v", d)
+		}
+		s := waiting(1)
+		time.AfterFunc(20*time.Millisecond, func() { <-s.queue })
+		if d := wait(s, &pace{}); d != 20*time.Millisecond {
+			t.Errorf("a frame waits 20 ms, the chunk after it %v", d)
+		}
+		if d := wait(waiting(2), &pace{}); d != fetchYield {
+			t.Errorf("frames always wait, the chunk waits %v, want %v", d, fetchYield)
+		}
+		if d := wait(waiting(2), &pace{bytesPerSecond: -1}); d != 0 {
+			t.Errorf("told not to wait for frames it waits %v", d)
+		}
+		s, p := waiting(0), &pace{}
+		p.sent(2 * time.Millisecond)
+		s.frames.Add(1)
+		if d := wait(s, p); d != 6*time.Millisecond {
+			t.Errorf("frames were computed: it rests %v, want three times 2 ms", d)
+		}
+		if d := wait(s, p); d != 0 {
+			t.Errorf("no more frames: it rests %v", d)
+		}
+		p.sent(time.Hour)
+		s.frames.Add(1)
+		if d := wait(s, p); d != fetchRest {
+			t.Errorf("the longest rest is %v, want %v", d, fetchRest)
+		}
+	})
+}
+
+// TestFetchBucket sends at a rate: after what an unused bucket holds, n bytes a second.
+func TestFetchBucket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, s := &pace{bytesPerSecond: 1000}, waiting(0)
+		began := time.Now()
+		for range 20 {
+			if err := p.wait(t.Context(), s, 100); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d := time.Since(began); d != 1900*time.Millisecond {
+			t.Errorf("2000 bytes at 1000 a second, 100 of them at once, took %v", d)
+		}
+		time.Sleep(time.Hour)
+		if d := p.reserve(time.Now(), 300); d != 200*time.Millisecond {
+			t.Errorf("after an hour 300 bytes take %v", d)
+		}
+	})
+	for rate, want := range map[int64]int64{0: maxFetchChunk, -1: maxFetchChunk, 1: 4096,
+		1_000_000: 100_000, 1 << 40: maxFetchChunk} {
+		if got := (&pace{bytesPerSecond: rate}).chunkBytes(); got != want {
+			t.Errorf("chunks of %d bytes at a rate of %d, want %d", got, rate, want)
+		}
+	}
+}
+
+// TestFetchWaitEnds ends waits with their context and with the server.
+func TestFetchWaitEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, s := &pace{bytesPerSecond: 1}, waiting(0)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := p.wait(ctx, s, 1<<30); err == nil {
+			t.Errorf("the stream's end: %v", err)
+		}
+		close(s.done)
+		if err := p.wait(t.Context(), s, 1<<30); err == nil {
+			t.Error("the server's end is no error")
+		}
+	})
+}
+
+// busy is Replicas that compute until they are told.
+type busy struct {
+	Replicas
+	release chan struct{}
+}
+
+func (b *busy) ComputeBatch(*moe.Batch, []error) { <-b.release }
+
+// TestIdle waits for the frame that is computed, and for those in the queue.
+func TestIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, b := waiting(0), &busy{release: make(chan struct{})}
+		s.opts.Replicas = &counted{b, &s.computing}
+		began := time.Now()
+		if !s.Idle(t.Context()) || time.Since(began) > 50*time.Millisecond {
+			t.Errorf("an idle server is idle after %v", time.Since(began))
+		}
+		var done atomic.Bool
+		go func() {
+			s.opts.Replicas.ComputeBatch(nil, nil)
+			done.Store(true)
+		}()
+		time.AfterFunc(time.Second, func() { close(b.release) })
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if s.Idle(ctx) || !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			t.Error("it is idle while it computes")
+		}
+		if !s.Idle(t.Context()) || !done.Load() {
+			t.Error("it is not idle after the computation")
+		}
+		s.queue <- nil
+		time.AfterFunc(time.Second, func() { <-s.queue })
+		began = time.Now()
+		if !s.Idle(t.Context()) || time.Since(began) < time.Second {
+			t.Errorf("idle after %v with a frame in the queue for 1 s", time.Since(began))
+		}
+	})
+	if _, err := NewServer(Options{Replicas: nil, Mode: kernel.BF16, MaxFetches: -1}); err == nil {
+		t.Error("a negative bound is accepted")
+	}
+}
