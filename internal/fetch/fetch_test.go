@@ -38,6 +38,13 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if role := os.Getenv("FETCH_TEST_ROLE"); role != "" {
+		if err := playRole(role); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -110,7 +117,7 @@ func newNode(t testing.TB, id, dir, cache string, from fetch.Preference) *node {
 
 // wrap is an ExpertService whose Fetch may be tampered with.
 type wrap struct {
-	droverv1.UnimplementedExpertServiceServer
+	droverv1.ExpertServiceServer
 	server *expertnode.Server
 	tamper func(*droverv1.FetchResponse) error
 	asked  func(*droverv1.FetchRequest)
@@ -142,6 +149,12 @@ func (w *wrap) Fetch(r *droverv1.FetchRequest,
 // serve makes the node serve what it holds, and returns how the placement names it.
 func (n *node) serve(t testing.TB, w *wrap, change func(*expertnode.Options)) placement.Node {
 	t.Helper()
+	return n.serveAt(t, "127.0.0.1:0", w, change)
+}
+
+func (n *node) serveAt(t testing.TB, address string, w *wrap,
+	change func(*expertnode.Options)) placement.Node {
+	t.Helper()
 	digest := n.ck.Digest()
 	o := expertnode.Options{Replicas: n.host, NodeID: n.id, Epoch: 1, ModelDigest: digest[:],
 		Mode: kernel.BF16, Packed: n.source, PackedVersion: packed.Version}
@@ -155,8 +168,8 @@ func (n *node) serve(t testing.TB, w *wrap, change func(*expertnode.Options)) pl
 	if w == nil {
 		w = &wrap{}
 	}
-	w.server = n.server
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	w.server, w.ExpertServiceServer = n.server, n.server
+	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
