@@ -34,10 +34,10 @@ func TestFetchYields(t *testing.T) {
 		if d := wait(waiting(0), &pace{}); d != 0 {
 			t.Errorf("an idle node waits %v", d)
 		}
-		s := waiting(1)
-		time.AfterFunc(20*time.Millisecond, func() { <-s.queue })
-		if d := wait(s, &pace{}); d != 20*time.Millisecond {
-			t.Errorf("a frame waits 20 ms, the chunk after it %v", d)
+		behind := waiting(1)
+		time.AfterFunc(20*time.Millisecond-1, func() { <-behind.queue })
+		if d := wait(behind, &pace{}); d != 20*time.Millisecond {
+			t.Errorf("a frame waits almost 20 ms, the chunk after it %v", d)
 		}
 		if d := wait(waiting(2), &pace{}); d != fetchYield {
 			t.Errorf("frames always wait, the chunk waits %v, want %v", d, fetchYield)
