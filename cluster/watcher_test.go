@@ -96,6 +96,14 @@ func TestOtherNodesAreListed(t *testing.T) {
 	virtual(t, func(t *testing.T) {
 		w := newWorld(t, &Memory{}, PlannerOptions{})
 		defer w.close()
+		var mu sync.Mutex
+		joined := map[string]string{}
+		other := w.watch("avx2", WatcherEvents{NodeJoined: func(n placement.Node, reason string) {
+			mu.Lock()
+			defer mu.Unlock()
+			joined[n.ID] = reason
+		}})
+		defer other.Close()
 		w.join("good")
 		otherClass, otherModel := w.node("class"), w.node("model")
 		otherClass.KernelClass, otherModel.ModelDigest = "avx512", "sha256:other"
@@ -107,6 +115,13 @@ func TestOtherNodesAreListed(t *testing.T) {
 			t.Errorf("%d nodes are used, want 1", n)
 		}
 		reasons := map[string]string{"good": "", "class": "kernel class", "model": "model"}
+		mu.Lock()
+		for id, want := range reasons {
+			if got, ok := joined[id]; !ok || (got == "") != (want == "") || !strings.HasPrefix(got, want) {
+				t.Errorf("%s joined with reason %q, want %q", id, got, want)
+			}
+		}
+		mu.Unlock()
 		for _, n := range w.watcher.Nodes() {
 			if want := reasons[n.ID]; (want == "") != (n.Reason == "") ||
 				!strings.HasPrefix(n.Reason, want) {

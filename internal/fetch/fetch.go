@@ -14,9 +14,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"weak"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"drover/checkpoint"
 	"drover/expertnode"
@@ -90,9 +93,12 @@ type Source struct {
 	spec  moe.Spec
 	store *packed.Store
 
+	fetched, fetchedBytes atomic.Int64
+
 	mu      sync.Mutex // guards the fields below
 	holders map[placement.Replica][]placement.Node
 	conns   map[string]*grpc.ClientConn // by address
+	failed  map[string]int              // by address: failures since Locate or the last success
 	held    map[placement.Replica]*held
 }
 
@@ -114,14 +120,19 @@ func New(o Options) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Source{opts: o, spec: inner.Spec(), conns: map[string]*grpc.ClientConn{},
-		held: map[placement.Replica]*held{}}
+	s := &Source{opts: o, spec: inner.Spec(), held: map[placement.Replica]*held{}}
+	s.Locate(nil)
 	if store, ok := o.Model.Store.(*packed.Store); ok {
 		s.store = store
 	} else {
 		s.store = packed.InMemory()
 	}
 	return s, nil
+}
+
+// Fetched says how many replicas came from other nodes so far, and how many bytes.
+func (s *Source) Fetched() (replicas, bytes int64) {
+	return s.fetched.Load(), s.fetchedBytes.Load()
 }
 
 // Spec describes the experts.
@@ -152,7 +163,7 @@ func (s *Source) load(ctx context.Context, r placement.Replica) (*moe.Expert, er
 func (s *Source) Locate(holders map[placement.Replica][]placement.Node) {
 	s.mu.Lock()
 	old := s.conns
-	s.holders, s.conns = holders, map[string]*grpc.ClientConn{}
+	s.holders, s.conns, s.failed = holders, map[string]*grpc.ClientConn{}, map[string]int{}
 	s.mu.Unlock()
 	closeAll(old)
 }
@@ -247,7 +258,9 @@ func (s *Source) remember(r placement.Replica, matrices []*kernel.Matrix) {
 // nodes that join do not all ask the same one first.
 func (s *Source) from(r placement.Replica) []placement.Node {
 	s.mu.Lock()
-	nodes := slices.Clone(s.holders[r])
+	nodes := slices.DeleteFunc(slices.Clone(s.holders[r]), func(n placement.Node) bool {
+		return n.ID == s.opts.NodeID || s.failed[n.Address] >= maxFailures
+	})
 	s.mu.Unlock()
 	rank := func(n placement.Node) uint64 {
 		h := fnv.New64a()
@@ -260,7 +273,23 @@ func (s *Source) from(r placement.Replica) []placement.Node {
 		}
 		return strings.Compare(a.ID, b.ID)
 	})
-	return slices.DeleteFunc(nodes, func(n placement.Node) bool { return n.ID == s.opts.NodeID })
+	return nodes
+}
+
+// maxFailures is after how many failures in a row a node is asked no more until the next
+// Locate: one that is cut off must not cost a long wait for each replica.
+const maxFailures = 2
+
+// count notes how it went with a node. That it lacks a replica says nothing of the others.
+func (s *Source) count(address string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err == nil:
+		delete(s.failed, address)
+	case status.Code(err) != codes.NotFound:
+		s.failed[address]++
+	}
 }
 
 // loading is the model.Store of one replica's loading.

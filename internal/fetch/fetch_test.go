@@ -336,6 +336,44 @@ func TestSecondNodeHelps(t *testing.T) {
 	}
 }
 
+// TestGoneNodeIsSkipped has a holder that does not answer: it is asked twice, not for each
+// replica.
+func TestGoneNodeIsSkipped(t *testing.T) {
+	left := loaded(t, "left", "")
+	holders := map[placement.Replica][]placement.Node{}
+	var want []expertnode.Replica
+	for e := range 10 {
+		holders[placement.Replica{Layer: 3, Expert: e}] = []placement.Node{
+			{ID: "gone", Address: "127.0.0.1:1"}}
+		want = append(want, expertnode.Replica{Layer: 3, Expert: e})
+	}
+	holders[one] = append(holders[one], left.serve(t, nil, nil))
+	right := newNode(t, "right", demo(), "", fetch.Auto)
+	right.host = expertnode.NewHost(right.source, kernel.BF16, expertnode.HostOptions{LoadParallel: 1})
+	right.source.Locate(holders)
+	if err := right.host.Assign(t.Context(), want); err != nil {
+		t.Fatal(err)
+	}
+	counts := map[string]int{}
+	for _, e := range right.noted() {
+		counts[strings.Join(strings.Fields(e)[:2], " ")]++
+	}
+	if counts["failed gone"] != 2 || counts["fetched from"] != 1 {
+		t.Errorf("events %v", counts)
+	}
+	if n, bytes := right.source.Fetched(); n != 1 || bytes == 0 {
+		t.Errorf("%d replicas of %d bytes fetched", n, bytes)
+	}
+	right.source.Locate(holders)
+	right.host.Drop(want)
+	if err := right.host.Assign(t.Context(), want[:1]); err != nil {
+		t.Fatal(err)
+	}
+	if got := right.noted(); !strings.HasPrefix(got[len(got)-2], "failed gone") {
+		t.Errorf("after the next Locate: %q", got)
+	}
+}
+
 // TestTampered flips bits in every part of what is sent. Each is refused, and the replica
 // comes from the checkpoint, the same.
 func TestTampered(t *testing.T) {

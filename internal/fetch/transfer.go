@@ -52,6 +52,9 @@ func (t *transfer) from(ctx context.Context, nodes []placement.Node) error {
 	var err error
 	for _, n := range nodes {
 		if err = t.patiently(ctx, n); err == nil {
+			t.source.count(n.Address, nil)
+			t.source.fetched.Add(1)
+			t.source.fetchedBytes.Add(t.partial.Size() - t.began)
 			if f := t.source.opts.Events.Fetched; f != nil {
 				f(t.replica, n.ID, t.partial.Size()-t.began, t.began)
 			}
@@ -60,6 +63,7 @@ func (t *transfer) from(ctx context.Context, nodes []placement.Node) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		t.source.count(n.Address, err)
 		t.failed(n, err)
 	}
 	return fmt.Errorf("fetch layer %d expert %d: %w", t.replica.Layer, t.replica.Expert, err)
@@ -83,6 +87,7 @@ func (t *transfer) compare(ctx context.Context, nodes []placement.Node) error {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case err != nil:
+			t.source.count(n.Address, err)
 			continue
 		case first == nil:
 			first, by = h, n

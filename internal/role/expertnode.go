@@ -167,9 +167,10 @@ func (n *ExpertNode) join(ctx context.Context, o ExpertNodeOptions, node placeme
 			o.Log.Error("read the node's own status", "error", err)
 			return
 		}
+		fetched, bytes := p.source.Fetched()
 		o.Log.Info("experts are ready", "revision", revision, "replicas", s.ReplicaCount,
-			"weight_bytes", s.WeightBytes, "checkpoint_bytes_read", s.CheckpointBytesRead,
-			"resident_bytes", s.ResidentBytes)
+			"weight_bytes", s.WeightBytes, "fetched", fetched, "bytes_fetched", bytes,
+			"checkpoint_bytes_read", s.CheckpointBytesRead, "resident_bytes", s.ResidentBytes)
 	}
 	if o.ShortLease {
 		cfg.TTL, cfg.Grace = cluster.LocalTTL, shortGrace
