@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -47,7 +46,7 @@ type FetchedReplica struct {
 
 // maxFetchChunk is the most that one message of Fetch carries: large enough for a fast
 // link, small enough that a frame behind it on the same link waits for milliseconds.
-const maxFetchChunk = 256 << 10
+const maxFetchChunk = 64 << 10
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -191,122 +190,13 @@ func (s *Server) sendBody(ctx context.Context,
 		}
 		binary.LittleEndian.PutUint64(head[:], uint64(offset))
 		sum := crc32.Update(crc32.Checksum(head[:], castagnoli), castagnoli, buf[:n])
-		began := time.Now()
 		if err := g.Send(&droverv1.FetchResponse{Kind: &droverv1.FetchResponse_Chunk{
 			Chunk: &droverv1.FetchChunk{Offset: uint64(offset), Crc32C: sum, Weights: buf[:n]},
 		}}); err != nil {
 			return err
 		}
-		s.fetchPace.sent(time.Since(began))
 		s.fetchedBytes.Add(uint64(n))
 		offset += n
 	}
 	return nil
-}
-
-// pace decides when Fetch may send the next chunk. With a rate it is a token bucket. It
-// also keeps Fetch out of the way of frames: while some wait nothing is sent, and as long
-// as some were computed since the last chunk, Fetch rests three times as long as that
-// chunk took to send, so that most of the link and of the processor is theirs. Both have
-// a bound: a node that always computes must still give its replicas away.
-type pace struct {
-	bytesPerSecond int64 // fixed
-
-	mu     sync.Mutex // guards the fields below
-	free   time.Time  // when the bucket has room again
-	took   time.Duration
-	frames uint64
-}
-
-const (
-	// fetchYield is the longest time that a chunk waits for frames; fetchLook how often
-	// it looks whether some still wait; fetchRest the longest rest after a chunk.
-	fetchYield = 50 * time.Millisecond
-	fetchLook  = time.Millisecond
-	fetchRest  = 50 * time.Millisecond
-	// fetchBurst is how far a token bucket that was not used fills up.
-	fetchBurst = 100 * time.Millisecond
-)
-
-// chunkBytes is the size of chunks: at a low rate they are smaller, so that each takes
-// about a tenth of a second.
-func (p *pace) chunkBytes() int64 {
-	if p.bytesPerSecond <= 0 {
-		return maxFetchChunk
-	}
-	return min(max(p.bytesPerSecond/10, 4<<10), maxFetchChunk)
-}
-
-// sent notes how long the last chunk took.
-func (p *pace) sent(took time.Duration) {
-	p.mu.Lock()
-	p.took = took
-	p.mu.Unlock()
-}
-
-// wait returns when n bytes may be sent.
-func (p *pace) wait(ctx context.Context, s *Server, n int64) error {
-	if p.bytesPerSecond >= 0 {
-		if err := p.yield(ctx, s); err != nil {
-			return err
-		}
-	}
-	return s.pause(ctx, p.reserve(time.Now(), n))
-}
-
-// yield lets frames go first.
-func (p *pace) yield(ctx context.Context, s *Server) error {
-	rest := p.rest(s.frames.Load())
-	if err := s.pause(ctx, rest); err != nil {
-		return err
-	}
-	for waited := rest; len(s.queue) > 0 && waited < fetchYield; waited += fetchLook {
-		if err := s.pause(ctx, fetchLook); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// rest is how long to leave the machine alone, when so many frames have been computed.
-func (p *pace) rest(frames uint64) time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	busy := frames != p.frames
-	p.frames = frames
-	if !busy {
-		return 0
-	}
-	return min(3*max(p.took, fetchLook/3), fetchRest)
-}
-
-// reserve takes n bytes out of the bucket and returns how long to wait for them.
-func (p *pace) reserve(now time.Time, n int64) time.Duration {
-	if p.bytesPerSecond <= 0 {
-		return 0
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if full := now.Add(-fetchBurst); p.free.Before(full) {
-		p.free = full
-	}
-	p.free = p.free.Add(time.Duration(float64(n) / float64(p.bytesPerSecond) * float64(time.Second)))
-	return p.free.Sub(now)
-}
-
-// pause waits, unless the stream or the server ends.
-func (s *Server) pause(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return status.FromContextError(ctx.Err()).Err()
-	case <-s.done:
-		return status.Error(codes.Unavailable, "the expert node is stopping")
-	}
 }

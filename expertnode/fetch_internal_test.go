@@ -45,21 +45,48 @@ func TestFetchYields(t *testing.T) {
 		if d := wait(waiting(2), &pace{bytesPerSecond: -1}); d != 0 {
 			t.Errorf("told not to wait for frames it waits %v", d)
 		}
-		s, p := waiting(0), &pace{}
-		p.sent(2 * time.Millisecond)
-		s.frames.Add(1)
-		if d := wait(s, p); d != 6*time.Millisecond {
-			t.Errorf("frames were computed: it rests %v, want three times 2 ms", d)
-		}
-		if d := wait(s, p); d != 0 {
-			t.Errorf("no more frames: it rests %v", d)
-		}
-		p.sent(time.Hour)
-		s.frames.Add(1)
-		if d := wait(s, p); d != fetchRest {
-			t.Errorf("the longest rest is %v, want %v", d, fetchRest)
-		}
 	})
+}
+
+// TestFetchBesideFrames measures the rate alone, takes a quarter of it while frames are
+// computed, and all of it again afterwards.
+func TestFetchBesideFrames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := waiting(0), &pace{}
+		const chunk = 64 << 10
+		// send sends bytes over a link of 64 MiB/s and returns how fast that was.
+		send := func(bytes int64, frames uint64) (perSecond float64) {
+			began := time.Now()
+			for sent := int64(0); sent < bytes; sent += chunk {
+				if err := p.wait(t.Context(), s, chunk); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second / 1024)
+				s.frames.Add(frames)
+			}
+			return float64(bytes) / time.Since(began).Seconds() / (1 << 20)
+		}
+		check := func(what string, got, least, most float64) {
+			t.Helper()
+			if got < least || got > most {
+				t.Errorf("%s: %.1f MiB/s of 64, want %v to %v", what, got, least, most)
+			}
+		}
+		check("beside frames, before it knows", send(4<<20, 1), 63, 65)
+		check("beside frames", send(16<<20, 1), 12, 17)
+		time.Sleep(busyTime)
+		check("alone again", send(16<<20, 0), 55, 65)
+		check("beside frames, almost as long as it goes", send(measureEvery-chunk, 1), 12, 17)
+		check("measuring again", send(measureBytes, 1), 50, 65)
+		check("beside frames again", send(16<<20, 1), 12, 17)
+	})
+	p := &pace{}
+	now := time.Now()
+	p.rest(now, measureBytes, 0)
+	p.rest(now.Add(time.Hour), 1, 0)
+	if d := p.rest(now.Add(time.Hour), 1<<20, 1); d != time.Second {
+		t.Errorf("on the slowest link 1 MiB takes %v, want 1 s", d)
+	}
 }
 
 // TestFetchBucket sends at a rate: after what an unused bucket holds, n bytes a second.
@@ -81,7 +108,7 @@ func TestFetchBucket(t *testing.T) {
 		}
 	})
 	for rate, want := range map[int64]int64{0: maxFetchChunk, -1: maxFetchChunk, 1: 4096,
-		1_000_000: 100_000, 1 << 40: maxFetchChunk} {
+		500_000: 50_000, 1 << 40: maxFetchChunk} {
 		if got := (&pace{bytesPerSecond: rate}).chunkBytes(); got != want {
 			t.Errorf("chunks of %d bytes at a rate of %d, want %d", got, rate, want)
 		}

@@ -220,8 +220,8 @@ func (t *transfer) open(ctx context.Context, n placement.Node, headerOnly bool) 
 	return droverv1.NewExpertServiceClient(conn).Fetch(ctx, r)
 }
 
-// conn returns the connection to an address. Its windows are small: what a sender has
-// handed over lies before the frames of the same link.
+// conn returns the connection to an address. Its window is several chunks, but not so much
+// that a sender's measurement of the link's rate would only measure memory.
 func (s *Source) conn(address string) (*grpc.ClientConn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
