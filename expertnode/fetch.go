@@ -54,11 +54,11 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // machine than frames have: see pace.
 func (s *Server) Fetch(r *droverv1.FetchRequest,
 	g grpc.ServerStreamingServer[droverv1.FetchResponse]) error {
-	ctx, done, err := s.enterFetch(g.Context())
-	if err != nil {
+	ctx := g.Context()
+	if err := s.enterFetch(); err != nil {
 		return err
 	}
-	defer done()
+	defer s.leaveFetch()
 	replica, err := s.checkFetch(r)
 	if err != nil {
 		return err
@@ -74,11 +74,15 @@ func (s *Server) Fetch(r *droverv1.FetchRequest,
 			"layer %d expert %d is %d bytes, the other node expects %d", replica.Layer,
 			replica.Expert, body.Size(), r.SizeBytes)
 	}
-	h := fetchHeader(body, r)
+	h := s.fetchHeader(body, r)
 	if err := g.Send(&droverv1.FetchResponse{
 		Kind: &droverv1.FetchResponse_Header{Header: h}}); err != nil || r.HeaderOnly {
 		return err
 	}
+	if err := s.takeTurn(ctx); err != nil {
+		return err
+	}
+	defer func() { <-s.fetching }()
 	began := time.Now()
 	if err := s.sendBody(ctx, g, body, int64(h.Offset)); err != nil {
 		return err
@@ -93,37 +97,39 @@ func (s *Server) Fetch(r *droverv1.FetchRequest,
 	return nil
 }
 
-// enterFetch waits for a place among those that send. The context ends with Close, too.
-func (s *Server) enterFetch(ctx context.Context) (context.Context, func(), error) {
+// waitingFetches is how many may wait for each that sends.
+const waitingFetches = 8
+
+// enterFetch counts a Fetch in, if there is room; leaveFetch counts it out.
+func (s *Server) enterFetch() error {
 	s.mu.Lock()
-	closed := s.closed
-	if !closed {
-		s.running.Add(1)
+	defer s.mu.Unlock()
+	if s.closed {
+		return status.Error(codes.Unavailable, "the expert node is stopping")
 	}
-	s.mu.Unlock()
-	if closed {
-		return nil, nil, status.Error(codes.Unavailable, "the expert node is stopping")
+	if n := s.fetchers.Load(); n >= int64((1+waitingFetches)*s.opts.MaxFetches) {
+		return status.Errorf(codes.ResourceExhausted,
+			"%d nodes fetch replicas or wait for it, the limit", n)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	leave := func() {
-		cancel()
-		s.fetchers.Add(-1)
-		s.running.Done()
-	}
-	if n := s.fetchers.Add(1); n > int64(9*s.opts.MaxFetches) {
-		leave()
-		return nil, nil, status.Errorf(codes.ResourceExhausted,
-			"%d nodes fetch replicas or wait for it, the limit", n-1)
-	}
+	s.fetchers.Add(1)
+	s.running.Add(1)
+	return nil
+}
+
+func (s *Server) leaveFetch() {
+	s.fetchers.Add(-1)
+	s.running.Done()
+}
+
+// takeTurn waits for a place among those that send.
+func (s *Server) takeTurn(ctx context.Context) error {
 	select {
 	case s.fetching <- struct{}{}:
-		return ctx, func() { <-s.fetching; leave() }, nil
+		return nil
 	case <-s.done:
-		leave()
-		return nil, nil, status.Error(codes.Unavailable, "the expert node is stopping")
+		return status.Error(codes.Unavailable, "the expert node is stopping")
 	case <-ctx.Done():
-		leave()
-		return nil, nil, status.FromContextError(ctx.Err()).Err()
+		return status.FromContextError(ctx.Err()).Err()
 	}
 }
 
@@ -157,8 +163,10 @@ func (s *Server) checkFetch(r *droverv1.FetchRequest) (Replica, error) {
 }
 
 // fetchHeader says what is sent: the rest of what the other node has, or all.
-func fetchHeader(b Body, r *droverv1.FetchRequest) *droverv1.FetchHeader {
+func (s *Server) fetchHeader(b Body, r *droverv1.FetchRequest) *droverv1.FetchHeader {
+	s.hashing.Lock()
 	content := b.Content()
+	s.hashing.Unlock()
 	h := &droverv1.FetchHeader{SizeBytes: uint64(b.Size()), ContentSha256: content[:]}
 	if bytes.Equal(r.ContentSha256, content[:]) {
 		h.Offset = r.Offset

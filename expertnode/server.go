@@ -162,6 +162,7 @@ type Server struct {
 	revision     atomic.Uint64
 
 	fetching     chan struct{} // holds a token for each replica that is sent
+	hashing      sync.Mutex    // held while a body is hashed: one processor is enough for that
 	fetchers     atomic.Int64  // that send or wait
 	fetchedBytes atomic.Uint64 // sent so far
 	fetchPace    pace

@@ -47,14 +47,16 @@ func TestElastic(t *testing.T) {
 	if code != exitDone {
 		t.Errorf("drain n2: exit code %d\n%s%s", code, out, errs)
 	}
-	t.Logf("drain n2: %s", out)
+	t.Logf("drain n2: %s; largest gap %v", out, e.load.pause())
 	e.stop(t, "n2", "n5", "n6")
 	e.settled(t, "n1", "n3", "n4")
 	e.start(t, "n7", "n8")
 	e.settled(t, "n1", "n3", "n4", "n7", "n8")
 	for _, id := range []string{"n1", "n3", "n4", "n7", "n8"} {
 		e.stop(t, id)
+		stopped := e.load.pause()
 		e.start(t, id)
+		t.Logf("restarted %s; largest gap %v", id, stopped)
 	}
 	e.settled(t, "n1", "n3", "n4", "n7", "n8")
 	e.load.end(t)
@@ -77,7 +79,12 @@ type elastic struct {
 func (e *elastic) start(t *testing.T, ids ...string) {
 	t.Helper()
 	for _, id := range ids {
-		e.nodes[id] = e.expertNode(t, place{}, id, "--short-lease", "--domain", id)
+		capacity := int64(0) // room for all
+		if id == "n4" {
+			capacity = 6 << 20 // less than a share of three nodes
+		}
+		e.nodes[id] = e.expertNode(t, place{}, id, "--short-lease", "--domain", id,
+			"--capacity", fmt.Sprint(capacity))
 	}
 }
 
@@ -118,7 +125,8 @@ func (e *elastic) settled(t *testing.T, ids ...string) {
 		}
 		return true, ""
 	})
-	t.Logf("%v share the experts after %v", ids, time.Since(began).Round(time.Millisecond))
+	t.Logf("%v share the experts after %v; largest gap until then %v", ids,
+		time.Since(began).Round(time.Millisecond), e.load.pause())
 }
 
 // watching is what an observer saw.
@@ -208,6 +216,7 @@ type load struct {
 	mu      sync.Mutex // guards the fields below
 	answers int
 	gaps    []time.Duration // between two messages of a stream
+	largest time.Duration   // since the last call of pause
 }
 
 // newLoad makes requests, greedy and sampled, with and without tools, and remembers how the
@@ -257,7 +266,11 @@ func (l *load) ask(ctx context.Context, r *droverv1.GenerateRequest) ([]int32, e
 			return nil, err
 		}
 		if !last.IsZero() {
-			gaps = append(gaps, time.Since(last))
+			gap := time.Since(last)
+			gaps = append(gaps, gap)
+			l.mu.Lock()
+			l.largest = max(l.largest, gap)
+			l.mu.Unlock()
 		}
 		tokens = append(tokens, r.GetDelta().GetTokenIds()...)
 	}
@@ -273,7 +286,7 @@ func (l *load) run(t *testing.T, long time.Duration) {
 // begin starts the clients, end stops them after their present answers.
 func (l *load) begin(t *testing.T) {
 	l.mu.Lock()
-	l.answers, l.gaps = 0, nil
+	l.answers, l.gaps, l.largest = 0, nil, 0
 	l.mu.Unlock()
 	ctx, stop := context.WithCancel(t.Context())
 	var asking sync.WaitGroup
@@ -299,6 +312,15 @@ func (l *load) begin(t *testing.T) {
 func (l *load) end(t *testing.T) {
 	t.Helper()
 	l.stop()
+}
+
+// pause returns the largest gap since it was called last.
+func (l *load) pause() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	d := l.largest
+	l.largest = 0
+	return d.Round(time.Millisecond)
 }
 
 // String says how fast the answers were.

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
 	"drover/expertnode"
@@ -21,8 +22,10 @@ import (
 
 const (
 	// stall is how long a node may take for the next message: the sender's pauses for its
-	// frames are much shorter.
+	// frames are much shorter. turn is how long it may let us wait before the first chunk,
+	// while it sends to others; that it lives is then seen by keepalives.
 	stall = 10 * time.Second
+	turn  = 5 * time.Minute
 	// busyTries and busyWait say how often and after what time a node is asked again that
 	// sends to too many others.
 	busyTries = 5
@@ -30,7 +33,7 @@ const (
 )
 
 var (
-	errStalled  = fmt.Errorf("nothing came for %v", stall)
+	errStalled  = errors.New("the node sent nothing for too long")
 	errDisagree = errors.New("two nodes hold different weights for it")
 )
 
@@ -160,8 +163,8 @@ func (t *transfer) fetchFrom(ctx context.Context, n placement.Node) error {
 		return fmt.Errorf("%w: the node begins at %d, %d is next", packed.ErrCorrupt, h.Offset,
 			t.began)
 	}
-	for {
-		watch.Reset(stall)
+	for wait := turn; ; wait = stall {
+		watch.Reset(wait)
 		r, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			return t.partial.Finish()
@@ -233,6 +236,7 @@ func (s *Source) conn(address string) (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(2 * window),
 		grpc.WithReadBufferSize(256 << 10), grpc.WithDisableRetry(),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: stall, Timeout: stall / 2}),
 	}, s.opts.Dial...)...)
 	if err == nil {
 		s.conns[address] = c
