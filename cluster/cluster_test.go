@@ -34,6 +34,7 @@ type testNode struct {
 	revision uint64
 	fail     error         // what Assign returns
 	delay    time.Duration // of Assign
+	room     int           // replicas that it can hold; 0: all
 }
 
 func (n *testNode) assign(ctx context.Context, want []placement.Replica) error {
@@ -48,11 +49,22 @@ func (n *testNode) assign(ctx context.Context, want []placement.Replica) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	more := 0
+	for _, r := range want {
+		if !n.held[r] {
+			more++
+		}
+	}
+	if n.room > 0 && len(n.held)+more > n.room {
+		return errNoRoom
+	}
 	for _, r := range want {
 		n.held[r] = true
 	}
 	return nil
 }
+
+var errNoRoom = errors.New("no room in memory")
 
 func (n *testNode) commit(revision uint64, holds []placement.Replica) {
 	n.mu.Lock()

@@ -241,3 +241,59 @@ func TestLocate(t *testing.T) {
 		w.await(10*time.Second, "c takes part", uses("a", "b", "c"))
 	})
 }
+
+// TestPlansInHaste gives a node with little room one plan after the other, before it has
+// given up what the one before took from it: it does so before it loads more.
+func TestPlansInHaste(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		store := &Memory{}
+		w := newWorld(t, store, PlannerOptions{})
+		w.planner.Close() // the test plans
+		defer w.watcher.Close()
+		a := w.join("a")
+		defer a.member.Close()
+		a.room = 4
+		scope := w.watcher.opts.Scope
+		plan := func(revision uint64, key string, on ...int) {
+			t.Helper()
+			p := &placement.Plan{Revision: revision, Layers: []int{1}, Experts: testExperts,
+				NodeIDs: []string{"a", "b"}, Replicas: make([][][]uint16, 1)}
+			for e := range testExperts {
+				node := uint16(1)
+				for _, o := range on {
+					if o == e {
+						node = 0
+					}
+				}
+				p.Replicas[0] = append(p.Replicas[0], []uint16{node})
+			}
+			if err := p.Validate(); err != nil {
+				t.Fatal(err)
+			}
+			commit(t, store, Write{Put: []Put{{Key: key, Value: p.Encode()}}})
+			time.Sleep(100 * time.Millisecond)
+		}
+		ready := func() uint64 {
+			for _, n := range w.watcher.Nodes() {
+				if n.ID == "a" {
+					return n.Revision
+				}
+			}
+			return 0
+		}
+		plan(1, scope.intent(), 0, 1, 2, 3)
+		plan(1, scope.plan(), 0, 1, 2, 3)
+		plan(2, scope.plan(), 0, 1) // 2 and 3 stay for the grace
+		plan(3, scope.intent(), 0, 1, 4, 5)
+		if r := ready(); r != 2 {
+			t.Errorf("ready for %d with no room, want 2", r)
+		}
+		time.Sleep(2 * time.Second) // the grace
+		if r := ready(); r != 3 || a.count() != 4 {
+			t.Errorf("after the grace ready for %d with %d replicas, want 3 and 4", r, a.count())
+		}
+		if a.holds(placement.Replica{Layer: 1, Expert: 2}) || !a.holds(placement.Replica{Layer: 1, Expert: 5}) {
+			t.Error("it holds what it should have given up, or not what it should hold")
+		}
+	})
+}

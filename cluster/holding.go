@@ -66,9 +66,10 @@ func (r *holding) step(ctx context.Context, now time.Time) time.Duration {
 		r.assigning.revision = t.revision
 		return forever
 	}
+	wait := r.drop(t.replicas, now) // also before loading, which may need the room
 	if !r.holdsAll(t.replicas) {
-		if wait := r.retryAt.Sub(now); wait > 0 {
-			return wait
+		if retry := r.retryAt.Sub(now); retry > 0 {
+			return min(wait, retry)
 		}
 		r.assign(ctx, t)
 		return forever
@@ -77,7 +78,7 @@ func (r *holding) step(ctx context.Context, now time.Time) time.Duration {
 		r.readyRevision = t.revision
 		call1(r.m.cfg.Events.Ready, t.revision)
 	}
-	return r.drop(t.replicas, now)
+	return wait
 }
 
 // holdsAll tells whether all of the replicas, in order, are loaded.
@@ -128,21 +129,29 @@ func (r *holding) assigned(now time.Time, err error) {
 
 // drop gives up what is not wanted any more, after the grace.
 func (r *holding) drop(wanted []placement.Replica, now time.Time) time.Duration {
-	if len(r.held) == len(wanted) {
+	isWanted := func(held placement.Replica) bool {
+		_, ok := slices.BinarySearchFunc(wanted, held, placement.Replica.Compare)
+		return ok
+	}
+	var extra []placement.Replica
+	for held := range r.held {
+		if !isWanted(held) {
+			extra = append(extra, held)
+		}
+	}
+	if len(extra) == 0 {
 		return forever
 	}
 	if wait := r.since.Add(r.m.cfg.Grace).Sub(now); wait > 0 {
 		return wait
 	}
-	var extra []placement.Replica
-	for held := range r.held {
-		if _, ok := slices.BinarySearchFunc(wanted, held, placement.Replica.Compare); !ok {
-			extra = append(extra, held)
-			delete(r.held, held)
-		}
+	for _, held := range extra {
+		delete(r.held, held)
 	}
 	slices.SortFunc(extra, placement.Replica.Compare)
-	r.loaded = wanted
+	r.loaded = slices.DeleteFunc(slices.Clone(r.loaded),
+		func(held placement.Replica) bool { return !isWanted(held) })
+	r.retryAt = time.Time{} // what failed for lack of room may go now
 	r.m.hooks.Drop(extra)
 	return forever
 }
