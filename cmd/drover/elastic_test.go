@@ -35,7 +35,7 @@ func TestElastic(t *testing.T) {
 	e.start(t, "n1", "n2")
 	_, endpoint := e.roles.coordinator(t, place{}, "--grpc", "127.0.0.1:0")
 	e.client = connectTo(t, endpoint)
-	e.load = newLoad(t, e.client)
+	e.load = newAskers(t, e.client)
 	e.load.run(t, time.Second)
 	t.Logf("quiet: %v", e.load)
 
@@ -71,7 +71,7 @@ func TestElastic(t *testing.T) {
 type elastic struct {
 	roles
 	*client
-	load  *load
+	load  *askers
 	nodes map[string]*process
 }
 
@@ -206,8 +206,8 @@ func (e *elastic) look(ctx context.Context) (revision uint64, bare []string, err
 	return p.Revision, bare, nil
 }
 
-// load is clients that ask the same questions again and again.
-type load struct {
+// askers are clients that ask the same questions again and again.
+type askers struct {
 	client   *client
 	requests []*droverv1.GenerateRequest
 	want     [][]int32
@@ -219,11 +219,11 @@ type load struct {
 	largest time.Duration   // since the last call of pause
 }
 
-// newLoad makes requests, greedy and sampled, with and without tools, and remembers how the
+// newAskers makes requests, greedy and sampled, with and without tools, and remembers how the
 // cluster answers them while nothing else happens.
-func newLoad(t *testing.T, c *client) *load {
+func newAskers(t *testing.T, c *client) *askers {
 	t.Helper()
-	l := &load{client: c}
+	l := &askers{client: c}
 	for i, prompt := range []string{story, translate, story, "How is the weather in Rome?"} {
 		r := answer.Chat(prompt)
 		r.IgnoreEos, r.MaxTokens = true, 48
@@ -245,7 +245,7 @@ func newLoad(t *testing.T, c *client) *load {
 }
 
 // ask returns the tokens of an answer and notes the gaps.
-func (l *load) ask(ctx context.Context, r *droverv1.GenerateRequest) ([]int32, error) {
+func (l *askers) ask(ctx context.Context, r *droverv1.GenerateRequest) ([]int32, error) {
 	stream, err := l.client.coordinator.Generate(ctx, r)
 	if err != nil {
 		return nil, err
@@ -277,14 +277,14 @@ func (l *load) ask(ctx context.Context, r *droverv1.GenerateRequest) ([]int32, e
 }
 
 // run asks for a while.
-func (l *load) run(t *testing.T, long time.Duration) {
+func (l *askers) run(t *testing.T, long time.Duration) {
 	l.begin(t)
 	time.Sleep(long)
 	l.end(t)
 }
 
 // begin starts the clients, end stops them after their present answers.
-func (l *load) begin(t *testing.T) {
+func (l *askers) begin(t *testing.T) {
 	l.mu.Lock()
 	l.answers, l.gaps, l.largest = 0, nil, 0
 	l.mu.Unlock()
@@ -309,13 +309,13 @@ func (l *load) begin(t *testing.T) {
 	}
 }
 
-func (l *load) end(t *testing.T) {
+func (l *askers) end(t *testing.T) {
 	t.Helper()
 	l.stop()
 }
 
 // pause returns the largest gap since it was called last.
-func (l *load) pause() time.Duration {
+func (l *askers) pause() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	d := l.largest
@@ -324,7 +324,7 @@ func (l *load) pause() time.Duration {
 }
 
 // String says how fast the answers were.
-func (l *load) String() string {
+func (l *askers) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.gaps) == 0 {
