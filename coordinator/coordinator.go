@@ -38,6 +38,7 @@ type Coordinator struct {
 	context   int               // fixed after New: most tokens of a sequence
 	prompts   *prompter         // fixed after New
 	eos       map[int32]bool    // fixed after New
+	print     string            // fixed after New: the fingerprint
 	engine    *engine           // owned by run
 	lastID    atomic.Uint64
 
@@ -138,6 +139,7 @@ func build(m model.Model, tok *tokenizer.Tokenizer, opts Options) (*Coordinator,
 	for _, id := range spec.EOS {
 		c.eos[id] = true
 	}
+	c.print = c.fingerprint()
 	c.engine = newEngine(m, cache, sched, c)
 	return c, nil
 }

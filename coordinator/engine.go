@@ -114,7 +114,7 @@ func (e *engine) step(ctx context.Context, b *scheduler.Batch) {
 	done := StepDone{Sequences: len(b.Parts)}
 	for i := range b.Parts {
 		if p := &b.Parts[i]; p.Logits == 1 && len(p.Tokens) == 1 &&
-			p.Start >= e.requests[p.ID].promptCount() {
+			p.Start >= e.requests[p.ID].knownCount() {
 			done.DecodeTokens++
 		} else {
 			done.PrefillTokens += len(p.Tokens)
@@ -260,8 +260,8 @@ func (e *engine) finish(r *request, err error) {
 	}
 	e.c.mu.Unlock()
 	if report := e.c.opts.Events.RequestDone; report != nil {
-		report(RequestDone{ID: r.name, PromptTokens: r.promptCount(), Tokens: end.tokens,
-			FirstToken: end.firstToken, Total: end.total, Err: err})
+		report(RequestDone{ID: r.name, PromptTokens: len(r.prompt), ResumedTokens: len(r.resumed),
+			Tokens: end.tokens, FirstToken: end.firstToken, Total: end.total, Err: err})
 	}
 }
 

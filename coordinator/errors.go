@@ -57,7 +57,8 @@ type panicError struct {
 func (e *panicError) Error() string { return fmt.Sprintf("panic: %v\n%s", e.value, e.stack) }
 
 // toStatus maps an error to what the client gets. A code decides whether to retry:
-// UNAVAILABLE may go better next time, the others not.
+// UNAVAILABLE may go better next time, RESOURCE_EXHAUSTED later, ABORTED elsewhere; the
+// others not.
 func toStatus(err error) error {
 	var field *fieldError
 	var pre *preconditionError
@@ -71,6 +72,8 @@ func toStatus(err error) error {
 		return status.Error(codes.FailedPrecondition, err.Error())
 	case errors.As(err, &crash):
 		return status.Error(codes.Internal, "internal error in the engine; see the coordinator's log")
+	case errors.Is(err, errOtherBytes):
+		return status.Error(codes.Aborted, err.Error())
 	case errors.Is(err, errScoreForbidden):
 		return status.Error(codes.PermissionDenied, err.Error())
 	case errors.Is(err, scheduler.ErrFull):

@@ -24,30 +24,52 @@ func (c *Coordinator) Generate(
 		return toStatus(err)
 	}
 	r.arrival = arrival
-	if err := c.submit(r); err != nil {
-		return toStatus(err)
+	over := r.generation.reason != 0 // a resumed answer that lacks only its end
+	if !over {
+		if err := c.submit(r); err != nil {
+			return toStatus(err)
+		}
 	}
-	err = out.Send(&droverv1.GenerateResponse{Event: &droverv1.GenerateResponse_Started{
+	if err = c.stream(r, over, out); err != nil && !over {
+		c.post(verbCancel, r)
+	}
+	return toStatus(err)
+}
+
+// stream sends a request's messages: all that the engine makes or, if the answer is over,
+// what is left of it.
+func (c *Coordinator) stream(
+	r *request, over bool, out grpc.ServerStreamingServer[droverv1.GenerateResponse],
+) error {
+	g := r.generation
+	err := out.Send(&droverv1.GenerateResponse{Event: &droverv1.GenerateResponse_Started{
 		Started: &droverv1.Started{
 			RequestId:        r.name,
 			Model:            c.opts.Name,
 			PromptTokenCount: uint32(len(r.prompt)),
-			Seed:             r.generation.params.seed,
+			Seed:             g.params.seed,
+			Fingerprint:      c.print,
 		},
 	}})
-	logprobs := r.generation.logprobs
-	if err == nil {
-		err = c.follow(out.Context(), r, func(o *results) error {
-			if delta := c.delta(o, logprobs); delta != nil {
-				return out.Send(delta)
-			}
-			return nil
-		}, func(e ending) error { return out.Send(finished(r, e)) })
-	}
 	if err != nil {
-		c.post(verbCancel, r)
+		return err
 	}
-	return toStatus(err)
+	send := func(o *results) error {
+		if delta := c.delta(o, g.logprobs); delta != nil {
+			return out.Send(delta)
+		}
+		return nil
+	}
+	end := func(e ending) error { return out.Send(finished(r, e)) }
+	if !over {
+		return c.follow(out.Context(), r, send, end)
+	}
+	var o results
+	r.box.take(&o)
+	if err := send(&o); err != nil {
+		return err
+	}
+	return end(ending{reason: g.reason, stop: g.stop, tokens: g.count})
 }
 
 // follow takes a request's results until it is done, and hands each to send; end is for
@@ -84,18 +106,11 @@ func (c *Coordinator) newGeneration(
 	if err := c.checkModel(req.GetModel()); err != nil {
 		return nil, err
 	}
-	p, err := newParams(req.GetSampling(), c.opts.Defaults, c.spec.Vocabulary, rand.Uint64)
-	if err != nil {
+	if err := c.checkResume(req); err != nil {
 		return nil, err
 	}
-	g := &generation{params: p, logprobs: -1, maxUnread: c.opts.MaxUnreadTokens}
-	if req.TopLogprobs != nil {
-		if *req.TopLogprobs > maxTopLogprobs {
-			return nil, badField("top_logprobs", "is %d, want 0 to %d", *req.TopLogprobs, maxTopLogprobs)
-		}
-		g.logprobs = min(int(*req.TopLogprobs), c.spec.Vocabulary)
-	}
-	if err := c.setStops(g, req); err != nil {
+	g, err := c.newState(req)
+	if err != nil {
 		return nil, err
 	}
 	prompt, err := c.prompts.tokens(ctx, req)
@@ -110,22 +125,53 @@ func (c *Coordinator) newGeneration(
 	if g.maxTokens = room; req.GetMaxTokens() > 0 {
 		g.maxTokens = min(room, int(min(req.GetMaxTokens(), math.MaxInt32)))
 	}
-	if c.prompts.tok != nil {
-		g.stream = c.prompts.tok.NewStream(true)
-	}
-	if p.penalises() {
+	if g.params.penalises() {
 		g.seen = map[int32]int{}
 		for _, id := range prompt {
 			g.seen[id] = 0
 		}
 	}
-	limit := len(prompt) + g.maxTokens - 1 // the last token is not fed any more
-	return c.newRequest(request{prompt: prompt, limit: limit, generation: g}), nil
+	text, err := g.resume(req.GetResume())
+	if err != nil {
+		return nil, err
+	}
+	r := c.newRequest(request{prompt: prompt, resumed: req.GetResume().GetTokenIds(),
+		limit: len(prompt) + g.maxTokens - 1, // the last token is not fed any more
+		name:  req.GetResume().GetRequestId(), generation: g})
+	if len(text) > 0 {
+		r.box.put(func(o *results) { o.text = append(o.text, text...) },
+			func(*results) bool { return false })
+	}
+	return r, nil
+}
+
+// newState is the state of an answer to a request before its prompt is known.
+func (c *Coordinator) newState(req *droverv1.GenerateRequest) (*generation, error) {
+	p, err := newParams(req.GetSampling(), c.opts.Defaults, c.spec.Vocabulary, rand.Uint64)
+	if err != nil {
+		return nil, err
+	}
+	if p.seed, err = resumedSeed(req, &p); err != nil {
+		return nil, err
+	}
+	g := &generation{params: p, logprobs: -1, maxUnread: c.opts.MaxUnreadTokens}
+	if req.TopLogprobs != nil {
+		if *req.TopLogprobs > maxTopLogprobs {
+			return nil, badField("top_logprobs", "is %d, want 0 to %d", *req.TopLogprobs, maxTopLogprobs)
+		}
+		g.logprobs = min(int(*req.TopLogprobs), c.spec.Vocabulary)
+	}
+	if c.prompts.tok != nil {
+		g.tokenizer, g.stream = c.prompts.tok, c.prompts.tok.NewStream(true)
+	}
+	return g, c.setStops(g, req)
 }
 
 func (c *Coordinator) newRequest(r request) *request {
 	r.id = c.lastID.Add(1)
-	r.name = requestName()
+	if r.name == "" {
+		r.name = requestName()
+	}
 	r.arrival = time.Now()
 	r.box = newOutbox()
 	return &r

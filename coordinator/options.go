@@ -69,7 +69,9 @@ type StepDone struct {
 type RequestDone struct {
 	ID           string
 	PromptTokens int
-	Tokens       int
+	// Tokens counts those of the whole answer; ResumedTokens of them were made elsewhere,
+	// before the client resumed its answer here.
+	Tokens, ResumedTokens int
 	// FirstToken and Total run from the request's arrival.
 	FirstToken, Total time.Duration
 	// Err is nil when the answer is complete.

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	droverv1 "drover/proto/drover/v1"
@@ -16,7 +17,8 @@ type request struct {
 	id      uint64
 	name    string // random, for people and logs
 	prompt  []int32
-	limit   int // most tokens that the model will be fed
+	resumed []int32 // tokens of the answer that the client had at the start
+	limit   int     // most tokens that the model will be fed
 	arrival time.Time
 	box     *outbox
 
@@ -35,8 +37,10 @@ type generation struct {
 	maxTokens int
 	stops     map[int32]bool // tokens that end it
 	maxUnread int
-	stream    *tokenizer.Stream // nil without a tokenizer
+	tokenizer *tokenizer.Tokenizer // nil if there is none
+	stream    *tokenizer.Stream    // nil without a tokenizer
 	stopper   stopper
+	skip      int           // bytes of the text to come that the client has already
 	seen      map[int32]int // for penalties; nil when there are none
 
 	count  int
@@ -58,11 +62,14 @@ func requestName() string {
 	return fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64())
 }
 
-func (r *request) promptCount() int { return len(r.prompt) }
+// knownCount is the number of tokens that need not be chosen.
+func (r *request) knownCount() int { return len(r.prompt) + len(r.resumed) }
 
-// sequence is the request as the scheduler sees it.
+// sequence is the request as the scheduler sees it: to prefill what a client has of its
+// answer gives the same keys and values as having generated it (C3).
 func (r *request) sequence() scheduler.Sequence {
-	return scheduler.Sequence{ID: r.id, Prompt: r.prompt, Limit: r.limit, Score: r.scoring != nil}
+	return scheduler.Sequence{ID: r.id, Prompt: slices.Concat(r.prompt, r.resumed), Limit: r.limit,
+		Score: r.scoring != nil}
 }
 
 // ending says how the request ended, or how far it came.
@@ -133,9 +140,29 @@ func (r *request) deliverToken(s *sampler, row []float32, position int) schedule
 	}
 	if g.stops[token] {
 		g.reason = droverv1.FinishReason_FINISH_REASON_STOP
-		r.end("")
+		r.end()
 		return scheduler.Result{Finish: true}
 	}
+	if g.skip > 0 { // only the end of an answer sends what is held back
+		return r.refuseSkip()
+	}
+	sure := g.accept(token)
+	r.hold = r.box.put(func(o *results) {
+		o.ids = append(o.ids, token)
+		o.text = append(o.text, sure...)
+		if g.logprobs >= 0 {
+			o.addLogprobs(s, row, token, g.logprobs)
+		}
+	}, func(o *results) bool { return len(o.ids) >= g.maxUnread })
+	if g.reason != 0 {
+		r.end()
+	}
+	return scheduler.Result{Token: token, Finish: r.done}
+}
+
+// accept takes a token that does not end the answer by itself, and returns the text that
+// is certain by now, valid until the next call. If the answer ends with it, reason is set.
+func (g *generation) accept(token int32) []byte {
 	g.count++
 	if g.seen != nil {
 		g.seen[token]++
@@ -147,41 +174,51 @@ func (r *request) deliverToken(s *sampler, row []float32, position int) schedule
 	if g.count == g.maxTokens {
 		g.reason = droverv1.FinishReason_FINISH_REASON_LENGTH
 	}
-	sure, stop := g.stopper.push(text)
-	g.stop = stop
-	if stop != "" {
-		g.reason = droverv1.FinishReason_FINISH_REASON_STOP
-	}
-	r.hold = r.box.put(func(o *results) {
-		o.ids = append(o.ids, token)
-		o.text = append(o.text, sure...)
-		if g.logprobs >= 0 {
-			o.addLogprobs(s, row, token, g.logprobs)
-		}
-	}, func(o *results) bool { return len(o.ids) >= g.maxUnread })
-	if g.reason != 0 {
-		r.end(stop)
-	}
-	return scheduler.Result{Token: token, Finish: r.done}
+	return g.cut(text)
 }
 
-// end ends the answer. Unless a stop string did, the text that was held back is part of it.
-func (r *request) end(stop string) {
-	g := r.generation
-	r.done = true
-	if g.stream == nil || stop != "" {
-		return
-	}
-	sure, stop := g.stopper.push(g.stream.Flush())
-	r.box.put(func(o *results) {
-		o.text = append(o.text, sure...)
-		if stop == "" {
-			o.text = append(o.text, g.stopper.flush()...)
-		}
-	}, func(*results) bool { return false })
+// cut returns what is certain of the text after more of it has come. A stop string in it
+// ends the answer.
+func (g *generation) cut(text string) []byte {
+	sure, stop := g.stopper.push(text)
 	if stop != "" {
 		g.stop, g.reason = stop, droverv1.FinishReason_FINISH_REASON_STOP
 	}
+	return sure
+}
+
+// rest returns the text that was held back, of an answer that has ended. After a stop
+// string there is none.
+func (g *generation) rest() []byte {
+	if g.stream == nil || g.stop != "" {
+		return nil
+	}
+	text := slices.Clone(g.cut(g.stream.Flush()))
+	if g.stop == "" {
+		text = append(text, g.stopper.flush()...)
+	}
+	return text
+}
+
+// end ends the answer.
+func (r *request) end() {
+	g := r.generation
+	r.done = true
+	text := g.rest()
+	if g.skip > len(text) {
+		r.refuseSkip()
+		return
+	}
+	r.box.put(func(o *results) { o.text = append(o.text, text[g.skip:]...) },
+		func(*results) bool { return false })
+}
+
+// refuseSkip ends a resumed answer whose client has text that is not this answer's.
+func (r *request) refuseSkip() scheduler.Result {
+	r.done = true
+	r.err = badField("resume.text_bytes", "is %d bytes beyond the text of resume.token_ids, "+
+		"after which this answer goes on otherwise", r.generation.skip)
+	return scheduler.Result{Finish: true}
 }
 
 // addLogprobs appends the token's log-probability and its row's n best alternatives.

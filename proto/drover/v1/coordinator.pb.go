@@ -93,7 +93,9 @@ type GenerateRequest struct {
 	IgnoreEos bool `protobuf:"varint,9,opt,name=ignore_eos,json=ignoreEos,proto3" json:"ignore_eos,omitempty"`
 	// Alternatives to report with each token, 0 to 20; the token's own log-probability is always sent
 	// when this is set.
-	TopLogprobs   *uint32 `protobuf:"varint,10,opt,name=top_logprobs,json=topLogprobs,proto3,oneof" json:"top_logprobs,omitempty"`
+	TopLogprobs *uint32 `protobuf:"varint,10,opt,name=top_logprobs,json=topLogprobs,proto3,oneof" json:"top_logprobs,omitempty"`
+	// Goes on with an answer whose stream was lost. All other fields must be as they were.
+	Resume        *Resume `protobuf:"bytes,11,opt,name=resume,proto3" json:"resume,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -211,6 +213,13 @@ func (x *GenerateRequest) GetTopLogprobs() uint32 {
 	return 0
 }
 
+func (x *GenerateRequest) GetResume() *Resume {
+	if x != nil {
+		return x.Resume
+	}
+	return nil
+}
+
 type isGenerateRequest_Prompt interface {
 	isGenerateRequest_Prompt()
 }
@@ -237,6 +246,106 @@ func (*GenerateRequest_Text) isGenerateRequest_Prompt() {}
 
 func (*GenerateRequest_Tokens) isGenerateRequest_Prompt() {}
 
+// Resume says what a client has of an answer whose stream broke off: because its coordinator died
+// or closed (UNAVAILABLE, or the connection ended), or because it could not go on (ABORTED). Sent
+// with the same request to any coordinator of the pool, it brings Started and then only what the
+// client lacks, the same bytes that the lost stream would have brought.
+//
+// A client keeps, from each message that it received: of Started the request id, the seed and the
+// fingerprint; of Deltas the token ids in order and the number of bytes of text. A stream may be
+// cut between any two messages. That is all the state of an answer, since everything else follows
+// from the request and the tokens: random numbers are a function of seed and position; penalties
+// count tokens; the text, what of it is held back (an unfinished character, the beginning of a stop
+// string) and whether a stop string was met are functions of the tokens; logits are a function of
+// the tokens before them. Log-probabilities come with the tokens, so those received are not sent
+// again. max_tokens and Finished.token_count count the whole answer.
+//
+// If only the end is missing, Started and Finished are sent. INVALID_ARGUMENT says that the state
+// cannot be one of this request, and ABORTED that this coordinator gives other bytes than the one
+// that began.
+type Resume struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From Started, for logs: 1 to 128 letters, digits, "-" and "_". Empty means a new one.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// From Started. Required unless tokens are chosen greedily (temperature 0) or sampling.seed is
+	// set, with which it must agree.
+	Seed *uint64 `protobuf:"varint,2,opt,name=seed,proto3,oneof" json:"seed,omitempty"`
+	// From Started. When it is set, a coordinator with another one refuses with ABORTED.
+	Fingerprint string `protobuf:"bytes,3,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	// All tokens received so far, in order.
+	TokenIds []int32 `protobuf:"varint,4,rep,packed,name=token_ids,json=tokenIds,proto3" json:"token_ids,omitempty"`
+	// Bytes of text received so far, in UTF-8. Text that the tokens had made certain beyond that is
+	// sent first.
+	TextBytes     uint64 `protobuf:"varint,5,opt,name=text_bytes,json=textBytes,proto3" json:"text_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resume) Reset() {
+	*x = Resume{}
+	mi := &file_drover_v1_coordinator_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resume) ProtoMessage() {}
+
+func (x *Resume) ProtoReflect() protoreflect.Message {
+	mi := &file_drover_v1_coordinator_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resume.ProtoReflect.Descriptor instead.
+func (*Resume) Descriptor() ([]byte, []int) {
+	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Resume) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *Resume) GetSeed() uint64 {
+	if x != nil && x.Seed != nil {
+		return *x.Seed
+	}
+	return 0
+}
+
+func (x *Resume) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+func (x *Resume) GetTokenIds() []int32 {
+	if x != nil {
+		return x.TokenIds
+	}
+	return nil
+}
+
+func (x *Resume) GetTextBytes() uint64 {
+	if x != nil {
+		return x.TextBytes
+	}
+	return 0
+}
+
 type Chat struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Messages []*ChatMessage         `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
@@ -252,7 +361,7 @@ type Chat struct {
 
 func (x *Chat) Reset() {
 	*x = Chat{}
-	mi := &file_drover_v1_coordinator_proto_msgTypes[1]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -264,7 +373,7 @@ func (x *Chat) String() string {
 func (*Chat) ProtoMessage() {}
 
 func (x *Chat) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_coordinator_proto_msgTypes[1]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -277,7 +386,7 @@ func (x *Chat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chat.ProtoReflect.Descriptor instead.
 func (*Chat) Descriptor() ([]byte, []int) {
-	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{1}
+	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Chat) GetMessages() []*ChatMessage {
@@ -323,7 +432,7 @@ type ChatMessage struct {
 
 func (x *ChatMessage) Reset() {
 	*x = ChatMessage{}
-	mi := &file_drover_v1_coordinator_proto_msgTypes[2]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -335,7 +444,7 @@ func (x *ChatMessage) String() string {
 func (*ChatMessage) ProtoMessage() {}
 
 func (x *ChatMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_coordinator_proto_msgTypes[2]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -348,7 +457,7 @@ func (x *ChatMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChatMessage.ProtoReflect.Descriptor instead.
 func (*ChatMessage) Descriptor() ([]byte, []int) {
-	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{2}
+	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ChatMessage) GetRole() string {
@@ -406,7 +515,7 @@ type ContentPart struct {
 
 func (x *ContentPart) Reset() {
 	*x = ContentPart{}
-	mi := &file_drover_v1_coordinator_proto_msgTypes[3]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -418,7 +527,7 @@ func (x *ContentPart) String() string {
 func (*ContentPart) ProtoMessage() {}
 
 func (x *ContentPart) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_coordinator_proto_msgTypes[3]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -431,7 +540,7 @@ func (x *ContentPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContentPart.ProtoReflect.Descriptor instead.
 func (*ContentPart) Descriptor() ([]byte, []int) {
-	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{3}
+	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ContentPart) GetKind() isContentPart_Kind {
@@ -488,7 +597,7 @@ type ToolCall struct {
 
 func (x *ToolCall) Reset() {
 	*x = ToolCall{}
-	mi := &file_drover_v1_coordinator_proto_msgTypes[4]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -500,7 +609,7 @@ func (x *ToolCall) String() string {
 func (*ToolCall) ProtoMessage() {}
 
 func (x *ToolCall) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_coordinator_proto_msgTypes[4]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -513,7 +622,7 @@ func (x *ToolCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolCall.ProtoReflect.Descriptor instead.
 func (*ToolCall) Descriptor() ([]byte, []int) {
-	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{4}
+	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ToolCall) GetId() string {
@@ -546,7 +655,7 @@ type Tokens struct {
 
 func (x *Tokens) Reset() {
 	*x = Tokens{}
-	mi := &file_drover_v1_coordinator_proto_msgTypes[5]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -558,7 +667,7 @@ func (x *Tokens) String() string {
 func (*Tokens) ProtoMessage() {}
 
 func (x *Tokens) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_coordinator_proto_msgTypes[5]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -571,7 +680,7 @@ func (x *Tokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tokens.ProtoReflect.Descriptor instead.
 func (*Tokens) Descriptor() ([]byte, []int) {
-	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{5}
+	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Tokens) GetIds() []int32 {
@@ -611,7 +720,7 @@ type Sampling struct {
 
 func (x *Sampling) Reset() {
 	*x = Sampling{}
-	mi := &file_drover_v1_coordinator_proto_msgTypes[6]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -623,7 +732,7 @@ func (x *Sampling) String() string {
 func (*Sampling) ProtoMessage() {}
 
 func (x *Sampling) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_coordinator_proto_msgTypes[6]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -636,7 +745,7 @@ func (x *Sampling) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sampling.ProtoReflect.Descriptor instead.
 func (*Sampling) Descriptor() ([]byte, []int) {
-	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{6}
+	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Sampling) GetTemperature() float32 {
@@ -716,7 +825,7 @@ type GenerateResponse struct {
 
 func (x *GenerateResponse) Reset() {
 	*x = GenerateResponse{}
-	mi := &file_drover_v1_coordinator_proto_msgTypes[7]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +837,7 @@ func (x *GenerateResponse) String() string {
 func (*GenerateResponse) ProtoMessage() {}
 
 func (x *GenerateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_coordinator_proto_msgTypes[7]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +850,7 @@ func (x *GenerateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GenerateResponse.ProtoReflect.Descriptor instead.
 func (*GenerateResponse) Descriptor() ([]byte, []int) {
-	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{7}
+	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GenerateResponse) GetEvent() isGenerateResponse_Event {
@@ -806,13 +915,17 @@ type Started struct {
 	Model            string                 `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
 	PromptTokenCount uint32                 `protobuf:"varint,3,opt,name=prompt_token_count,json=promptTokenCount,proto3" json:"prompt_token_count,omitempty"`
 	Seed             uint64                 `protobuf:"varint,4,opt,name=seed,proto3" json:"seed,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Names what the answer's bytes depend on beside the request: checkpoint, chat template, default
+	// parameters, numeric mode, kernel class, context. Coordinators with equal ones give equal
+	// answers.
+	Fingerprint   string `protobuf:"bytes,5,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_drover_v1_coordinator_proto_msgTypes[8]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +937,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_coordinator_proto_msgTypes[8]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,7 +950,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{8}
+	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Started) GetRequestId() string {
@@ -868,6 +981,13 @@ func (x *Started) GetSeed() uint64 {
 	return 0
 }
 
+func (x *Started) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
 // Delta carries new tokens and the text that became certain with them. The end or stop token that
 // ends an answer is not sent.
 type Delta struct {
@@ -882,7 +1002,7 @@ type Delta struct {
 
 func (x *Delta) Reset() {
 	*x = Delta{}
-	mi := &file_drover_v1_coordinator_proto_msgTypes[9]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +1014,7 @@ func (x *Delta) String() string {
 func (*Delta) ProtoMessage() {}
 
 func (x *Delta) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_coordinator_proto_msgTypes[9]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,7 +1027,7 @@ func (x *Delta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delta.ProtoReflect.Descriptor instead.
 func (*Delta) Descriptor() ([]byte, []int) {
-	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{9}
+	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Delta) GetTokenIds() []int32 {
@@ -945,7 +1065,7 @@ type TokenLogprobs struct {
 
 func (x *TokenLogprobs) Reset() {
 	*x = TokenLogprobs{}
-	mi := &file_drover_v1_coordinator_proto_msgTypes[10]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -957,7 +1077,7 @@ func (x *TokenLogprobs) String() string {
 func (*TokenLogprobs) ProtoMessage() {}
 
 func (x *TokenLogprobs) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_coordinator_proto_msgTypes[10]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -970,7 +1090,7 @@ func (x *TokenLogprobs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenLogprobs.ProtoReflect.Descriptor instead.
 func (*TokenLogprobs) Descriptor() ([]byte, []int) {
-	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{10}
+	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TokenLogprobs) GetTokenId() int32 {
@@ -1012,7 +1132,7 @@ type Alternative struct {
 
 func (x *Alternative) Reset() {
 	*x = Alternative{}
-	mi := &file_drover_v1_coordinator_proto_msgTypes[11]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1024,7 +1144,7 @@ func (x *Alternative) String() string {
 func (*Alternative) ProtoMessage() {}
 
 func (x *Alternative) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_coordinator_proto_msgTypes[11]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1037,7 +1157,7 @@ func (x *Alternative) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alternative.ProtoReflect.Descriptor instead.
 func (*Alternative) Descriptor() ([]byte, []int) {
-	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{11}
+	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Alternative) GetTokenId() int32 {
@@ -1067,7 +1187,8 @@ type Finished struct {
 	PromptTokenCount uint32                 `protobuf:"varint,2,opt,name=prompt_token_count,json=promptTokenCount,proto3" json:"prompt_token_count,omitempty"`
 	// Tokens of the answer, without the one that ended it.
 	TokenCount uint32 `protobuf:"varint,3,opt,name=token_count,json=tokenCount,proto3" json:"token_count,omitempty"`
-	// From the request's arrival to the first token, and to the last, in microseconds.
+	// From the request's arrival to the first token, and to the last, in microseconds. Of a resumed
+	// answer: from the arrival of the call that resumed it, to the first and last token that it made.
 	FirstTokenMicros uint64 `protobuf:"varint,4,opt,name=first_token_micros,json=firstTokenMicros,proto3" json:"first_token_micros,omitempty"`
 	TotalMicros      uint64 `protobuf:"varint,5,opt,name=total_micros,json=totalMicros,proto3" json:"total_micros,omitempty"`
 	// The stop string that ended the generation, if one did.
@@ -1078,7 +1199,7 @@ type Finished struct {
 
 func (x *Finished) Reset() {
 	*x = Finished{}
-	mi := &file_drover_v1_coordinator_proto_msgTypes[12]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1090,7 +1211,7 @@ func (x *Finished) String() string {
 func (*Finished) ProtoMessage() {}
 
 func (x *Finished) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_coordinator_proto_msgTypes[12]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1103,7 +1224,7 @@ func (x *Finished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finished.ProtoReflect.Descriptor instead.
 func (*Finished) Descriptor() ([]byte, []int) {
-	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{12}
+	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Finished) GetReason() FinishReason {
@@ -1160,7 +1281,7 @@ type ScoreRequest struct {
 
 func (x *ScoreRequest) Reset() {
 	*x = ScoreRequest{}
-	mi := &file_drover_v1_coordinator_proto_msgTypes[13]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1293,7 @@ func (x *ScoreRequest) String() string {
 func (*ScoreRequest) ProtoMessage() {}
 
 func (x *ScoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_coordinator_proto_msgTypes[13]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1306,7 @@ func (x *ScoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScoreRequest.ProtoReflect.Descriptor instead.
 func (*ScoreRequest) Descriptor() ([]byte, []int) {
-	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{13}
+	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ScoreRequest) GetModel() string {
@@ -1223,7 +1344,7 @@ type ScoreResponse struct {
 
 func (x *ScoreResponse) Reset() {
 	*x = ScoreResponse{}
-	mi := &file_drover_v1_coordinator_proto_msgTypes[14]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1235,7 +1356,7 @@ func (x *ScoreResponse) String() string {
 func (*ScoreResponse) ProtoMessage() {}
 
 func (x *ScoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_coordinator_proto_msgTypes[14]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1248,7 +1369,7 @@ func (x *ScoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScoreResponse.ProtoReflect.Descriptor instead.
 func (*ScoreResponse) Descriptor() ([]byte, []int) {
-	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{14}
+	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ScoreResponse) GetPosition() uint32 {
@@ -1284,7 +1405,7 @@ type LayerExperts struct {
 
 func (x *LayerExperts) Reset() {
 	*x = LayerExperts{}
-	mi := &file_drover_v1_coordinator_proto_msgTypes[15]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1296,7 +1417,7 @@ func (x *LayerExperts) String() string {
 func (*LayerExperts) ProtoMessage() {}
 
 func (x *LayerExperts) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_coordinator_proto_msgTypes[15]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1309,7 +1430,7 @@ func (x *LayerExperts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LayerExperts.ProtoReflect.Descriptor instead.
 func (*LayerExperts) Descriptor() ([]byte, []int) {
-	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{15}
+	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LayerExperts) GetLayer() uint32 {
@@ -1341,7 +1462,7 @@ type DescribeRequest struct {
 
 func (x *DescribeRequest) Reset() {
 	*x = DescribeRequest{}
-	mi := &file_drover_v1_coordinator_proto_msgTypes[16]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1353,7 +1474,7 @@ func (x *DescribeRequest) String() string {
 func (*DescribeRequest) ProtoMessage() {}
 
 func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_coordinator_proto_msgTypes[16]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1366,7 +1487,7 @@ func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
 func (*DescribeRequest) Descriptor() ([]byte, []int) {
-	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{16}
+	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{17}
 }
 
 type DescribeResponse struct {
@@ -1397,7 +1518,7 @@ type DescribeResponse struct {
 
 func (x *DescribeResponse) Reset() {
 	*x = DescribeResponse{}
-	mi := &file_drover_v1_coordinator_proto_msgTypes[17]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +1530,7 @@ func (x *DescribeResponse) String() string {
 func (*DescribeResponse) ProtoMessage() {}
 
 func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_coordinator_proto_msgTypes[17]
+	mi := &file_drover_v1_coordinator_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +1543,7 @@ func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
 func (*DescribeResponse) Descriptor() ([]byte, []int) {
-	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{17}
+	return file_drover_v1_coordinator_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DescribeResponse) GetModel() string {
@@ -1548,7 +1669,7 @@ var File_drover_v1_coordinator_proto protoreflect.FileDescriptor
 
 const file_drover_v1_coordinator_proto_rawDesc = "" +
 	"\n" +
-	"\x1bdrover/v1/coordinator.proto\x12\tdrover.v1\"\xfd\x02\n" +
+	"\x1bdrover/v1/coordinator.proto\x12\tdrover.v1\"\xa8\x03\n" +
 	"\x0fGenerateRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12%\n" +
 	"\x04chat\x18\x02 \x01(\v2\x0f.drover.v1.ChatH\x00R\x04chat\x12\x14\n" +
@@ -1562,9 +1683,19 @@ const file_drover_v1_coordinator_proto_rawDesc = "" +
 	"\n" +
 	"ignore_eos\x18\t \x01(\bR\tignoreEos\x12&\n" +
 	"\ftop_logprobs\x18\n" +
-	" \x01(\rH\x01R\vtopLogprobs\x88\x01\x01B\b\n" +
+	" \x01(\rH\x01R\vtopLogprobs\x88\x01\x01\x12)\n" +
+	"\x06resume\x18\v \x01(\v2\x11.drover.v1.ResumeR\x06resumeB\b\n" +
 	"\x06promptB\x0f\n" +
-	"\r_top_logprobs\"\xc3\x01\n" +
+	"\r_top_logprobs\"\xa7\x01\n" +
+	"\x06Resume\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x17\n" +
+	"\x04seed\x18\x02 \x01(\x04H\x00R\x04seed\x88\x01\x01\x12 \n" +
+	"\vfingerprint\x18\x03 \x01(\tR\vfingerprint\x12\x1b\n" +
+	"\ttoken_ids\x18\x04 \x03(\x05R\btokenIds\x12\x1d\n" +
+	"\n" +
+	"text_bytes\x18\x05 \x01(\x04R\ttextBytesB\a\n" +
+	"\x05_seed\"\xc3\x01\n" +
 	"\x04Chat\x122\n" +
 	"\bmessages\x18\x01 \x03(\v2\x16.drover.v1.ChatMessageR\bmessages\x12\x1d\n" +
 	"\n" +
@@ -1613,13 +1744,14 @@ const file_drover_v1_coordinator_proto_rawDesc = "" +
 	"\astarted\x18\x01 \x01(\v2\x12.drover.v1.StartedH\x00R\astarted\x12(\n" +
 	"\x05delta\x18\x02 \x01(\v2\x10.drover.v1.DeltaH\x00R\x05delta\x121\n" +
 	"\bfinished\x18\x03 \x01(\v2\x13.drover.v1.FinishedH\x00R\bfinishedB\a\n" +
-	"\x05event\"\x80\x01\n" +
+	"\x05event\"\xa2\x01\n" +
 	"\aStarted\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12,\n" +
 	"\x12prompt_token_count\x18\x03 \x01(\rR\x10promptTokenCount\x12\x12\n" +
-	"\x04seed\x18\x04 \x01(\x04R\x04seed\"n\n" +
+	"\x04seed\x18\x04 \x01(\x04R\x04seed\x12 \n" +
+	"\vfingerprint\x18\x05 \x01(\tR\vfingerprint\"n\n" +
 	"\x05Delta\x12\x1b\n" +
 	"\ttoken_ids\x18\x01 \x03(\x05R\btokenIds\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x124\n" +
@@ -1698,55 +1830,57 @@ func file_drover_v1_coordinator_proto_rawDescGZIP() []byte {
 }
 
 var file_drover_v1_coordinator_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_drover_v1_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_drover_v1_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_drover_v1_coordinator_proto_goTypes = []any{
 	(FinishReason)(0),        // 0: drover.v1.FinishReason
 	(*GenerateRequest)(nil),  // 1: drover.v1.GenerateRequest
-	(*Chat)(nil),             // 2: drover.v1.Chat
-	(*ChatMessage)(nil),      // 3: drover.v1.ChatMessage
-	(*ContentPart)(nil),      // 4: drover.v1.ContentPart
-	(*ToolCall)(nil),         // 5: drover.v1.ToolCall
-	(*Tokens)(nil),           // 6: drover.v1.Tokens
-	(*Sampling)(nil),         // 7: drover.v1.Sampling
-	(*GenerateResponse)(nil), // 8: drover.v1.GenerateResponse
-	(*Started)(nil),          // 9: drover.v1.Started
-	(*Delta)(nil),            // 10: drover.v1.Delta
-	(*TokenLogprobs)(nil),    // 11: drover.v1.TokenLogprobs
-	(*Alternative)(nil),      // 12: drover.v1.Alternative
-	(*Finished)(nil),         // 13: drover.v1.Finished
-	(*ScoreRequest)(nil),     // 14: drover.v1.ScoreRequest
-	(*ScoreResponse)(nil),    // 15: drover.v1.ScoreResponse
-	(*LayerExperts)(nil),     // 16: drover.v1.LayerExperts
-	(*DescribeRequest)(nil),  // 17: drover.v1.DescribeRequest
-	(*DescribeResponse)(nil), // 18: drover.v1.DescribeResponse
-	nil,                      // 19: drover.v1.Sampling.LogitBiasEntry
+	(*Resume)(nil),           // 2: drover.v1.Resume
+	(*Chat)(nil),             // 3: drover.v1.Chat
+	(*ChatMessage)(nil),      // 4: drover.v1.ChatMessage
+	(*ContentPart)(nil),      // 5: drover.v1.ContentPart
+	(*ToolCall)(nil),         // 6: drover.v1.ToolCall
+	(*Tokens)(nil),           // 7: drover.v1.Tokens
+	(*Sampling)(nil),         // 8: drover.v1.Sampling
+	(*GenerateResponse)(nil), // 9: drover.v1.GenerateResponse
+	(*Started)(nil),          // 10: drover.v1.Started
+	(*Delta)(nil),            // 11: drover.v1.Delta
+	(*TokenLogprobs)(nil),    // 12: drover.v1.TokenLogprobs
+	(*Alternative)(nil),      // 13: drover.v1.Alternative
+	(*Finished)(nil),         // 14: drover.v1.Finished
+	(*ScoreRequest)(nil),     // 15: drover.v1.ScoreRequest
+	(*ScoreResponse)(nil),    // 16: drover.v1.ScoreResponse
+	(*LayerExperts)(nil),     // 17: drover.v1.LayerExperts
+	(*DescribeRequest)(nil),  // 18: drover.v1.DescribeRequest
+	(*DescribeResponse)(nil), // 19: drover.v1.DescribeResponse
+	nil,                      // 20: drover.v1.Sampling.LogitBiasEntry
 }
 var file_drover_v1_coordinator_proto_depIdxs = []int32{
-	2,  // 0: drover.v1.GenerateRequest.chat:type_name -> drover.v1.Chat
-	6,  // 1: drover.v1.GenerateRequest.tokens:type_name -> drover.v1.Tokens
-	7,  // 2: drover.v1.GenerateRequest.sampling:type_name -> drover.v1.Sampling
-	3,  // 3: drover.v1.Chat.messages:type_name -> drover.v1.ChatMessage
-	4,  // 4: drover.v1.ChatMessage.parts:type_name -> drover.v1.ContentPart
-	5,  // 5: drover.v1.ChatMessage.tool_calls:type_name -> drover.v1.ToolCall
-	19, // 6: drover.v1.Sampling.logit_bias:type_name -> drover.v1.Sampling.LogitBiasEntry
-	9,  // 7: drover.v1.GenerateResponse.started:type_name -> drover.v1.Started
-	10, // 8: drover.v1.GenerateResponse.delta:type_name -> drover.v1.Delta
-	13, // 9: drover.v1.GenerateResponse.finished:type_name -> drover.v1.Finished
-	11, // 10: drover.v1.Delta.logprobs:type_name -> drover.v1.TokenLogprobs
-	12, // 11: drover.v1.TokenLogprobs.alternatives:type_name -> drover.v1.Alternative
-	0,  // 12: drover.v1.Finished.reason:type_name -> drover.v1.FinishReason
-	16, // 13: drover.v1.ScoreResponse.layers:type_name -> drover.v1.LayerExperts
-	1,  // 14: drover.v1.CoordinatorService.Generate:input_type -> drover.v1.GenerateRequest
-	14, // 15: drover.v1.CoordinatorService.Score:input_type -> drover.v1.ScoreRequest
-	17, // 16: drover.v1.CoordinatorService.Describe:input_type -> drover.v1.DescribeRequest
-	8,  // 17: drover.v1.CoordinatorService.Generate:output_type -> drover.v1.GenerateResponse
-	15, // 18: drover.v1.CoordinatorService.Score:output_type -> drover.v1.ScoreResponse
-	18, // 19: drover.v1.CoordinatorService.Describe:output_type -> drover.v1.DescribeResponse
-	17, // [17:20] is the sub-list for method output_type
-	14, // [14:17] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	3,  // 0: drover.v1.GenerateRequest.chat:type_name -> drover.v1.Chat
+	7,  // 1: drover.v1.GenerateRequest.tokens:type_name -> drover.v1.Tokens
+	8,  // 2: drover.v1.GenerateRequest.sampling:type_name -> drover.v1.Sampling
+	2,  // 3: drover.v1.GenerateRequest.resume:type_name -> drover.v1.Resume
+	4,  // 4: drover.v1.Chat.messages:type_name -> drover.v1.ChatMessage
+	5,  // 5: drover.v1.ChatMessage.parts:type_name -> drover.v1.ContentPart
+	6,  // 6: drover.v1.ChatMessage.tool_calls:type_name -> drover.v1.ToolCall
+	20, // 7: drover.v1.Sampling.logit_bias:type_name -> drover.v1.Sampling.LogitBiasEntry
+	10, // 8: drover.v1.GenerateResponse.started:type_name -> drover.v1.Started
+	11, // 9: drover.v1.GenerateResponse.delta:type_name -> drover.v1.Delta
+	14, // 10: drover.v1.GenerateResponse.finished:type_name -> drover.v1.Finished
+	12, // 11: drover.v1.Delta.logprobs:type_name -> drover.v1.TokenLogprobs
+	13, // 12: drover.v1.TokenLogprobs.alternatives:type_name -> drover.v1.Alternative
+	0,  // 13: drover.v1.Finished.reason:type_name -> drover.v1.FinishReason
+	17, // 14: drover.v1.ScoreResponse.layers:type_name -> drover.v1.LayerExperts
+	1,  // 15: drover.v1.CoordinatorService.Generate:input_type -> drover.v1.GenerateRequest
+	15, // 16: drover.v1.CoordinatorService.Score:input_type -> drover.v1.ScoreRequest
+	18, // 17: drover.v1.CoordinatorService.Describe:input_type -> drover.v1.DescribeRequest
+	9,  // 18: drover.v1.CoordinatorService.Generate:output_type -> drover.v1.GenerateResponse
+	16, // 19: drover.v1.CoordinatorService.Score:output_type -> drover.v1.ScoreResponse
+	19, // 20: drover.v1.CoordinatorService.Describe:output_type -> drover.v1.DescribeResponse
+	18, // [18:21] is the sub-list for method output_type
+	15, // [15:18] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_drover_v1_coordinator_proto_init() }
@@ -1759,12 +1893,13 @@ func file_drover_v1_coordinator_proto_init() {
 		(*GenerateRequest_Text)(nil),
 		(*GenerateRequest_Tokens)(nil),
 	}
-	file_drover_v1_coordinator_proto_msgTypes[3].OneofWrappers = []any{
+	file_drover_v1_coordinator_proto_msgTypes[1].OneofWrappers = []any{}
+	file_drover_v1_coordinator_proto_msgTypes[4].OneofWrappers = []any{
 		(*ContentPart_Text)(nil),
 		(*ContentPart_Image)(nil),
 	}
-	file_drover_v1_coordinator_proto_msgTypes[6].OneofWrappers = []any{}
-	file_drover_v1_coordinator_proto_msgTypes[7].OneofWrappers = []any{
+	file_drover_v1_coordinator_proto_msgTypes[7].OneofWrappers = []any{}
+	file_drover_v1_coordinator_proto_msgTypes[8].OneofWrappers = []any{
 		(*GenerateResponse_Started)(nil),
 		(*GenerateResponse_Delta)(nil),
 		(*GenerateResponse_Finished)(nil),
@@ -1775,7 +1910,7 @@ func file_drover_v1_coordinator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_drover_v1_coordinator_proto_rawDesc), len(file_drover_v1_coordinator_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,7 +30,9 @@ const (
 //
 // CoordinatorService answers prompts with the model that a coordinator serves.
 type CoordinatorServiceClient interface {
-	// Generate streams an answer: one Started, any number of Deltas, one Finished.
+	// Generate streams an answer: one Started, any number of Deltas, one Finished. A request changes
+	// nothing on the coordinator, so it may be sent again, to any coordinator of the pool; with
+	// GenerateRequest.resume it goes on where a lost stream ended.
 	Generate(ctx context.Context, in *GenerateRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GenerateResponse], error)
 	// Score runs the model over given tokens and streams the logits of every position, in order.
 	// It exists for verification; a coordinator may refuse it with PERMISSION_DENIED.
@@ -101,7 +103,9 @@ func (c *coordinatorServiceClient) Describe(ctx context.Context, in *DescribeReq
 //
 // CoordinatorService answers prompts with the model that a coordinator serves.
 type CoordinatorServiceServer interface {
-	// Generate streams an answer: one Started, any number of Deltas, one Finished.
+	// Generate streams an answer: one Started, any number of Deltas, one Finished. A request changes
+	// nothing on the coordinator, so it may be sent again, to any coordinator of the pool; with
+	// GenerateRequest.resume it goes on where a lost stream ended.
 	Generate(*GenerateRequest, grpc.ServerStreamingServer[GenerateResponse]) error
 	// Score runs the model over given tokens and streams the logits of every position, in order.
 	// It exists for verification; a coordinator may refuse it with PERMISSION_DENIED.
