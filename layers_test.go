@@ -43,6 +43,7 @@ router: kernel moe placement proto/drover/v1 tensor wire
 expertnode: kernel moe proto/drover/v1 tensor wire
 coordinator: kernel model moe proto/drover/v1 scheduler tensor tokenizer tokenizer/jinja
 api: proto/drover/v1
+client: proto/drover/v1
 scripts/kernelgen:
 `
 
@@ -61,6 +62,7 @@ var banned = map[string][]string{
 	"expertnode":      {"go.etcd.io/", "github.com/hashicorp/memberlist", "log", "log/slog"},
 	"coordinator":     {"go.etcd.io/", "github.com/hashicorp/memberlist", "log", "log/slog"},
 	"api":             {"go.etcd.io/", "github.com/hashicorp/memberlist"},
+	"client":          {"go.etcd.io/", "github.com/hashicorp/memberlist", "log", "log/slog"},
 }
 
 // directModules are the modules that go.mod may require directly. A new one is a

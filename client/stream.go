@@ -1,0 +1,216 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	droverv1 "drover/proto/drover/v1"
+)
+
+// Stream is an answer as it comes. One goroutine at a time may use it.
+type Stream struct {
+	c      *Client
+	ctx    context.Context // the caller's
+	cancel context.CancelFunc
+	req    *droverv1.GenerateRequest
+	opts   []grpc.CallOption
+
+	at    *attempt // nil between attempts
+	avoid *endpoint
+	wait  time.Duration // before the next attempt
+	since time.Time     // of the last progress
+	lost  time.Time     // of the last loss
+	end   error         // what Recv returns from now on
+
+	// What the caller has of the answer (K1).
+	started   *droverv1.Started
+	ids       []int32
+	textBytes uint64
+	resumes   int
+}
+
+// attempt is one coordinator's stream.
+type attempt struct {
+	*endpoint
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	stream grpc.ServerStreamingClient[droverv1.GenerateResponse]
+	stall  *time.Timer // asks whether the coordinator is well
+}
+
+func (c *Client) generate(ctx context.Context, req *droverv1.GenerateRequest,
+	opts []grpc.CallOption) *Stream {
+	s := &Stream{c: c, req: req, opts: opts, since: time.Now(),
+		ids:       append([]int32(nil), req.GetResume().GetTokenIds()...),
+		textBytes: req.GetResume().GetTextBytes()}
+	s.ctx, s.cancel = context.WithCancel(ctx)
+	return s
+}
+
+// Recv returns the next message: Started, Deltas, Finished, and after that the error
+// io.EOF. Any other error has a gRPC status and ends the stream.
+func (s *Stream) Recv() (*droverv1.GenerateResponse, error) {
+	for s.end == nil {
+		if s.at == nil {
+			s.end = s.begin()
+			continue
+		}
+		r, err := s.at.stream.Recv()
+		if err != nil {
+			s.end = s.lose(err)
+			continue
+		}
+		s.at.stall.Reset(s.c.opts.StallAfter)
+		show, err := s.take(r)
+		if s.end = err; show {
+			return r, nil
+		}
+	}
+	s.Close()
+	return nil, s.end
+}
+
+// Resumes is how often the answer went on at another stream so far.
+func (s *Stream) Resumes() int { return s.resumes }
+
+// Close ends the stream; the coordinator stops to work on the answer.
+func (s *Stream) Close() {
+	if s.end == nil {
+		s.end = status.Error(codes.Canceled, "the stream is closed")
+	}
+	s.leave()
+	s.cancel()
+}
+
+// begin asks a coordinator, after the wait that is due.
+func (s *Stream) begin() error {
+	if err := sleep(s.ctx, s.wait); err != nil {
+		return status.FromContextError(s.ctx.Err()).Err()
+	}
+	s.wait = next(s.wait)
+	e, err := s.c.pick(s.ctx, s.avoid)
+	if err != nil {
+		return err
+	}
+	at := &attempt{endpoint: e}
+	at.ctx, at.cancel = context.WithCancelCause(s.ctx)
+	at.stall = time.AfterFunc(s.c.opts.StallAfter, func() { s.c.examine(at) })
+	s.at, s.avoid = at, e
+	if at.stream, err = e.coordinator.Generate(at.ctx, s.request(), s.opts...); err != nil {
+		return s.lose(err)
+	}
+	return nil
+}
+
+// request is what to ask: after Started only for what the caller lacks.
+func (s *Stream) request() *droverv1.GenerateRequest {
+	if s.started == nil {
+		return s.req
+	}
+	r := proto.CloneOf(s.req)
+	seed := s.started.GetSeed()
+	r.Resume = &droverv1.Resume{RequestId: s.started.GetRequestId(), Seed: &seed,
+		Fingerprint: s.started.GetFingerprint(), TokenIds: s.ids, TextBytes: s.textBytes}
+	return r
+}
+
+// examine asks a coordinator whose stream is silent whether it is well, and ends the
+// attempt if it does not say so.
+func (c *Client) examine(at *attempt) {
+	err := c.check(at.ctx, at.endpoint)
+	switch {
+	case at.ctx.Err() != nil:
+	case err == nil:
+		at.stall.Reset(c.opts.StallAfter)
+	default:
+		c.set(at.endpoint, dead, err)
+		c.suspect(at.endpoint)
+		at.cancel(err)
+	}
+}
+
+// take notes what a message brings and says whether the caller gets it. The error is what
+// comes after it.
+func (s *Stream) take(r *droverv1.GenerateResponse) (show bool, err error) {
+	switch e := r.GetEvent().(type) {
+	case *droverv1.GenerateResponse_Started:
+		if s.started == nil {
+			s.started = e.Started
+			return true, nil
+		}
+		return false, s.again(e.Started)
+	case *droverv1.GenerateResponse_Delta:
+		s.ids = append(s.ids, e.Delta.GetTokenIds()...)
+		s.textBytes += uint64(len(e.Delta.GetText()))
+		s.since, s.wait = time.Now(), 0
+		return true, nil
+	case *droverv1.GenerateResponse_Finished:
+		s.leave()
+		return true, io.EOF
+	}
+	return false, nil // of a newer coordinator
+}
+
+// again checks that a second coordinator goes on with the answer that the first began.
+func (s *Stream) again(n *droverv1.Started) error {
+	was := s.started
+	if n.GetRequestId() != was.GetRequestId() || n.GetSeed() != was.GetSeed() ||
+		n.GetPromptTokenCount() != was.GetPromptTokenCount() {
+		return status.Errorf(codes.FailedPrecondition, "coordinator %s did not resume request %s, "+
+			"it began another: is it of an older version?", s.at.address, was.GetRequestId())
+	}
+	s.resumes++
+	s.c.opts.Events.Resumed(Resumed{RequestID: was.GetRequestId(), Address: s.at.address,
+		Tokens: len(s.ids), After: time.Since(s.lost)})
+	return nil
+}
+
+// leave ends the current attempt, if there is one.
+func (s *Stream) leave() {
+	if s.at == nil {
+		return
+	}
+	s.at.stall.Stop()
+	s.at.cancel(nil)
+	s.c.release(s.at.endpoint)
+	s.at = nil
+}
+
+// lose ends the current attempt because of an error, and returns one if that is the
+// answer's end, too.
+func (s *Stream) lose(err error) error {
+	e := s.at.endpoint
+	if stalled := context.Cause(s.at.ctx); stalled != nil {
+		err = stalled
+	}
+	s.leave()
+	if errors.Is(err, io.EOF) {
+		err = status.Error(codes.Unavailable, "the answer broke off")
+	}
+	switch code := status.Code(err); {
+	case s.ctx.Err() != nil:
+		return status.FromContextError(s.ctx.Err()).Err()
+	case isDone(s.c.done):
+		return errClosed
+	case code == codes.Unavailable, code == codes.Canceled:
+		s.c.suspect(e)
+	case code == codes.Aborted, code == codes.ResourceExhausted: // it is well
+	default:
+		return err
+	}
+	if gone := time.Since(s.since); gone > s.c.opts.Patience {
+		return status.Errorf(status.Code(err), "%s (no coordinator went on for %v)",
+			status.Convert(err).Message(), gone.Round(time.Second/10))
+	}
+	s.lost = time.Now()
+	s.c.opts.Events.Lost(Lost{RequestID: s.started.GetRequestId(), Address: e.address,
+		Tokens: len(s.ids), Err: err})
+	return nil
+}
