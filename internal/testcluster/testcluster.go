@@ -57,6 +57,8 @@ type Cluster struct {
 	Router      *router.Router // nil without nodes
 	Nodes       []*Node
 	View        *placement.View
+	// Conn reaches the coordinator.
+	Conn *grpc.ClientConn
 }
 
 // Node is one expert node.
@@ -67,24 +69,49 @@ type Node struct {
 	GRPC   *grpc.Server
 }
 
-// Start runs a cluster until the test ends.
-func Start(t testing.TB, o Options) *Cluster {
-	t.Helper()
+func (o *Options) setDefaults() {
 	if o.Dir == "" {
 		o.Dir = Path("models/tiny-maverick")
 	}
 	if o.Mode == 0 {
 		o.Mode = kernel.Exact
 	}
+}
+
+// Start runs a cluster until the test ends.
+func Start(t testing.TB, o Options) *Cluster {
+	t.Helper()
+	o.setDefaults()
 	ck, err := checkpoint.Open(o.Dir)
 	check(t, err)
 	t.Cleanup(func() { _ = ck.Close() })
-	opts := model.Options{Mode: o.Mode, Device: device(t, o.Threads)}
-	source, err := model.OpenExperts(ck, opts)
+	source, err := model.OpenExperts(ck, model.Options{Mode: o.Mode, Device: device(t, o.Threads)})
 	check(t, err)
 	c := &Cluster{}
-	experts := c.experts(t, o, ck, source)
-	m, err := model.Open(ck, opts, experts)
+	c.coordinate(t, o, ck, c.experts(t, o, ck, source))
+	return c
+}
+
+// Another starts a second coordinator over the same nodes, with a router and an engine of
+// its own: o must be as the cluster's, but for Threads, Coordinator and Router.
+func (c *Cluster) Another(t testing.TB, o Options) *Cluster {
+	t.Helper()
+	o.setDefaults()
+	ck, err := checkpoint.Open(o.Dir)
+	check(t, err)
+	t.Cleanup(func() { _ = ck.Close() })
+	source, err := model.OpenExperts(ck, model.Options{Mode: o.Mode})
+	check(t, err)
+	second := &Cluster{Nodes: c.Nodes, View: c.View}
+	second.coordinate(t, o, ck, second.route(t, o, ck, source))
+	return second
+}
+
+// coordinate starts the coordinator over what computes the experts.
+func (c *Cluster) coordinate(t testing.TB, o Options, ck *checkpoint.Checkpoint,
+	experts moe.Experts) {
+	t.Helper()
+	m, err := model.Open(ck, model.Options{Mode: o.Mode, Device: device(t, o.Threads)}, experts)
 	check(t, err)
 	tok, err := tokenizer.Load(o.Dir)
 	check(t, err)
@@ -92,8 +119,8 @@ func Start(t testing.TB, o Options) *Cluster {
 	c.Coordinator, err = coordinator.New(m, tok, o.Coordinator)
 	check(t, err)
 	t.Cleanup(c.Coordinator.Close)
-	c.CoordinatorServiceClient = droverv1.NewCoordinatorServiceClient(serve(t, c.Coordinator))
-	return c
+	c.Conn = serve(t, c.Coordinator)
+	c.CoordinatorServiceClient = droverv1.NewCoordinatorServiceClient(c.Conn)
 }
 
 // device is a CPU with threads of its own until the test ends.
@@ -135,6 +162,14 @@ func (c *Cluster) experts(t testing.TB, o Options, ck *checkpoint.Checkpoint,
 		address := c.startNode(t, id, o, source, digest[:])
 		c.View.Nodes[id] = placement.Node{ID: id, Address: address, Epoch: 1}
 	}
+	return c.route(t, o, ck, source)
+}
+
+// route starts a router over the nodes.
+func (c *Cluster) route(t testing.TB, o Options, ck *checkpoint.Checkpoint,
+	source moe.Source) moe.Experts {
+	t.Helper()
+	digest := ck.Digest()
 	o.Router.ModelDigest, o.Router.Mode, o.Router.Spec = digest[:], o.Mode, source.Spec()
 	r, err := router.New(o.Router)
 	check(t, err)
