@@ -177,9 +177,10 @@ func (c *Coordinator) serve(o CoordinatorOptions, engine *coordinator.Coordinato
 	watcher *cluster.Watcher, m *Model) error {
 	c.live = health.NewServer()
 	c.live.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
+	closing := make(chan struct{})
 	register := func(s grpc.ServiceRegistrar) {
 		engine.Register(s)
-		healthv1.RegisterHealthServer(s, c.live)
+		healthv1.RegisterHealthServer(s, healthServer{c.live, closing})
 		droverv1.RegisterClusterServiceServer(s, cluster.NewServer(cluster.ServerOptions{
 			Watcher: watcher, Store: o.Store, Host: hostName(), RowsByNode: c.rowsByNode,
 			ReplicaBytes: m.Source.Spec().ReplicaBytes}))
@@ -190,14 +191,18 @@ func (c *Coordinator) serve(o CoordinatorOptions, engine *coordinator.Coordinato
 	}
 	c.undo.push(stop)
 	c.Conn = conn
-	g := grpc.NewServer(recovery()...)
+	g := grpc.NewServer(append(recovery(), pings())...)
 	register(g)
 	reflection.Register(g)
-	c.undo.push(serve(g, o.GRPC))
-	if o.HTTP == nil {
-		return nil
+	c.undo.push(serveGently(g, o.GRPC))
+	if o.HTTP != nil {
+		c.serveHTTP(o.HTTP)
 	}
-	c.serveHTTP(o.HTTP)
+	c.undo.push(func() {
+		c.live.Shutdown()
+		close(closing)
+		engine.Close() // open requests end with UNAVAILABLE: clients resume them elsewhere
+	})
 	return nil
 }
 
@@ -211,7 +216,11 @@ func (c *Coordinator) serveHTTP(l net.Listener) {
 		}
 	}()
 	c.undo.push(func() {
-		_ = server.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
+		defer cancel()
+		if server.Shutdown(ctx) != nil { // the time is up
+			_ = server.Close()
+		}
 		<-done
 	})
 }
