@@ -32,12 +32,12 @@ Exit codes: 0 done, 1 an error, 2 wrong usage, 130 interrupted.`,
   echo "What is the capital of Italy?" | drover chat`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			conn, stop, err := t.connect(c.Context(), g)
+			service, stop, err := t.open(c.Context(), g)
 			if err != nil {
 				return err
 			}
 			defer stop()
-			chat := &conversation{g: g, client: droverv1.NewCoordinatorServiceClient(conn), system: system}
+			chat := &conversation{g: g, client: service, system: system}
 			return chat.loop(c.Context())
 		},
 	}

@@ -4,16 +4,21 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
 
+	pool "drover/client"
 	"drover/internal/role"
 	"drover/kernel"
+	droverv1 "drover/proto/drover/v1"
 )
 
-// target is where a client command finds its model: a coordinator's address, or a
+// target is where a client command finds its model: coordinators' addresses, or a
 // directory that is served in this process.
 type target struct {
 	endpoint, model, mode string
@@ -33,17 +38,51 @@ func (t *target) flags(c *cobra.Command) {
 	cacheFlag(c, &t.cache, "with --model: ")
 }
 
+// open returns the service of the target; stop ends it. Of several coordinators, one that is
+// lost is replaced by another in the middle of an answer.
+func (t *target) open(ctx context.Context, g *globals) (
+	service droverv1.CoordinatorServiceClient, stop func(), err error) {
+	if t.model != "" {
+		conn, stop, err := t.connect(ctx, g)
+		return droverv1.NewCoordinatorServiceClient(conn), stop, err
+	}
+	if err := t.check(); err != nil {
+		return nil, nil, err
+	}
+	addresses, err := endpoints(t.endpoint, t.insecure)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := pool.New(pool.Options{Addresses: addresses, DialOptions: dialOptions()})
+	if err != nil {
+		return nil, nil, usagef("--endpoint %q: %v", strings.Join(addresses, ","), err)
+	}
+	if err := p.Probe(ctx); err != nil {
+		p.Close()
+		return nil, nil, err
+	}
+	return p.Service(), p.Close, nil
+}
+
+// check refuses flags that do not go together.
+func (t *target) check() error {
+	switch {
+	case t.model == "" && (t.threads != 0 || t.cache != ""):
+		return usagef("--threads and --cache go with --model; an endpoint has its own")
+	case t.model != "" && t.endpoint != "":
+		return usagef("give --endpoint or --model, not both")
+	}
+	return nil
+}
+
 // connect returns a connection to the target; stop ends it.
 func (t *target) connect(ctx context.Context, g *globals) (
 	conn *grpc.ClientConn, stop func(), err error) {
-	if t.model == "" {
-		if t.threads != 0 || t.cache != "" {
-			return nil, nil, usagef("--threads and --cache go with --model; an endpoint has its own")
-		}
-		return dial(orDefaultEndpoint(t.endpoint), t.insecure)
+	if err := t.check(); err != nil {
+		return nil, nil, err
 	}
-	if t.endpoint != "" {
-		return nil, nil, usagef("give --endpoint or --model, not both")
+	if t.model == "" {
+		return dial(t.endpoint, t.insecure)
 	}
 	mode, err := kernel.ParseMode(t.mode)
 	if err != nil {
@@ -63,19 +102,46 @@ func insecureFlag(c *cobra.Command, insecure *bool) {
 		"allow plain text to and from addresses that are not loopback")
 }
 
-// dial connects to a gRPC address in plain text, which only loopback may have
-// unless insecure was asked for. The connection is made when it is first used.
-func dial(address string, plain bool) (conn *grpc.ClientConn, stop func(), err error) {
-	if !plain {
-		if err := mustBeLoopback(address); err != nil {
-			return nil, nil, err
+// endpoints are the addresses that a flag, or else the environment, names, separated by
+// commas. Plain text is only for loopback unless insecure was asked for.
+func endpoints(flag string, plain bool) ([]string, error) {
+	addresses := strings.Split(orDefaultEndpoint(flag), ",")
+	for _, a := range addresses {
+		if plain {
+			continue
+		}
+		if err := mustBeLoopback(a); err != nil {
+			return nil, err
 		}
 	}
-	conn, err = grpc.NewClient(address,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
+	return addresses, nil
+}
+
+func dialOptions() []grpc.DialOption {
+	return []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64 << 20))}
+}
+
+// dial connects to the first that answers of some gRPC addresses. The connection is made
+// when it is first used.
+func dial(flag string, plain bool) (conn *grpc.ClientConn, stop func(), err error) {
+	addresses, err := endpoints(flag, plain)
 	if err != nil {
-		return nil, nil, usagef("--endpoint %q: %v", address, err)
+		return nil, nil, err
+	}
+	target, options := addresses[0], dialOptions()
+	if len(addresses) > 1 {
+		var all resolver.State
+		for _, a := range addresses {
+			all.Addresses = append(all.Addresses, resolver.Address{Addr: a})
+		}
+		r := manual.NewBuilderWithScheme("pool")
+		r.InitialState(all)
+		target, options = "pool:///", append(options, grpc.WithResolvers(r))
+	}
+	conn, err = grpc.NewClient(target, options...)
+	if err != nil {
+		return nil, nil, usagef("--endpoint %q: %v", strings.Join(addresses, ","), err)
 	}
 	return conn, func() { _ = conn.Close() }, nil
 }

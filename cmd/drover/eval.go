@@ -13,7 +13,6 @@ import (
 
 	"drover/internal/evaluate"
 	"drover/kernel"
-	droverv1 "drover/proto/drover/v1"
 )
 
 func newEvalCommand(g *globals) *cobra.Command {
@@ -51,14 +50,14 @@ Exit codes: 0 measured, 1 a question could not be asked, 2 wrong usage, 130 inte
 			if against != "" {
 				return compareModes(c.Context(), g, to, against, opts, asJSON)
 			}
-			conn, stop, err := to.connect(c.Context(), g)
+			service, stop, err := to.open(c.Context(), g)
 			if err != nil {
 				return err
 			}
 			defer stop()
 			var clear func()
 			opts.Progress, clear = progress(g, "questions")
-			res, err := evaluate.Run(c.Context(), droverv1.NewCoordinatorServiceClient(conn), opts)
+			res, err := evaluate.Run(c.Context(), service, opts)
 			clear()
 			switch {
 			case err != nil:

@@ -24,7 +24,7 @@ Exit codes: 0 done, 1 an error, 2 wrong usage.`,
 		Example: "  drover nodes\n  drover nodes --json --endpoint 127.0.0.1:7070",
 		Args:    noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			conn, stop, err := dial(orDefaultEndpoint(endpoint), plain)
+			conn, stop, err := dial(endpoint, plain)
 			if err != nil {
 				return err
 			}
@@ -73,7 +73,7 @@ Exit codes: 0 done, 1 an error, 2 wrong usage.`,
 		Example: "  drover placement\n  drover placement --json",
 		Args:    noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			conn, stop, err := dial(orDefaultEndpoint(endpoint), plain)
+			conn, stop, err := dial(endpoint, plain)
 			if err != nil {
 				return err
 			}

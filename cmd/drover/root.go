@@ -55,7 +55,8 @@ func noArgs(_ *cobra.Command, args []string) error {
 // endpointFlag adds --endpoint, whose default comes from DROVER_ENDPOINT.
 func endpointFlag(c *cobra.Command, endpoint *string) {
 	c.Flags().StringVar(endpoint, "endpoint", "",
-		"coordinator's gRPC address (default $DROVER_ENDPOINT, then "+defaultEndpoint+")")
+		"coordinator's gRPC address, or several separated by commas (default $DROVER_ENDPOINT, "+
+			"then "+defaultEndpoint+")")
 }
 
 // orDefaultEndpoint fills in an endpoint that was not given.

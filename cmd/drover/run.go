@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
-	"google.golang.org/grpc"
 
 	"drover/internal/answer"
 	"drover/internal/batch"
@@ -34,7 +33,8 @@ func newRunCommand(g *globals) *cobra.Command {
 		Short: "Answer one prompt, or a file of prompts",
 		Long: `Run asks a coordinator for an answer and prints it as it comes. The prompt is a user's
 message, rendered with the model's chat template. With --model the model runs in this
-process, without a network.
+process, without a network. With several coordinators, answers go on at another one when
+theirs is lost, and are the same.
 
 With --prompts and --out it answers a file: lines of JSON with "id", "messages" or
 "prompt", "tools", "seed", "temperature", "max_tokens", "ignore_eos". The answers stand in
@@ -46,6 +46,7 @@ Exit codes: 0 done, 1 an error or a line with an error, 2 wrong usage, 130 inter
 		Example: `  drover run "Tell me a story about a fox."
   drover run --model models/tiny-maverick "Translate to French: The cat sees the blue key."
   drover run --temperature 0.8 --seed 7 "Tell me a story about a fox."
+  drover run --endpoint 10.0.0.1:7070,10.0.0.2:7070 --insecure "Tell me a story about a fox."
   drover run --prompts questions.jsonl --out answers.jsonl --concurrency 32`,
 		RunE: func(c *cobra.Command, args []string) error { return f.run(c, g, args) },
 	}
@@ -75,7 +76,7 @@ func (f *runFlags) run(c *cobra.Command, g *globals, args []string) error {
 	case !many && !utf8.ValidString(args[0]):
 		return errors.New("the prompt is not valid UTF-8")
 	}
-	conn, stop, err := f.connect(c.Context(), g)
+	service, stop, err := f.open(c.Context(), g)
 	if err != nil {
 		return err
 	}
@@ -87,16 +88,17 @@ func (f *runFlags) run(c *cobra.Command, g *globals, args []string) error {
 		}
 		f.batch.Defaults = batch.Defaults{Seed: s.Seed, Temperature: s.Temperature,
 			MaxTokens: f.maxTokens}
-		return runBatch(c.Context(), conn, f.batch)
+		return runBatch(c.Context(), service, f.batch)
 	}
-	return f.ask(c, g, conn, args[0])
+	return f.ask(c, g, service, args[0])
 }
 
 // ask prints one answer as it comes, and figures about it on a terminal.
-func (f *runFlags) ask(c *cobra.Command, g *globals, conn *grpc.ClientConn, prompt string) error {
+func (f *runFlags) ask(c *cobra.Command, g *globals,
+	service droverv1.CoordinatorServiceClient, prompt string) error {
 	req := answer.Chat(prompt)
 	req.MaxTokens, req.Sampling = f.maxTokens, f.sampling(c)
-	got, err := answer.Stream(c.Context(), droverv1.NewCoordinatorServiceClient(conn), req,
+	got, err := answer.Stream(c.Context(), service, req,
 		func(text string) { _, _ = io.WriteString(g.out, text) })
 	if err != nil {
 		return err
@@ -105,10 +107,19 @@ func (f *runFlags) ask(c *cobra.Command, g *globals, conn *grpc.ClientConn, prom
 		fmt.Fprintln(g.out)
 	}
 	if isTerminal(g.err) {
-		fmt.Fprintf(g.err, "%d tokens, %.0f tokens/s, first after %s\n", len(got.Tokens),
-			got.TokensPerSecond(), got.FirstToken().Round(time.Millisecond/10))
+		fmt.Fprintln(g.err, figures(got))
 	}
 	return nil
+}
+
+// figures are what a person may want to know of an answer. Of one that was resumed, no
+// coordinator knows the times.
+func figures(a *answer.Answer) string {
+	if a.Resumes > 0 {
+		return fmt.Sprintf("%d tokens, resumed on other coordinators: %d times", len(a.Tokens), a.Resumes)
+	}
+	return fmt.Sprintf("%d tokens, %.0f tokens/s, first after %s", len(a.Tokens), a.TokensPerSecond(),
+		a.FirstToken().Round(time.Millisecond/10))
 }
 
 // sampling sends only what was given, so that the model's defaults hold for the rest.

@@ -8,17 +8,16 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/grpc"
-
 	"drover/internal/batch"
 	droverv1 "drover/proto/drover/v1"
 )
 
 // runBatch answers a file of prompts, with a progress bar on a terminal.
-func runBatch(ctx context.Context, conn *grpc.ClientConn, opts batch.Options) error {
+func runBatch(ctx context.Context, service droverv1.CoordinatorServiceClient,
+	opts batch.Options) error {
 	var clear func()
 	opts.Progress, clear = progress(&globals{err: os.Stderr}, "prompts")
-	sum, err := batch.Run(ctx, droverv1.NewCoordinatorServiceClient(conn), opts)
+	sum, err := batch.Run(ctx, service, opts)
 	clear()
 	if err != nil {
 		return err

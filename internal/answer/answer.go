@@ -26,17 +26,23 @@ type Answer struct {
 	// Started and Finished are the stream's first and last event.
 	Started  *droverv1.Started
 	Finished *droverv1.Finished
+	// Resumes is how often the answer went on at another coordinator; 0 for a client of one.
+	Resumes int
 }
+
+// resumer is a stream of a client that resumes answers.
+type resumer interface{ Resumes() int }
 
 // FirstToken is the time from the request's arrival at the coordinator to its first token.
 func (a *Answer) FirstToken() time.Duration {
 	return time.Duration(a.Finished.GetFirstTokenMicros()) * time.Microsecond
 }
 
-// TokensPerSecond is the rate of tokens after the first.
+// TokensPerSecond is the rate of tokens after the first. It is 0 of an answer that was
+// resumed: no coordinator knows its times.
 func (a *Answer) TokensPerSecond() float64 {
 	total := time.Duration(a.Finished.GetTotalMicros()) * time.Microsecond
-	if len(a.Tokens) < 2 || total <= a.FirstToken() {
+	if a.Resumes > 0 || len(a.Tokens) < 2 || total <= a.FirstToken() {
 		return 0
 	}
 	return float64(len(a.Tokens)-1) / (total - a.FirstToken()).Seconds()
@@ -78,6 +84,9 @@ func Stream(ctx context.Context, client droverv1.CoordinatorServiceClient,
 			return nil, status.Error(codes.Unavailable, "the answer broke off")
 		case errors.Is(err, io.EOF):
 			a.Text = text.String()
+			if r, ok := stream.(resumer); ok {
+				a.Resumes = r.Resumes()
+			}
 			return a, nil
 		case err != nil:
 			return nil, err
