@@ -49,8 +49,9 @@ type Options struct {
 	// not bound a coordinator that works. Zero means 30 s.
 	Patience time.Duration
 	// StallAfter is the silence of a stream after which its coordinator is asked whether it
-	// is well; without an answer the stream is taken for lost. Little asks in vain during a
-	// long prefill. Zero means 2 s.
+	// is well; without an answer within as long again the stream is taken for lost. It
+	// doubles, up to Patience, for an answer to which this happens again. Little asks in vain
+	// during a long prefill. Zero means 1 s.
 	StallAfter time.Duration
 	// Events tell what happens.
 	Events Events
@@ -92,7 +93,7 @@ func (o *Options) setDefaults() {
 		o.Patience = 30 * time.Second
 	}
 	if o.StallAfter == 0 {
-		o.StallAfter = 2 * time.Second
+		o.StallAfter = time.Second
 	}
 	if o.connect == nil {
 		o.connect = o.dial

@@ -217,7 +217,7 @@ func TestSilence(t *testing.T) {
 						a.change(func() { a.stuck, a.silent, a.healthy = tc.stuck, tc.silent, tc.here })
 					}
 				})
-				atMost := 3100 * time.Millisecond // StallAfter and the check
+				atMost := 2100 * time.Millisecond // StallAfter and the check
 				if tc.resumes == 0 {
 					atMost = time.Minute + time.Second
 				}

@@ -42,8 +42,6 @@ const (
 const (
 	firstWait = 20 * time.Millisecond
 	lastWait  = time.Second
-	// checkTimeout is how long a coordinator may take to say whether it is well.
-	checkTimeout = time.Second
 )
 
 // next is the wait after a wait.
@@ -133,10 +131,10 @@ func (c *Client) set(e *endpoint, s state, err error) {
 	c.changed = make(chan struct{})
 }
 
-// check asks an endpoint whether it is well. One that is there but not ready is well
-// enough as long as no other is better.
-func (c *Client) check(ctx context.Context, e *endpoint) error {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+// check asks an endpoint whether it is well, and gives it some time to answer. One that is
+// there but not ready is well enough as long as no other is better.
+func (c *Client) check(ctx context.Context, e *endpoint, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	r, err := e.health.Check(ctx, &healthv1.HealthCheckRequest{})
 	switch {

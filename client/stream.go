@@ -25,6 +25,7 @@ type Stream struct {
 	at    *attempt // nil between attempts
 	avoid *endpoint
 	wait  time.Duration // before the next attempt
+	quiet time.Duration // after which an attempt is examined
 	since time.Time     // of the last progress
 	lost  time.Time     // of the last loss
 	end   error         // what Recv returns from now on
@@ -42,12 +43,13 @@ type attempt struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	stream grpc.ServerStreamingClient[droverv1.GenerateResponse]
-	stall  *time.Timer // asks whether the coordinator is well
+	quiet  time.Duration // after which the coordinator is asked whether it is well
+	stall  *time.Timer   // which does so
 }
 
 func (c *Client) generate(ctx context.Context, req *droverv1.GenerateRequest,
 	opts []grpc.CallOption) *Stream {
-	s := &Stream{c: c, req: req, opts: opts, since: time.Now(),
+	s := &Stream{c: c, req: req, opts: opts, since: time.Now(), quiet: c.opts.StallAfter,
 		ids:       append([]int32(nil), req.GetResume().GetTokenIds()...),
 		textBytes: req.GetResume().GetTextBytes()}
 	s.ctx, s.cancel = context.WithCancel(ctx)
@@ -67,7 +69,7 @@ func (s *Stream) Recv() (*droverv1.GenerateResponse, error) {
 			s.end = s.lose(err)
 			continue
 		}
-		s.at.stall.Reset(s.c.opts.StallAfter)
+		s.at.stall.Reset(s.at.quiet)
 		show, err := s.take(r)
 		if s.end = err; show {
 			return r, nil
@@ -99,9 +101,9 @@ func (s *Stream) begin() error {
 	if err != nil {
 		return err
 	}
-	at := &attempt{endpoint: e}
+	at := &attempt{endpoint: e, quiet: s.quiet}
 	at.ctx, at.cancel = context.WithCancelCause(s.ctx)
-	at.stall = time.AfterFunc(s.c.opts.StallAfter, func() { s.c.examine(at) })
+	at.stall = time.AfterFunc(at.quiet, func() { s.c.examine(at) })
 	s.at, s.avoid = at, e
 	if at.stream, err = e.coordinator.Generate(at.ctx, s.request(), s.opts...); err != nil {
 		return s.lose(err)
@@ -124,11 +126,11 @@ func (s *Stream) request() *droverv1.GenerateRequest {
 // examine asks a coordinator whose stream is silent whether it is well, and ends the
 // attempt if it does not say so.
 func (c *Client) examine(at *attempt) {
-	err := c.check(at.ctx, at.endpoint)
+	err := c.check(at.ctx, at.endpoint, at.quiet)
 	switch {
 	case at.ctx.Err() != nil:
 	case err == nil:
-		at.stall.Reset(c.opts.StallAfter)
+		at.stall.Reset(at.quiet)
 	default:
 		c.set(at.endpoint, dead, err)
 		c.suspect(at.endpoint)
@@ -149,7 +151,7 @@ func (s *Stream) take(r *droverv1.GenerateResponse) (show bool, err error) {
 	case *droverv1.GenerateResponse_Delta:
 		s.ids = append(s.ids, e.Delta.GetTokenIds()...)
 		s.textBytes += uint64(len(e.Delta.GetText()))
-		s.since, s.wait = time.Now(), 0
+		s.since, s.wait, s.quiet = time.Now(), 0, s.c.opts.StallAfter
 		return true, nil
 	case *droverv1.GenerateResponse_Finished:
 		s.leave()
@@ -189,6 +191,7 @@ func (s *Stream) lose(err error) error {
 	e := s.at.endpoint
 	if stalled := context.Cause(s.at.ctx); stalled != nil {
 		err = stalled
+		s.quiet = min(2*s.quiet, s.c.opts.Patience) // it may be slow, not dead
 	}
 	s.leave()
 	if errors.Is(err, io.EOF) {

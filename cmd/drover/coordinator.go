@@ -19,6 +19,8 @@ type coordinatorFlags struct {
 	minNodes   int
 	parts      int
 	allowScore bool
+
+	shortLease, withParent bool
 }
 
 func newCoordinatorCommand(g *globals) *cobra.Command {
@@ -47,6 +49,10 @@ was ready.`,
 			"is measured; 1 turns it off")
 	c.Flags().BoolVar(&f.allowScore, "allow-score", false,
 		"serve the Score call, which shows all logits (for drover verify)")
+	c.Flags().BoolVar(&f.shortLease, "short-lease", false,
+		"let the cluster notice a node's end in 2 s")
+	_ = c.Flags().MarkHidden("short-lease") // the flag exists
+	withParentFlag(c, &f.withParent)
 	return c
 }
 
@@ -61,6 +67,11 @@ func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
 	if f.parts < 1 || f.parts > coordinator.MaxMicroBatches {
 		return usagef("--micro-batches is %d, must be 1 to %d", f.parts, coordinator.MaxMicroBatches)
 	}
+	if f.withParent {
+		var cancel context.CancelFunc
+		ctx, cancel = withParent(ctx, g)
+		defer cancel()
+	}
 	if err := setProcessors(&f.threads); err != nil {
 		return err
 	}
@@ -68,7 +79,11 @@ func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
 		Weights:     role.Weights{Cache: cacheDir(f.cache)},
 		ClusterName: f.cluster, Replicas: f.replicas, MinNodes: f.minNodes,
 		MicroBatches: f.parts,
-		AllowScore:   f.allowScore, Version: version, PlainText: f.insecure, Log: f.logger(g)}
+		AllowScore:   f.allowScore, ShortLease: f.shortLease, Version: version,
+		PlainText: f.insecure, Log: f.logger(g)}
+	if f.withParent {
+		o.Log = warnings(g).With("coordinator", f.grpc)
+	}
 	store, closeStore, err := f.openStore()
 	if err != nil {
 		return err

@@ -36,11 +36,13 @@ flags it takes the bundled demo model and free loopback ports where the usual on
 file behind; with --dir the state stays there.
 
 With --json it prints one line when it is ready,
-{"grpc":ADDR,"http":ADDR,"etcd":URL,"nodes":N,"pid":PID}, and then logs to standard error.
+{"grpc":ADDR,"http":ADDR,"etcd":URL,"nodes":N,"pid":PID,"coordinators":[{"grpc":ADDR,
+"http":ADDR},…]}, and then logs to standard error.
 
 Exit codes: 0 ended by an interrupt after it was ready, 1 an error, 2 wrong usage,
 130 interrupted before it was ready.`,
 		Example: `  drover up
+  drover up --coordinators 3
   drover up --nodes 8 --replicas 2
   drover up --model ~/models/my-llama4 --mode exact --dir ./state`,
 		Args: noArgs,
@@ -49,8 +51,10 @@ Exit codes: 0 ended by an interrupt after it was ready, 1 an error, 2 wrong usag
 	o := &f.options
 	c.Flags().StringVar(&o.ModelDir, "model", "", "model directory (default: the bundled demo model)")
 	c.Flags().IntVar(&o.Nodes, "nodes", 4, "expert-node processes, 1 to 64")
+	c.Flags().IntVar(&o.Coordinators, "coordinators", 1, "coordinators that share the nodes, 1 to "+
+		"16; several are processes of their own")
 	c.Flags().IntVar(&o.Replicas, "replicas", 1, "copies of each expert, on nodes of their own")
-	c.Flags().DurationVar(&o.RestartAfter, "restart-after", 0, "wait before a node process that "+
+	c.Flags().DurationVar(&o.RestartAfter, "restart-after", 0, "wait before a process that "+
 		"ended is started again (default 100ms, doubling up to 5s)")
 	c.Flags().StringVar(&o.StateDir, "dir", "", "folder for etcd's state (default: a temporary one)")
 	c.Flags().StringVar(&o.GRPC, "grpc", "",
@@ -117,6 +121,9 @@ func (f *upFlags) check() (err error) {
 	if o.RestartAfter < 0 {
 		return usagef("--restart-after is %v, must not be negative", o.RestartAfter)
 	}
+	if o.Coordinators < 1 || o.Coordinators > 16 {
+		return usagef("--coordinators is %d, must be 1 to 16", o.Coordinators)
+	}
 	for _, address := range []string{o.GRPC, o.HTTP} {
 		if address == "" {
 			continue
@@ -160,5 +167,7 @@ func (f *upFlags) printReady(w io.Writer, c *localcluster.Cluster) error {
 		Etcd  string `json:"etcd"`
 		Nodes int    `json:"nodes"`
 		PID   int    `json:"pid"`
-	}{c.GRPC, c.HTTP, c.Etcd, c.Nodes, os.Getpid()})
+
+		Coordinators []localcluster.Endpoint `json:"coordinators"`
+	}{c.GRPC, c.HTTP, c.Etcd, c.Nodes, os.Getpid(), c.Coordinators})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"drover/internal/answer"
 	droverv1 "drover/proto/drover/v1"
@@ -27,8 +28,12 @@ func Introduce(ctx context.Context, w io.Writer, c *Cluster) error {
 	}
 	fmt.Fprintf(w, "drover serves %s (%s, mode %s): %s\n", d.Model, d.Architecture, d.NumericMode,
 		layers)
-	fmt.Fprintf(w, "  gRPC  %s\n  HTTP  http://%s/v1\n  etcd  %s\n  %d expert nodes\n\n",
-		c.GRPC, c.HTTP, c.Etcd, c.Nodes)
+	var endpoints []string
+	for _, e := range c.Coordinators {
+		fmt.Fprintf(w, "  gRPC  %s\n  HTTP  http://%s/v1\n", e.GRPC, e.HTTP)
+		endpoints = append(endpoints, e.GRPC)
+	}
+	fmt.Fprintf(w, "  etcd  %s\n  %d expert nodes\n\n", c.Etcd, c.Nodes)
 	if !d.HasChatTemplate {
 		fmt.Fprintln(w, "The model has no chat template: it answers prompts of text or token ids "+
 			"over gRPC.\nCtrl-C ends the cluster.")
@@ -42,7 +47,7 @@ func Introduce(ctx context.Context, w io.Writer, c *Cluster) error {
 		"  drover nodes --endpoint %s\n"+
 		"  curl http://%s/v1/chat/completions -H 'Content-Type: application/json' "+
 		"-d '{\"messages\":[{\"role\":\"user\",\"content\":\"What is the capital of Italy?\"}]}'\n"+
-		"Ctrl-C ends the cluster.\n", c.GRPC, c.GRPC, c.HTTP)
+		"Ctrl-C ends the cluster.\n", strings.Join(endpoints, ","), c.GRPC, c.HTTP)
 	return nil
 }
 

@@ -1,5 +1,6 @@
 // Package localcluster runs a whole cluster on one machine: etcd and a coordinator in
-// this process, and expert nodes as processes of their own.
+// this process, and expert nodes as processes of their own; several coordinators are
+// processes of their own, too.
 package localcluster
 
 import (
@@ -35,14 +36,16 @@ type Options struct {
 	Cache string
 	// Nodes is the number of expert-node processes, Replicas that of each expert's copies.
 	Nodes, Replicas int
-	// RestartAfter is the wait before a node process that ended is started again. It doubles, up to
+	// RestartAfter is the wait before a process that ended is started again. It doubles, up to
 	// 5 seconds, while the process does not stay for half a minute. Zero means 100 ms; with hours
 	// a node that is gone stays away.
 	RestartAfter time.Duration
+	// Coordinators is how many serve. Zero means 1.
+	Coordinators int
 	// StateDir keeps etcd's state. Empty means a temporary folder that Close removes.
 	StateDir string
 	// GRPC and HTTP are the addresses to serve. Empty means the usual one, or a free
-	// port where that is taken.
+	// port where that is taken. Coordinators after the first take free ports.
 	GRPC, HTTP string
 	// Log takes what happens, Stderr what the node processes print.
 	Log    *slog.Logger
@@ -57,11 +60,14 @@ const (
 
 // Cluster is a running cluster.
 type Cluster struct {
-	// GRPC, HTTP and Etcd are the addresses that are served.
+	// GRPC, HTTP and Etcd are the addresses that are served; of several coordinators, the
+	// first's.
 	GRPC, HTTP, Etcd string
+	// Coordinators are all coordinators' addresses.
+	Coordinators []Endpoint
 	// Nodes is the number of expert nodes; a dense model has none.
 	Nodes int
-	// Conn reaches the coordinator without a network.
+	// Conn reaches the coordinator, without a network if it is the only one.
 	Conn *grpc.ClientConn
 
 	undo []func()
@@ -87,16 +93,15 @@ func (c *Cluster) start(ctx context.Context, o Options) error {
 		return err
 	}
 	// The ports first: a port that is taken is the commonest mistake.
-	grpcListener, err := listen("gRPC", o.GRPC, usualGRPC)
+	var r roles
+	if o.Coordinators > 1 {
+		err = c.reserveAll(o)
+	} else {
+		err = c.listen(o, &r)
+	}
 	if err != nil {
 		return err
 	}
-	c.push(func() { _ = grpcListener.Close() }) // closed by its server before, as a rule
-	httpListener, err := listen("HTTP", o.HTTP, usualHTTP)
-	if err != nil {
-		return err
-	}
-	c.push(func() { _ = httpListener.Close() })
 	etcd, err := etcdserver.Start(ctx, etcdserver.Options{Dir: filepath.Join(dir, "etcd"),
 		Warn: func(m string) { o.Log.Debug("etcd", "message", m) }})
 	if err != nil {
@@ -104,16 +109,32 @@ func (c *Cluster) start(ctx context.Context, o Options) error {
 	}
 	c.push(etcd.Close)
 	c.Etcd = etcd.Endpoint()
-	key, err := gossipKey()
-	if err != nil {
+	if r.gossipKey, err = gossipKey(); err != nil {
 		return err
 	}
-	nodes, err := newNursery(o)
-	if err != nil {
+	if r.nodes, err = newNursery(o); err != nil {
 		return err
 	}
-	c.push(nodes.close)
-	return c.startRoles(ctx, o, roles{grpcListener, httpListener, key, nodes})
+	c.push(r.nodes.close)
+	if o.Coordinators > 1 {
+		return c.startCoordinators(ctx, o, r.gossipKey, r.nodes)
+	}
+	return c.startRoles(ctx, o, r)
+}
+
+// listen takes the ports of the only coordinator.
+func (c *Cluster) listen(o Options, r *roles) (err error) {
+	if r.grpc, err = listen("gRPC", o.GRPC, usualGRPC); err != nil {
+		return err
+	}
+	c.push(func() { _ = r.grpc.Close() }) // closed by its server before, as a rule
+	if r.http, err = listen("HTTP", o.HTTP, usualHTTP); err != nil {
+		return err
+	}
+	c.push(func() { _ = r.http.Close() })
+	c.GRPC, c.HTTP = r.grpc.Addr().String(), r.http.Addr().String()
+	c.Coordinators = []Endpoint{{c.GRPC, c.HTTP}}
+	return nil
 }
 
 // look opens the model, so that one that cannot be served is one error and not one
@@ -158,7 +179,6 @@ func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
 		return err
 	}
 	c.push(coordinator.Close)
-	c.GRPC, c.HTTP = r.grpc.Addr().String(), r.http.Addr().String()
 	c.Conn = coordinator.Conn
 	return coordinator.WaitReady(ctx)
 }
@@ -166,15 +186,11 @@ func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
 // children are the expert nodes' command lines.
 func children(o Options, etcd, gossip, key string) []child {
 	var all []child
-	cache := o.Cache
-	if cache == "" {
-		cache = "off"
-	}
 	for i := range o.Nodes {
 		id := "node-" + strconv.Itoa(i+1)
 		all = append(all, child{name: id, env: []string{"DROVER_GOSSIP_KEY=" + key}, args: []string{
 			"expertnode", "--etcd", etcd, "--model", o.ModelDir, "--mode", o.Mode.String(),
-			"--threads", strconv.Itoa(max(o.NodeThreads, 1)), "--cache", cache,
+			"--threads", strconv.Itoa(max(o.NodeThreads, 1)), "--cache", cacheArgument(o),
 			"--id", id, "--listen", "127.0.0.1:0", "--domain", id, "--gossip", "127.0.0.1:0",
 			"--join", gossip, "--short-lease", "--with-parent"}})
 	}
