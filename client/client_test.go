@@ -305,6 +305,25 @@ func TestChoice(t *testing.T) {
 	})
 }
 
+// TestForgottenStreams ends streams by their context alone, without another Recv.
+func TestForgottenStreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newFakeNode("a")
+		c := pool(t, Options{}, a)
+		ctx, cancel := context.WithCancel(t.Context())
+		for range 5 {
+			if _, err := c.Generate(ctx, ask(10)).Recv(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cancel()
+		synctest.Wait()
+		if a.open != 0 || c.endpoints[0].active != 0 {
+			t.Errorf("%d streams are open, %d count", a.open, c.endpoints[0].active)
+		}
+	})
+}
+
 // TestProbe looks whether anybody is there.
 func TestProbe(t *testing.T) {
 	for name, tc := range map[string]struct {

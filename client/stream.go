@@ -103,7 +103,12 @@ func (s *Stream) begin() error {
 	}
 	at := &attempt{endpoint: e, quiet: s.quiet}
 	at.ctx, at.cancel = context.WithCancelCause(s.ctx)
-	at.stall = time.AfterFunc(at.quiet, func() { s.c.examine(at) })
+	at.stall = time.AfterFunc(time.Hour, func() { s.c.examine(at) })
+	at.stall.Reset(at.quiet)           // now that examine can do so itself
+	context.AfterFunc(at.ctx, func() { // also if the caller forgets the stream
+		at.stall.Stop()
+		s.c.release(e)
+	})
 	s.at, s.avoid = at, e
 	if at.stream, err = e.coordinator.Generate(at.ctx, s.request(), s.opts...); err != nil {
 		return s.lose(err)
@@ -179,9 +184,7 @@ func (s *Stream) leave() {
 	if s.at == nil {
 		return
 	}
-	s.at.stall.Stop()
 	s.at.cancel(nil)
-	s.c.release(s.at.endpoint)
 	s.at = nil
 }
 
