@@ -326,3 +326,33 @@ func TestResumedCounts(t *testing.T) {
 		t.Errorf("%d tokens prefilled, %d decoded; want 12, 3", prefill, decode)
 	}
 }
+
+// FuzzResume resumes answers with any state: it is refused by the name of a field, or the
+// answer goes on with whole characters and right counts.
+func FuzzResume(f *testing.F) {
+	c := start(f, newFake(2048), loadTokenizer(f), Options{Name: "tiny"})
+	f.Add([]byte{0, 3, 1, 200}, uint64(1), "x", uint8(9), false)
+	f.Add([]byte{7, 0xff}, uint64(0), "\u00e9", uint8(1), true)
+	f.Fuzz(func(t *testing.T, tokens []byte, text uint64, stop string, most uint8, eos bool) {
+		r := textRequest("Once")
+		r.MaxTokens, r.IgnoreEos, r.Stop = uint32(most), !eos, []string{stop}
+		r.Resume = &droverv1.Resume{TextBytes: text % 64}
+		for i := 0; i+1 < len(tokens); i += 2 {
+			id := int32(tokens[i])<<8 | int32(tokens[i+1])
+			r.Resume.TokenIds = append(r.Resume.TokenIds, id%2050)
+		}
+		a := generate(t.Context(), c, r)
+		switch {
+		case a.err != nil:
+			says := status.Convert(a.err).Message()
+			if status.Code(a.err) != codes.InvalidArgument ||
+				!strings.HasPrefix(says, "resume.") && !strings.HasPrefix(says, "stop: ") {
+				t.Errorf("%v: got %v", r, a)
+			}
+		case !utf8.ValidString(a.text):
+			t.Errorf("%v: text %q", r, a.text)
+		case int(a.finished.TokenCount) != len(r.Resume.TokenIds)+len(a.ids):
+			t.Errorf("%v: %d tokens resumed, got %v", r, len(r.Resume.TokenIds), a)
+		}
+	})
+}
