@@ -2,7 +2,6 @@ package placement
 
 import (
 	"cmp"
-	"fmt"
 	"math"
 	"slices"
 )
@@ -11,20 +10,32 @@ import (
 type board struct {
 	in       *Input
 	nodes    []Node
-	replicas int         // of each expert
+	domain   []int       // of each node; equal numbers share one
 	slots    []int       // room of each node, in replicas
 	share    []float64   // of each layer's load that a node should carry; they sum to 1
-	weight   [][]float64 // load that one replica carries; a layer's sum to 1 per plan
+	work     [][]float64 // of each expert; a layer's sum to 1
+	replicas int         // that every expert gets
+	want     [][]int     // of each expert, without extra ones
+	weight   [][]float64 // of its layer's load that one replica of an expert carries
 	old, on  [][][]uint16
 	load     [][]float64 // by layer and node
 	count    []int       // replicas of a node in the new plan
 	// both counts the replicas of a node in the old or the new plan: what it holds while
-	// the change runs, since nodes load before they drop.
+	// the change runs, since nodes load before they drop. It stays within the slots.
 	both      []int
-	movesLeft int // for balance and domains
-	draining  int // nodes that get nothing
-	deferred  bool
-	tight     bool // a node must exceed its room while the change runs
+	movesLeft int // for balance, domains and extra replicas
+	stranded  []Replica
+	waiting   bool    // a promised replica finds no room until others are dropped
+	deferred  bool    // the next plan goes on
+	before    float64 // imbalance of the current plan; 0: none, or not whole
+	missed    float64 // imbalance of a layer that was not worth moves; 0: none
+	marks     marks
+}
+
+// marks answers, for the expert that was looked at last, what holds of a node.
+type marks struct {
+	stamp           int
+	on, old, domain []int // equal to stamp: yes
 }
 
 func newBoard(in *Input) *board {
@@ -34,94 +45,57 @@ func newBoard(in *Input) *board {
 	}
 	experts, room := len(in.Layers)*in.Experts, 0
 	for _, n := range in.Nodes {
-		if n.Draining {
-			b.draining++
-			continue
-		}
 		if slots := int(min(n.CapacityBytes/in.ReplicaBytes, int64(experts))); slots > 0 {
 			b.nodes, b.slots = append(b.nodes, n), append(b.slots, slots)
 			room += slots
 		}
 	}
+	b.domain = domains(b.nodes)
 	b.replicas = min(in.Replicas, len(b.nodes), room/experts)
 	b.share = shares(b.nodes, b.slots, experts*b.replicas)
-	b.weight = weights(in, b.replicas)
-	b.count, b.both = make([]int, len(b.nodes)), make([]int, len(b.nodes))
-	b.load = make([][]float64, len(in.Layers))
-	b.old, b.on = make([][][]uint16, len(in.Layers)), make([][][]uint16, len(in.Layers))
-	for l := range in.Layers {
-		b.load[l] = make([]float64, len(b.nodes))
-		b.old[l], b.on[l] = make([][]uint16, in.Experts), make([][]uint16, in.Experts)
-	}
+	b.work = works(in)
+	n := len(b.nodes)
+	b.count, b.both = make([]int, n), make([]int, n)
+	b.marks = marks{on: make([]int, n), old: make([]int, n), domain: make([]int, n)}
+	b.load, b.weight = grid[float64](len(in.Layers), n), grid[float64](len(in.Layers), in.Experts)
+	b.want = grid[int](len(in.Layers), in.Experts)
+	b.old = grid[[]uint16](len(in.Layers), in.Experts)
+	b.on = grid[[]uint16](len(in.Layers), in.Experts)
 	return b
 }
 
-// shares divides the replicas by the nodes' speed, as far as their slots go, and
-// returns each node's part of the whole.
-func shares(nodes []Node, slots []int, replicas int) []float64 {
-	share := make([]float64, len(nodes))
-	left, full := float64(replicas), make([]bool, len(nodes))
-	for again := true; again; {
-		again = false
-		speeds := 0.0
-		for i, n := range nodes {
-			if !full[i] {
-				speeds += speed(n)
-			}
-		}
-		rate := left / speeds
-		for i, n := range nodes {
-			if full[i] {
-				continue
-			}
-			share[i] = rate * speed(n)
-			if share[i] > float64(slots[i]) {
-				share[i], full[i], again = float64(slots[i]), true, true
-				left -= share[i]
-			}
-		}
+func grid[T any](rows, columns int) [][]T {
+	g := make([][]T, rows)
+	for i := range g {
+		g[i] = make([]T, columns)
 	}
-	for i := range share {
-		share[i] /= float64(max(replicas, 1))
-	}
-	return share
+	return g
 }
 
-func speed(n Node) float64 {
-	if n.Speed > 0 && n.Speed <= math.MaxFloat32 {
-		return max(n.Speed, 1e-6)
+// domains numbers the failure domains. A node without one is a domain of its own.
+func domains(nodes []Node) []int {
+	number, byName := make([]int, len(nodes)), map[string]int{}
+	for i, n := range nodes {
+		first, known := byName[n.Domain]
+		if n.Domain == "" || !known {
+			first, byName[n.Domain] = i, i
+		}
+		number[i] = first
 	}
-	return 1
+	return number
 }
 
-// weights returns the part of its layer's load that one replica of each expert carries.
-// Half of it is constant: in decode, a node's time follows the number of distinct
-// experts that it touches, however many rows each gets.
-func weights(in *Input, replicas int) [][]float64 {
-	all := make([][]float64, len(in.Layers))
-	for l := range all {
-		all[l] = make([]float64, in.Experts)
-		sum := 0.0
-		for e := range all[l] {
-			all[l][e] = loadOf(in.Load, l, e)
-			sum += all[l][e]
-		}
-		for e, w := range all[l] {
-			even := 1 / float64(in.Experts)
-			if sum > 0 {
-				even = even/2 + w/sum/2
-			}
-			all[l][e] = even / float64(max(replicas, 1))
-		}
+// setWeight says what one replica of an expert carries.
+func (b *board) setWeight(l, e int, w float64) {
+	for _, n := range b.on[l][e] {
+		b.load[l][n] += w - b.weight[l][e]
 	}
-	return all
+	b.weight[l][e] = w
 }
 
-func loadOf(load [][]float64, l, e int) float64 {
-	if l < len(load) && e < len(load[l]) && load[l][e] > 0 && load[l][e] <= math.MaxFloat32 {
-		return load[l][e]
-	}
-	return 0
+// divide shares an expert's work among the replicas that it has.
+func (b *board) divide(l, e int) {
+	b.setWeight(l, e, b.work[l][e]/float64(max(len(b.on[l][e]), 1)))
 }
 
 func (b *board) put(l, e int, n uint16) {
@@ -148,12 +122,79 @@ func (b *board) fill(l int, n uint16, more float64) float64 {
 	return (b.load[l][n] + more) / b.share[n]
 }
 
+// fullest is the node of a layer with the most load for its share.
+func (b *board) fullest(l int) (node uint16, fill float64) {
+	for n := range b.nodes {
+		if f := b.fill(l, uint16(n), 0); n == 0 || compareFloat(f, fill) > 0 {
+			node, fill = uint16(n), f
+		}
+	}
+	return node, fill
+}
+
+// imbalance is the largest fill of any node in any layer.
+func (b *board) imbalance() float64 {
+	worst := 0.0
+	for l := range b.load {
+		_, fill := b.fullest(l)
+		worst = max(worst, fill)
+	}
+	return worst
+}
+
+// compareFloat takes numbers that differ by rounding only for equal.
+func compareFloat(x, y float64) int {
+	if d := x - y; d < 1e-9 && d > -1e-9 {
+		return 0
+	}
+	return cmp.Compare(x, y)
+}
+
 // sharesDomain tells whether another replica of the expert lies in the node's domain.
-// Nodes without a domain are each a domain of their own.
 func (b *board) sharesDomain(l, e int, n uint16) bool {
-	return b.nodes[n].Domain != "" && slices.ContainsFunc(b.on[l][e], func(o uint16) bool {
-		return o != n && b.nodes[o].Domain == b.nodes[n].Domain
-	})
+	return b.joinsDomain(l, e, n, n)
+}
+
+// joinsDomain tells whether a replica that moves from one node to another would lie in
+// one domain with a third.
+func (b *board) joinsDomain(l, e int, from, to uint16) bool {
+	for _, o := range b.on[l][e] {
+		if o != from && b.domain[o] == b.domain[to] {
+			return true
+		}
+	}
+	return false
+}
+
+// look sets the marks for an expert.
+func (b *board) look(l, e int) {
+	m := &b.marks
+	m.stamp++
+	for _, n := range b.old[l][e] {
+		m.old[n] = m.stamp
+	}
+	for _, n := range b.on[l][e] {
+		m.on[n], m.domain[b.domain[n]] = m.stamp, m.stamp
+	}
+}
+
+// fits tells whether a node lacks the expert that was looked at and has room for it, now
+// and while the change runs.
+func (b *board) fits(n int) bool {
+	m := &b.marks
+	return m.on[n] != m.stamp && b.count[n] < b.slots[n] &&
+		(b.both[n] < b.slots[n] || m.old[n] == m.stamp)
+}
+
+// accepts is fits for any expert.
+func (b *board) accepts(l, e int, n uint16) bool {
+	return b.count[n] < b.slots[n] && b.takes(l, e, n)
+}
+
+// takes tells whether a node that gives up another replica could have this one.
+func (b *board) takes(l, e int, n uint16) bool {
+	return !slices.Contains(b.on[l][e], n) &&
+		(b.both[n] < b.slots[n] || slices.Contains(b.old[l][e], n))
 }
 
 // keep starts from what the current plan holds on nodes that are still there.
@@ -161,9 +202,16 @@ func (b *board) keep() {
 	if b.in.Current == nil {
 		return
 	}
+	at := make(map[string]uint16, len(b.nodes))
+	for i, n := range b.nodes {
+		at[n.ID] = uint16(i)
+	}
 	index := make([]int, len(b.in.Current.NodeIDs))
 	for i, id := range b.in.Current.NodeIDs {
-		index[i] = slices.IndexFunc(b.nodes, func(n Node) bool { return n.ID == id })
+		index[i] = -1
+		if n, ok := at[id]; ok {
+			index[i] = int(n)
+		}
 	}
 	for l, layer := range b.in.Layers {
 		for e := range b.in.Experts {
@@ -174,12 +222,39 @@ func (b *board) keep() {
 					b.put(l, e, uint16(n))
 				}
 			}
-			for len(b.on[l][e]) > b.replicas {
-				b.take(l, e, b.worst(l, e))
-			}
+			b.divide(l, e)
+		}
+	}
+	b.before = b.imbalance()
+	for l := range b.on {
+		if slices.ContainsFunc(b.on[l], func(on []uint16) bool { return len(on) == 0 }) {
+			b.before = 0
 		}
 	}
 	b.shrink()
+}
+
+// shrink takes replicas from nodes whose room became smaller, those first of which the
+// most others are left.
+func (b *board) shrink() {
+	most := 0
+	for n := range b.nodes {
+		if b.count[n] > b.slots[n] {
+			most = len(b.nodes)
+		}
+	}
+	for spare := most; spare >= 1; spare-- {
+		for l := range b.on {
+			for e := range b.on[l] {
+				for _, n := range slices.Clone(b.on[l][e]) {
+					if b.count[n] > b.slots[n] && len(b.on[l][e]) >= spare {
+						b.take(l, e, n)
+					}
+				}
+				b.divide(l, e)
+			}
+		}
+	}
 }
 
 // worst returns the replica of an expert to give up first.
@@ -188,91 +263,6 @@ func (b *board) worst(l, e int) uint16 {
 		if sx, sy := b.sharesDomain(l, e, x), b.sharesDomain(l, e, y); sx != sy {
 			return map[bool]int{true: 1, false: -1}[sx]
 		}
-		return cmp.Or(cmp.Compare(b.fill(l, x, 0), b.fill(l, y, 0)), cmp.Compare(x, y))
+		return cmp.Or(compareFloat(b.fill(l, x, 0), b.fill(l, y, 0)), cmp.Compare(x, y))
 	})
-}
-
-// shrink takes replicas from nodes whose room became smaller, spare replicas first.
-func (b *board) shrink() {
-	for spare := b.replicas; spare >= 1; spare-- {
-		for l := range b.on {
-			for e := range b.on[l] {
-				for _, n := range slices.Clone(b.on[l][e]) {
-					if b.count[n] > b.slots[n] && len(b.on[l][e]) >= spare {
-						b.take(l, e, n)
-					}
-				}
-			}
-		}
-	}
-}
-
-func (b *board) plan() *Plan {
-	p := &Plan{Revision: 1, Layers: slices.Clone(b.in.Layers), Experts: b.in.Experts}
-	if b.in.Current != nil {
-		p.Revision = b.in.Current.Revision + 1
-	}
-	index := make([]uint16, len(b.nodes))
-	for n, count := range b.count {
-		if count > 0 {
-			index[n] = uint16(len(p.NodeIDs))
-			p.NodeIDs = append(p.NodeIDs, b.nodes[n].ID)
-		}
-	}
-	p.Replicas = make([][][]uint16, len(b.on))
-	for l := range b.on {
-		p.Replicas[l] = make([][]uint16, len(b.on[l]))
-		for e, on := range b.on[l] {
-			at := make([]uint16, len(on))
-			for i, n := range on {
-				at[i] = index[n]
-			}
-			slices.Sort(at)
-			p.Replicas[l][e] = at
-		}
-	}
-	return p
-}
-
-func (b *board) imbalance() float64 {
-	worst := 0.0
-	for l := range b.load {
-		for n := range b.nodes {
-			worst = max(worst, b.fill(l, uint16(n), 0))
-		}
-	}
-	return worst
-}
-
-func (b *board) notes() []string {
-	var notes []string
-	if b.replicas < b.in.Replicas {
-		why := "room"
-		if len(b.nodes) < b.in.Replicas {
-			why = "nodes"
-		}
-		notes = append(notes, fmt.Sprintf("%s for %d of the %d wanted replicas of each expert",
-			why, b.replicas, b.in.Replicas))
-	}
-	if n := len(b.in.Nodes) - len(b.nodes) - b.draining; n > 0 {
-		notes = append(notes, fmt.Sprintf("nodes too small for one replica: %d", n))
-	}
-	together := 0
-	for l := range b.on {
-		for e, on := range b.on[l] {
-			if slices.ContainsFunc(on, func(n uint16) bool { return b.sharesDomain(l, e, n) }) {
-				together++
-			}
-		}
-	}
-	if together > 0 {
-		notes = append(notes, fmt.Sprintf("experts with replicas in one failure domain: %d", together))
-	}
-	if b.tight {
-		notes = append(notes, "some nodes exceed their room while the change runs")
-	}
-	if b.deferred {
-		notes = append(notes, "more moves wait for the next plan")
-	}
-	return notes
 }

@@ -6,72 +6,105 @@ import (
 	"slices"
 )
 
-// add gives each expert the replicas that it lacks: heavy experts first, each to the
-// node with the least load for its share.
+// add gives each expert the replicas that it lacks, each to the node with the least load
+// for its share: a first one to all, then a second one, heavy experts first.
 func (b *board) add() error {
+	most := b.replicas
+	if b.replicas < b.in.Replicas {
+		most++
+	}
 	order := make([]int, b.in.Experts)
-	for l := range b.on {
-		for e := range order {
-			order[e] = e
-		}
-		slices.SortFunc(order, func(x, y int) int {
-			return cmp.Or(cmp.Compare(b.weight[l][y], b.weight[l][x]), cmp.Compare(x, y))
-		})
-		for _, e := range order {
-			for len(b.on[l][e]) < b.replicas {
-				if !b.place(l, e) && !b.augment(l, e) {
-					return errors.New("placement: no node is left for a replica")
+	for level := 1; level <= most; level++ {
+		for l := range b.on {
+			for e := range order {
+				order[e] = e
+			}
+			slices.SortFunc(order, func(x, y int) int {
+				return cmp.Or(cmp.Compare(b.weight[l][y], b.weight[l][x]), cmp.Compare(x, y))
+			})
+			for _, e := range order {
+				if len(b.on[l][e]) >= level || b.want[l][e] < level {
+					continue
+				}
+				if err := b.addOne(l, e); err != nil {
+					return err
 				}
 			}
 		}
 	}
-	return nil
+	for l := range b.on {
+		for e := range b.on[l] {
+			b.divide(l, e)
+		}
+	}
+	return b.makeRoom()
+}
+
+func (b *board) addOne(l, e int) error {
+	b.setWeight(l, e, b.work[l][e]/float64(b.want[l][e]))
+	switch {
+	case b.place(l, e), len(b.on[l][e]) < b.replicas && b.augment(l, e):
+		return nil
+	case len(b.on[l][e]) > 0:
+		b.deferred = b.deferred || b.crowded()
+		b.waiting = b.waiting || len(b.on[l][e]) < b.replicas
+		return nil
+	case len(b.in.Current.On(b.in.Layers[l], e)) > 0:
+		b.stranded, b.waiting = append(b.stranded, Replica{l, e}), true
+		return nil
+	}
+	return errors.New("placement: no node is left for a replica")
+}
+
+// crowded tells whether a node will have room when what it drops is gone.
+func (b *board) crowded() bool {
+	for n := range b.nodes {
+		if b.count[n] < b.slots[n] && b.both[n] >= b.slots[n] {
+			return true
+		}
+	}
+	return false
 }
 
 // place puts a replica on the best node with room, and returns false if there is none.
 func (b *board) place(l, e int) bool {
-	best, found := uint16(0), false
-	for i := range b.nodes {
-		n := uint16(i)
-		if b.count[n] >= b.slots[n] || slices.Contains(b.on[l][e], n) {
+	n, ok := b.best(l, e, false)
+	if ok {
+		b.put(l, e, n)
+	}
+	return ok
+}
+
+// best finds the node for a replica: outside the domains of the others if it can be, with
+// the least load for its share. Of nodes that are equally empty, and more replicas of the
+// layer follow than there are nodes, the one with the most replicas in other layers comes
+// first, since heavy experts do: it gets few others. Else that with the fewest does. An
+// extra replica leaves the node its headroom.
+func (b *board) best(l, e int, extra bool) (node uint16, ok bool) {
+	b.look(l, e)
+	m, w := &b.marks, b.weight[l][e]
+	many := b.in.Experts*b.replicas > len(b.nodes)
+	var shared bool
+	var fill, spread float64
+	for n := range b.nodes {
+		if !b.fits(n) || extra && b.slots[n]-b.both[n] <= headroom(b.slots[n]) {
 			continue
 		}
-		if !found || b.better(l, e, n, best) {
-			best, found = n, true
+		s := m.domain[b.domain[n]] == m.stamp
+		f := b.fill(l, uint16(n), w)
+		if ok && (s && !shared || s == shared && compareFloat(f, fill) > 0) {
+			continue
 		}
+		p := float64(b.count[n]) / b.share[n]
+		if many && b.load[l][n] <= 0 {
+			p = -p
+		}
+		if ok && s == shared && compareFloat(f, fill) == 0 && compareFloat(p, spread) >= 0 {
+			continue
+		}
+		node, ok, shared, fill, spread = uint16(n), true, s, f, p
 	}
-	if found {
-		b.tight = b.tight || b.crowded(l, e, best)
-		b.put(l, e, best)
-	}
-	return found
-}
-
-// crowded tells whether the node has no room for one more while a change runs.
-func (b *board) crowded(l, e int, n uint16) bool {
-	return b.both[n] >= b.slots[n] && !slices.Contains(b.old[l][e], n)
-}
-
-// better tells whether x suits a new replica more than y does.
-func (b *board) better(l, e int, x, y uint16) bool {
-	if cx, cy := b.crowded(l, e, x), b.crowded(l, e, y); cx != cy {
-		return cy
-	}
-	if sx, sy := b.sharesDomain(l, e, x), b.sharesDomain(l, e, y); sx != sy {
-		return sy
-	}
-	w := b.weight[l][e]
-	spread := func(n uint16) float64 { return float64(b.count[n]) / b.share[n] }
-	return cmp.Or(compareFloat(b.fill(l, x, w), b.fill(l, y, w)),
-		compareFloat(spread(x), spread(y)), cmp.Compare(x, y)) < 0
-}
-
-// compareFloat takes numbers that differ by rounding only for equal.
-func compareFloat(x, y float64) int {
-	if d := x - y; d < 1e-9 && d > -1e-9 {
-		return 0
-	}
-	return cmp.Compare(x, y)
+	return node, ok
 }
 
 // hop is one step of an augmenting path: an expert's replica leaves node from.
@@ -83,6 +116,8 @@ type hop struct {
 // augment makes room for a replica of an expert where each node with room holds it
 // already: it finds the shortest chain of replicas that each move to the next node, the
 // last to a node with room (an augmenting path of the matching of replicas and slots).
+// Nodes that are full while the change runs cannot take part in it yet: then only the
+// last moves, and the next plan goes on.
 func (b *board) augment(l, e int) bool {
 	reached, via := make([]bool, len(b.nodes)), make([]hop, len(b.nodes))
 	var queue []int
@@ -94,14 +129,8 @@ func (b *board) augment(l, e int) bool {
 	}
 	for ; len(queue) > 0; queue = queue[1:] {
 		n := queue[0]
-		if b.count[n] < b.slots[n] {
-			b.shift(via, n)
-			b.tight = true
-			for via[n].from >= 0 {
-				n = via[n].from
-			}
-			b.put(l, e, uint16(n))
-			return true
+		if b.count[n] < b.slots[n] && b.both[n] < b.slots[n] {
+			return b.shift(via, n, Replica{l, e})
 		}
 		queue = b.extend(n, reached, via, queue)
 	}
@@ -126,14 +155,44 @@ func (b *board) extend(n int, reached []bool, via []hop, queue []int) []int {
 	return queue
 }
 
-// shift moves the replicas of a path that ends in n.
-func (b *board) shift(via []hop, n int) {
+// shift moves the replicas of a path that ends in n, and puts the new one at its start.
+func (b *board) shift(via []hop, n int, r Replica) bool {
 	for via[n].from >= 0 {
 		h := via[n]
+		if !b.takes(h.l, h.e, uint16(n)) {
+			return false
+		}
 		b.take(h.l, h.e, uint16(h.from))
 		b.put(h.l, h.e, uint16(n))
 		n = h.from
 	}
+	if !b.takes(r.Layer, r.Expert, uint16(n)) {
+		return false
+	}
+	b.put(r.Layer, r.Expert, uint16(n))
+	return true
+}
+
+// makeRoom gives up replicas that are not the last of their expert where experts without
+// any found no room: the nodes may load those when these are gone, by the next plan.
+func (b *board) makeRoom() error {
+	lacking := len(b.stranded)
+	for n := range b.nodes {
+		lacking -= max(b.slots[n]-b.count[n], 0)
+	}
+	for l := range b.on {
+		for e := range b.on[l] {
+			for lacking > 0 && len(b.on[l][e]) > 1 {
+				b.take(l, e, b.worst(l, e))
+				lacking--
+			}
+			b.divide(l, e)
+		}
+	}
+	if lacking > 0 {
+		return errors.New("placement: no node is left for a replica")
+	}
+	return nil
 }
 
 // separate moves replicas that share a failure domain to a free one.
@@ -150,102 +209,46 @@ func (b *board) separate() {
 }
 
 func (b *board) separateOne(l, e int, from uint16) {
-	best, found := uint16(0), false
-	for i := range b.nodes {
-		n := uint16(i)
-		if b.accepts(l, e, n) && !b.sharesDomain(l, e, n) &&
-			(!found || b.better(l, e, n, best)) {
-			best, found = n, true
-		}
+	to, ok := b.best(l, e, false)
+	if ok && !b.joinsDomain(l, e, from, to) {
+		b.move(l, e, from, to)
 	}
-	if found {
-		b.move(l, e, from, best)
-	}
-}
-
-// accepts tells whether a node has room for a replica that it lacks, now and while the
-// change runs.
-func (b *board) accepts(l, e int, n uint16) bool {
-	return !slices.Contains(b.on[l][e], n) && b.count[n] < b.slots[n] && !b.crowded(l, e, n)
 }
 
 // move moves one replica, unless the bound on moves is used up.
 func (b *board) move(l, e int, from, to uint16) bool {
-	kept := slices.Contains(b.old[l][e], from)
-	if kept && b.movesLeft == 0 {
-		b.deferred = true
+	if !b.pay(b.cost(l, e, from, to)) {
 		return false
-	}
-	if kept {
-		b.movesLeft--
 	}
 	b.take(l, e, from)
 	b.put(l, e, to)
 	return true
 }
 
-// balance moves replicas of a layer from nodes above their share to nodes below it,
-// until all are within the tolerance or no move makes the fuller of the two less full.
-func (b *board) balance(l int) {
-	order := make([]uint16, len(b.nodes))
-	for n := range order {
-		order[n] = uint16(n)
+// cost of a move is 1 if it makes a node load what no lost node requires it to: if it
+// leaves a place that the current plan has for one that it has not.
+func (b *board) cost(l, e int, from, to uint16) int {
+	if !slices.Contains(b.old[l][e], from) {
+		return 0
 	}
-	for range 2 * b.in.Experts * b.replicas {
-		slices.SortFunc(order, func(x, y uint16) int {
-			return cmp.Or(compareFloat(b.fill(l, y, 0), b.fill(l, x, 0)), cmp.Compare(x, y))
-		})
-		if b.even(l, order) || !b.improve(l, order) {
-			return
-		}
-	}
+	return b.loads(l, e, to)
 }
 
-// even tells whether the fullest and the emptiest node are within the tolerance.
-func (b *board) even(l int, order []uint16) bool {
-	return b.fill(l, order[0], 0) <= 1+b.in.Tolerance &&
-		b.fill(l, order[len(order)-1], 0) >= 1-b.in.Tolerance
-}
-
-// improve makes one move from a fuller node to an emptier one.
-func (b *board) improve(l int, order []uint16) bool {
-	for _, from := range order {
-		for i := len(order) - 1; i >= 0; i-- {
-			to := order[i]
-			if b.fill(l, to, 0) >= b.fill(l, from, 0) {
-				break
-			}
-			if e, ok := b.lightens(l, from, to); ok {
-				return b.move(l, e, from, to)
-			}
-		}
+// loads is 1 if a node would have to load an expert anew. What the first plan places
+// costs nothing more.
+func (b *board) loads(l, e int, n uint16) int {
+	if b.in.Current == nil || slices.Contains(b.old[l][e], n) {
+		return 0
 	}
-	return false
+	return 1
 }
 
-// lightens finds the expert whose move makes the most of the room between two nodes:
-// first one that costs nothing because the node has yet to load it, then the heaviest.
-func (b *board) lightens(l int, from, to uint16) (expert int, ok bool) {
-	costs := false
-	for e, on := range b.on[l] {
-		if !slices.Contains(on, from) || !b.accepts(l, e, to) {
-			continue
-		}
-		w := b.weight[l][e]
-		if b.fill(l, to, w)+1e-9 >= b.fill(l, from, 0) || b.joinsDomain(l, e, from, to) {
-			continue
-		}
-		kept := slices.Contains(b.old[l][e], from)
-		if !ok || costs && !kept || costs == kept && w > b.weight[l][expert] {
-			expert, costs, ok = e, kept, true
-		}
+// pay takes so many moves off the bound, or defers them.
+func (b *board) pay(moves int) bool {
+	if moves > b.movesLeft {
+		b.deferred = true
+		return false
 	}
-	return expert, ok
-}
-
-// joinsDomain tells whether a move would put two replicas of an expert in one domain.
-func (b *board) joinsDomain(l, e int, from, to uint16) bool {
-	return b.nodes[to].Domain != "" && slices.ContainsFunc(b.on[l][e], func(o uint16) bool {
-		return o != from && b.nodes[o].Domain == b.nodes[to].Domain
-	})
+	b.movesLeft -= moves
+	return true
 }

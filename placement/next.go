@@ -3,7 +3,6 @@ package placement
 import (
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 )
@@ -11,8 +10,12 @@ import (
 // ErrNoRoom says that the nodes cannot hold one replica of each expert.
 var ErrNoRoom = errors.New("no room")
 
-// defaultTolerance is how far a node's share of a layer may be off before replicas move.
-const defaultTolerance = 0.1
+const (
+	// defaultTolerance is how far a node's share of a layer may be off before replicas move.
+	defaultTolerance = 0.1
+	// defaultMinGain is the least improvement of a layer that is worth moves.
+	defaultMinGain = 0.1
+)
 
 // Input is what the planner decides from.
 type Input struct {
@@ -25,39 +28,53 @@ type Input struct {
 	ReplicaBytes int64
 	// Nodes are the nodes to place on, in any order.
 	Nodes []Node
-	// Load is the recent load of each expert, by position in Layers and by index, in
-	// any unit. Nil means uniform.
+	// Load is the recent work of each expert, by position in Layers and by index, in
+	// any unit: Work says how to count it. Nil means uniform.
 	Load [][]float64
+	// HoldLoad keeps replicas from moving for balance alone: only lost nodes, room, failure
+	// domains and nodes with nothing to do change the plan.
+	HoldLoad bool
 	// Replicas is how many replicas of each expert to place. Zero means 1.
 	Replicas int
+	// Spare allows that many extra replicas, of hot experts, as a fraction of those that
+	// Replicas asks for, in each layer; nodes keep a little room free of them. Zero means none.
+	Spare float64
+	// MaxReplicas bounds the replicas of one expert, extra ones included. Zero means no
+	// other bound than the nodes.
+	MaxReplicas int
 	// Tolerance is how far a node may be off its share of a layer's load before replicas
 	// move for balance alone. Zero means 0.1; near 0 the planner moves much for little.
 	Tolerance float64
-	// MaxMoveBytes bounds what one plan moves for balance and for failure domains; what
-	// lost nodes cost is not counted. The next plan goes on. Zero means no bound.
+	// MinGain is the part by which a layer's fullest node must become less full to make
+	// moves for balance worth while. Zero means 0.1.
+	MinGain float64
+	// MaxMoveBytes bounds what one plan moves for balance, extra replicas and failure
+	// domains; what lost nodes cost is not counted. The next plan goes on. Zero means no
+	// bound.
 	MaxMoveBytes int64
 }
 
 // Explanation says what a plan changes and how good it is.
 type Explanation struct {
-	// Replicas of each expert that the plan places; less than wanted where nodes or
-	// room are few.
-	Replicas int
+	// Replicas that the plan places of every expert; less than wanted where nodes or
+	// room are few. Some experts then have one more, and with all that are wanted Extra
+	// counts those beyond.
+	Replicas, Extra int
 	// Added and Dropped count the replicas by which the plan differs from the current
 	// one, and AddedBytes is what the nodes must load.
 	Added, Dropped int
 	AddedBytes     int64
-	// Imbalance is the largest ratio of a node's load in one layer to its share.
-	Imbalance float64
+	// Imbalance is the largest ratio of a node's load in one layer to its share; Before is
+	// that of the current plan, 0 if there is none or it lacks an expert.
+	Imbalance, Before float64
+	// Deferred says that the next plan should follow at once: moves were bounded, or
+	// replicas must be dropped before others find room.
+	Deferred bool
+	// Stranded counts experts without a live replica for which no node has room until
+	// this plan is in force. They stay listed where they were.
+	Stranded int
 	// Notes are sentences for the operator.
 	Notes []string
-}
-
-// String returns the explanation as one line.
-func (e Explanation) String() string {
-	s := fmt.Sprintf("replicas %d, added %d (%d bytes), dropped %d, imbalance %.2f",
-		e.Replicas, e.Added, e.AddedBytes, e.Dropped, e.Imbalance)
-	return strings.Join(append([]string{s}, e.Notes...), "; ")
 }
 
 // Next decides the plan that should follow the current one. It keeps what is well
@@ -73,24 +90,23 @@ func Next(in Input) (*Plan, Explanation, error) {
 		return nil, Explanation{}, in.noRoom()
 	}
 	b.keep()
+	b.aim()
 	if err := b.add(); err != nil {
 		return nil, Explanation{}, err
 	}
-	b.separate()
-	for l := range b.on {
-		b.balance(l)
+	if !b.waiting { // else what follows might take the room
+		b.separate()
+		b.feed()
+	}
+	if !b.waiting && (in.Current == nil || !in.HoldLoad) {
+		b.balance()
 	}
 	p := b.plan()
 	if err := p.Validate(); err != nil {
 		return nil, Explanation{}, err
 	}
-	add, drop := Diff(in.Current, p)
-	why := Explanation{
-		Replicas: b.replicas, Added: len(add), Dropped: len(drop),
-		AddedBytes: int64(len(add)) * in.ReplicaBytes,
-		Imbalance:  b.imbalance(), Notes: b.notes(),
-	}
-	if in.Current != nil && len(add) == 0 && len(drop) == 0 {
+	why := b.explain(p)
+	if in.Current != nil && why.Added == 0 && why.Dropped == 0 {
 		return in.Current, why, nil
 	}
 	return p, why, nil
@@ -108,16 +124,25 @@ func (in *Input) normalize() error {
 		return errors.New("placement: the model has no experts to place")
 	case in.ReplicaBytes <= 0:
 		return fmt.Errorf("placement: a replica of %d bytes", in.ReplicaBytes)
-	case in.Replicas < 0 || in.MaxMoveBytes < 0:
-		return errors.New("placement: the replica count and the move bound must not be negative")
-	case math.IsNaN(in.Tolerance) || in.Tolerance < 0:
-		return fmt.Errorf("placement: tolerance %v, want a positive number", in.Tolerance)
+	case in.Replicas < 0 || in.MaxReplicas < 0 || in.MaxMoveBytes < 0:
+		return errors.New("placement: the replica counts and the move bound must not be negative")
+	case !(in.Tolerance >= 0 && in.MinGain >= 0 && in.MinGain < 1):
+		return fmt.Errorf("placement: tolerance %v and least gain %v, want them positive, the"+
+			" latter below 1", in.Tolerance, in.MinGain)
+	case !(in.Spare >= 0 && in.Spare <= MaxNodes):
+		return fmt.Errorf("placement: spare %v, want 0 to %d", in.Spare, MaxNodes)
 	case len(in.Nodes) > MaxNodes:
 		return fmt.Errorf("placement: %d nodes, at most %d", len(in.Nodes), MaxNodes)
 	}
 	in.Replicas = max(in.Replicas, 1)
+	if in.MaxReplicas == 0 {
+		in.MaxReplicas = MaxNodes
+	}
 	if in.Tolerance == 0 {
 		in.Tolerance = defaultTolerance
+	}
+	if in.MinGain == 0 {
+		in.MinGain = defaultMinGain
 	}
 	in.Nodes = slices.Clone(in.Nodes)
 	slices.SortFunc(in.Nodes, func(a, b Node) int { return strings.Compare(a.ID, b.ID) })

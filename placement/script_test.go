@@ -18,8 +18,12 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts print into tes
 //	nodes a=100 b=100/zone@2 c=100! ...   names the nodes: capacity, domain, speed, draining
 //	load 5 1 1 ...                        loads the experts of every layer like this
 //	plan replicas=2 moves=100             plans, prints why and who holds what, commits
+//	spare 0.25, moves 10                  allow extra replicas, and bound moves
+//	hot 3*10 7*5                          loads all experts alike but for some
+//	rounds n=40 every=4 to=3*10           lets time pass: see rounds
 type script struct {
-	in Input
+	in    Input
+	trace *trace
 }
 
 func TestScripts(t *testing.T) {
@@ -33,7 +37,7 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := (&script{}).replay(string(text))
+			got := (&script{}).replay(t, string(text))
 			if *rewrite {
 				if err := os.WriteFile(name, []byte(got), 0o644); err != nil {
 					t.Fatal(err)
@@ -46,7 +50,7 @@ func TestScripts(t *testing.T) {
 }
 
 // replay runs the commands of a script and returns the script with their output.
-func (s *script) replay(text string) string {
+func (s *script) replay(t testing.TB, text string) string {
 	var out strings.Builder
 	for _, block := range strings.Split(strings.TrimSpace(text), "\n\n") {
 		var commands []string
@@ -59,7 +63,7 @@ func (s *script) replay(text string) string {
 		result := ""
 		for _, c := range commands {
 			if !strings.HasPrefix(c, "#") {
-				result += s.run(strings.Fields(c))
+				result += s.run(t, strings.Fields(c))
 			}
 		}
 		fmt.Fprintf(&out, "%s\n----\n%s\n", strings.Join(commands, "\n"), result)
@@ -67,11 +71,11 @@ func (s *script) replay(text string) string {
 	return strings.TrimSuffix(out.String(), "\n")
 }
 
-func (s *script) run(words []string) string {
+func (s *script) run(t testing.TB, words []string) string {
 	args := words[1:]
 	switch words[0] {
 	case "shape":
-		s.in = Input{}
+		s.in, s.trace = Input{}, nil
 		for l := range strings.SplitSeq(value(args, "layers"), ",") {
 			s.in.Layers = append(s.in.Layers, number(l))
 		}
@@ -94,6 +98,17 @@ func (s *script) run(words []string) string {
 			s.in.Load = append(s.in.Load, row)
 		}
 		return ""
+	case "spare":
+		s.in.Spare, _ = strconv.ParseFloat(args[0], 64)
+		return ""
+	case "moves":
+		s.in.MaxMoveBytes = int64(number(args[0]))
+		return ""
+	case "hot":
+		s.in.Load = s.hot(args)
+		return ""
+	case "rounds":
+		return s.rounds(t, args)
 	case "plan":
 		s.in.Replicas = number(value(args, "replicas"))
 		s.in.MaxMoveBytes = int64(number(value(args, "moves")))
