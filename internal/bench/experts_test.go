@@ -25,15 +25,16 @@ type tracedExperts [][]uint32
 
 // conversation is a conversation of eval.jsonl, as it was traced.
 type conversation struct {
-	experts tracedExperts // (tokens, layers)
-	answer  int           // tokens of the answer
+	experts  tracedExperts // (tokens, layers)
+	answer   int           // tokens of the answer
+	language string        // of the question
 }
 
 // TestExpertRows traces the demo model's conversations and compares the rows of its experts with
 // expert_rows.txt. With -rewrite it writes the file.
 func TestExpertRows(t *testing.T) {
 	const conversations, promptTokens = 64, 512
-	all := trace(t, conversations)
+	all := trace(t, 2, conversations)
 	layerCount := len(all[0].experts[0])
 	decode, prefill := counts(layerCount), counts(layerCount)
 	left := promptTokens
@@ -69,8 +70,8 @@ func TestExpertRows(t *testing.T) {
 	}
 }
 
-// trace runs n conversations through the model: every second one of those without images.
-func trace(t *testing.T, n int) []conversation {
+// trace runs n conversations through the model: one in every so many of those without images.
+func trace(t *testing.T, every, n int) []conversation {
 	dir := testcluster.Path("models/tiny-maverick")
 	p, err := verify.NewPrompter(dir, time.Time{})
 	if err != nil {
@@ -83,11 +84,11 @@ func trace(t *testing.T, n int) []conversation {
 	defer f.Close()
 	client := testcluster.Start(t, testcluster.Options{})
 	var all []conversation
-	lines, second := bufio.NewScanner(f), false
+	lines, seen := bufio.NewScanner(f), 0
 	for lines.Scan() && len(all) < n {
 		var q struct {
 			Messages, Tools json.RawMessage
-			Expected        string
+			Expected, Lang  string
 		}
 		if err := json.Unmarshal(lines.Bytes(), &q); err != nil {
 			t.Fatal(err)
@@ -95,7 +96,7 @@ func trace(t *testing.T, n int) []conversation {
 		if _, err := batch.ParseChat(q.Messages, q.Tools); err != nil {
 			continue // has images
 		}
-		if second = !second; !second {
+		if seen++; seen%every != 1%every {
 			continue
 		}
 		prompt, err := p.Dialogue(t.Context(), q.Messages, q.Tools, "")
@@ -110,7 +111,7 @@ func trace(t *testing.T, n int) []conversation {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := conversation{answer: len(ids) - len(prompt)}
+		c := conversation{answer: len(ids) - len(prompt), language: q.Lang[:min(2, len(q.Lang))]}
 		for _, s := range scored {
 			c.experts = append(c.experts, chosen(s.Layers))
 		}
