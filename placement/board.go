@@ -24,6 +24,7 @@ type board struct {
 	// the change runs, since nodes load before they drop. It stays within the slots.
 	both      []int
 	movesLeft int // for balance, domains and extra replicas
+	draining  int // nodes that get nothing
 	stranded  []Replica
 	waiting   bool    // a promised replica finds no room until others are dropped
 	deferred  bool    // the next plan goes on
@@ -45,6 +46,10 @@ func newBoard(in *Input) *board {
 	}
 	experts, room := len(in.Layers)*in.Experts, 0
 	for _, n := range in.Nodes {
+		if n.Draining {
+			b.draining++
+			continue
+		}
 		if slots := int(min(n.CapacityBytes/in.ReplicaBytes, int64(experts))); slots > 0 {
 			b.nodes, b.slots = append(b.nodes, n), append(b.slots, slots)
 			room += slots

@@ -90,7 +90,7 @@ func (b *board) notes() []string {
 	}
 	note(b.in.Replicas-b.replicas, "%s for %d of the %d wanted replicas of each expert",
 		why, b.replicas, b.in.Replicas)
-	small := len(b.in.Nodes) - len(b.nodes)
+	small := len(b.in.Nodes) - len(b.nodes) - b.draining
 	note(small, "nodes too small for one replica: %d", small)
 	together := 0
 	for l := range b.on {

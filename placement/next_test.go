@@ -43,6 +43,7 @@ func drawNodes(t *rapid.T, experts int) []Node {
 			CapacityBytes: rapid.Int64Range(0, int64(experts+2)*replicaBytes).Draw(t, "capacity"),
 			Speed:         rapid.SampledFrom([]float64{0, 1, 2, 0.5, -1, math.NaN(), math.Inf(1)}).Draw(t, "speed"),
 			Domain:        rapid.SampledFrom([]string{"", "x", "y"}).Draw(t, "domain"),
+			Draining:      rapid.IntRange(0, 7).Draw(t, "draining") == 0,
 		})
 	}
 	return nodes
@@ -57,6 +58,9 @@ func check(t *rapid.T, in Input, p *Plan, why Explanation) {
 		i := slices.IndexFunc(in.Nodes, func(n Node) bool { return n.ID == id })
 		if i < 0 {
 			t.Fatalf("the plan uses %s, which is not there", id)
+		}
+		if in.Nodes[i].Draining {
+			t.Fatalf("the plan uses %s, which drains", id)
 		}
 		capacity := in.Nodes[i].CapacityBytes
 		if used := int64(p.Count(id)) * replicaBytes; used > capacity {
@@ -127,7 +131,7 @@ func checkStranded(t *rapid.T, in Input, p *Plan) {
 func replicasThatFit(in Input) int {
 	experts, room, nodes := len(in.Layers)*in.Experts, 0, 0
 	for _, n := range in.Nodes {
-		if slots := min(int(n.CapacityBytes/replicaBytes), experts); slots > 0 {
+		if slots := min(int(n.CapacityBytes/replicaBytes), experts); slots > 0 && !n.Draining {
 			nodes, room = nodes+1, room+slots
 		}
 	}
@@ -234,14 +238,14 @@ func TestNextMovesLittle(t *testing.T) {
 		}
 		evenly(t, in, third)
 		lost := second.Count(fmt.Sprintf("n%02d", gone))
-		if most := lost + lost/5 + 1; why.Added > most {
+		if most := lost + lost/5 + 3; why.Added > most {
 			t.Fatalf("a loss of %d replicas moves %d, want at most %d", lost, why.Added, most)
 		}
 	})
 }
 
-// evenly checks that no node is above its share of a layer by more than the tolerance or
-// one replica, nor by so much in each layer below it over all.
+// evenly checks that no node is above its share of a layer by more than one replica and what
+// is not worth a move, nor by as much in each layer below it over all.
 func evenly(t *rapid.T, in Input, p *Plan) {
 	share := float64(in.Experts*min(in.Replicas, len(in.Nodes))) / float64(len(in.Nodes))
 	total := make([]int, len(in.Nodes))
@@ -254,14 +258,14 @@ func evenly(t *rapid.T, in Input, p *Plan) {
 			}
 		}
 		for n, c := range count {
-			if d := float64(c) - share; d > max(1, share/10+1e-9) {
+			if float64(c) > (share+1)/(1-defaultMinGain)+1e-9 {
 				t.Fatalf("layer %d: node %d holds %d replicas, its share is %.2f", l, n, c, share)
 			}
 		}
 	}
 	layers := float64(len(p.Layers))
 	for n, c := range total {
-		if d := share*layers - float64(c); d > layers*max(1, share/10+1e-9) {
+		if d := share*layers - float64(c); d > layers*max(1, share/6) {
 			t.Fatalf("node %d holds %d replicas, its share is %.2f", n, c, share*layers)
 		}
 	}
