@@ -13,7 +13,10 @@
 //	placement/<model>/plan      the committed plan
 //	placement/<model>/intent    the plan to come, or the committed one
 //	placement/<model>/planner   under its lease: the elected planner
+//	placement/<model>/rebalance written by who wants it to look at the load now
 //	history/<model>/<revision>  the last committed plans
+//
+// What coordinators measured lies beside them, under /drover-load/<cluster>/.
 //
 // The rules that several files rely on:
 //

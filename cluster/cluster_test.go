@@ -34,7 +34,7 @@ type testNode struct {
 	revision uint64
 	fail     error         // what Assign returns
 	delay    time.Duration // of Assign
-	room     int           // replicas that it can hold; 0: all
+	capacity int64         // beyond which Assign refuses; 0: none
 }
 
 func (n *testNode) assign(ctx context.Context, want []placement.Replica) error {
@@ -49,22 +49,20 @@ func (n *testNode) assign(ctx context.Context, want []placement.Replica) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	more := 0
+	missing := int64(0)
 	for _, r := range want {
 		if !n.held[r] {
-			more++
+			missing++
 		}
 	}
-	if n.room > 0 && len(n.held)+more > n.room {
-		return errNoRoom
+	if need := (int64(len(n.held)) + missing) * testReplicas; n.capacity > 0 && need > n.capacity {
+		return fmt.Errorf("%d bytes, room for %d", need, n.capacity)
 	}
 	for _, r := range want {
 		n.held[r] = true
 	}
 	return nil
 }
-
-var errNoRoom = errors.New("no room in memory")
 
 func (n *testNode) commit(revision uint64, holds []placement.Replica) {
 	n.mu.Lock()

@@ -252,7 +252,7 @@ func TestPlansInHaste(t *testing.T) {
 		defer w.watcher.Close()
 		a := w.join("a")
 		defer a.member.Close()
-		a.room = 4
+		a.capacity = 4 * testReplicas
 		scope := w.watcher.opts.Scope
 		plan := func(revision uint64, key string, on ...int) {
 			t.Helper()

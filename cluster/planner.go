@@ -36,12 +36,17 @@ type PlannerOptions struct {
 	TTL time.Duration
 	// HistoryPlans is how many committed plans stay in the store. Zero means 16.
 	HistoryPlans int
-	// Tolerance and MaxMoveBytes are those of placement.Input.
-	Tolerance    float64
-	MaxMoveBytes int64
-	// Load returns the recent load of each expert, as in placement.Input. It is called
-	// from the Planner's goroutine. Nil means uniform.
-	Load func() [][]float64
+	// Spare, MaxReplicas, Tolerance, MinGain and MaxMoveBytes are those of placement.Input.
+	Spare              float64
+	MaxReplicas        int
+	Tolerance, MinGain float64
+	MaxMoveBytes       int64
+	// RebalanceEvery is how often the elected planner looks at the load. Zero means 30 s.
+	RebalanceEvery time.Duration
+	// Measure returns what this coordinator measured; the planner adds up what all have
+	// written to the store. It is called from a goroutine of the Planner and must return
+	// soon. Nil means nothing.
+	Measure func() Measured
 	// Events reports what happens.
 	Events PlannerEvents
 }
@@ -56,6 +61,9 @@ type PlannerEvents struct {
 	Committed func(revision uint64)
 	// Refused reports that no plan could be made.
 	Refused func(err error)
+	// Kept reports, once, that the plan stays although a layer is uneven: no moves would
+	// gain enough.
+	Kept func(why placement.Explanation)
 	// LeftOut reports a node that did not load its replicas in time.
 	LeftOut func(nodeID string)
 }
@@ -69,7 +77,6 @@ type Planner struct {
 	session *session
 	stop    context.CancelFunc
 	running sync.WaitGroup
-	poke    chan struct{} // has room for one
 
 	// Only run touches the fields below.
 	elected    bool
@@ -81,6 +88,7 @@ type Planner struct {
 	slowSince  time.Time
 	leftOut    map[string]time.Time
 	refused    string
+	balance    balance
 }
 
 // StartPlanner starts a Planner beside a Watcher of the same store.
@@ -89,12 +97,15 @@ func StartPlanner(ctx context.Context, store Store, w *Watcher, opts PlannerOpti
 	if err := opts.normalize(w); err != nil {
 		return nil, err
 	}
-	p := &Planner{opts: opts, watcher: w, store: store, poke: make(chan struct{}, 1),
-		leftOut: map[string]time.Time{}}
+	p := &Planner{opts: opts, watcher: w, store: store, leftOut: map[string]time.Time{}}
 	p.session = newSession(store, w.opts.Scope, opts.TTL, func(error) {})
 	ctx, p.stop = context.WithCancel(ctx)
 	p.running.Go(func() { p.session.run(ctx) })
 	p.running.Go(func() { p.run(ctx) })
+	if opts.Measure != nil {
+		r := &reporter{p: p}
+		p.running.Go(func() { r.run(ctx) })
+	}
 	return p, nil
 }
 
@@ -102,6 +113,7 @@ func (o *PlannerOptions) normalize(w *Watcher) error {
 	o.Replicas, o.MinNodes = max(o.Replicas, 1), max(o.MinNodes, 1)
 	setDuration(&o.Settle, 200*time.Millisecond)
 	setDuration(&o.LoadTimeout, 15*time.Minute)
+	setDuration(&o.RebalanceEvery, 30*time.Second)
 	setDuration(&o.TTL, w.opts.TTL)
 	if o.HistoryPlans == 0 {
 		o.HistoryPlans = 16
@@ -116,6 +128,9 @@ func (o *PlannerOptions) normalize(w *Watcher) error {
 	case o.Settle < 0 || o.LoadTimeout < 0 || o.TTL < minTTL:
 		return fmt.Errorf("cluster: planner: settle %v, load timeout %v, lease time %v: want them"+
 			" positive, the last at least %v", o.Settle, o.LoadTimeout, o.TTL, minTTL)
+	case o.RebalanceEvery < time.Second:
+		return fmt.Errorf("cluster: planner: a look at the load each %v, want at least 1s",
+			o.RebalanceEvery)
 	case o.HistoryPlans < 1 || o.HistoryPlans > 64:
 		return fmt.Errorf("cluster: planner: a history of %d plans, want 1 to 64", o.HistoryPlans)
 	}
@@ -125,14 +140,6 @@ func (o *PlannerOptions) normalize(w *Watcher) error {
 func setDuration(d *time.Duration, value time.Duration) {
 	if *d == 0 {
 		*d = value
-	}
-}
-
-// Rebalance makes the Planner look at the load now, if it is elected.
-func (p *Planner) Rebalance() {
-	select {
-	case p.poke <- struct{}{}:
-	default:
 	}
 }
 
@@ -151,7 +158,6 @@ func (p *Planner) run(ctx context.Context) {
 		select {
 		case <-changes:
 		case <-tenure.changed:
-		case <-p.poke:
 		case <-timer.C:
 		case <-ctx.Done():
 		}
@@ -183,6 +189,7 @@ func (p *Planner) step(ctx context.Context, lease Lease, returned time.Time) tim
 		return forever
 	}
 	now := time.Now()
+	p.measure(ctx, now)
 	d := p.decide(s, now, returned.Add(p.opts.TTL))
 	if d.write == nil {
 		return d.wait
@@ -198,6 +205,7 @@ func (p *Planner) setElected(elected bool) {
 	if p.elected != elected {
 		p.elected, p.refused = elected, ""
 		p.nodes, p.nodesSince, p.slow = nil, time.Time{}, 0
+		p.balance = balance{}
 		call1(p.opts.Events.Elected, elected)
 	}
 }
@@ -261,7 +269,7 @@ func (p *Planner) decide(s *state, now, calm time.Time) decision {
 	if wait := p.settle(s, nodes, now); wait > 0 {
 		return decision{wait: wait}
 	}
-	d := p.intend(s, nodes)
+	d := p.intend(s, nodes, now)
 	d.wait = min(d.wait, patience)
 	return d
 }
@@ -269,12 +277,19 @@ func (p *Planner) decide(s *state, now, calm time.Time) decision {
 // eligible lists the usable nodes that are not left out.
 func (p *Planner) eligible(s *state, now time.Time) []placement.Node {
 	nodes := slices.DeleteFunc(s.usable(), func(n placement.Node) bool {
-		return now.Before(p.leftOut[n.ID])
+		return now.Before(p.leftOut[n.ID]) || p.shrunk(s, n)
 	})
 	if !slices.Equal(nodes, p.nodes) || p.nodesSince.IsZero() {
 		p.nodes, p.nodesSince = nodes, now
 	}
 	return nodes
+}
+
+// shrunk tells whether a node has less room than the committed plan takes there: it cannot
+// load that, nor anything more, until a plan without it is in force.
+func (p *Planner) shrunk(s *state, n placement.Node) bool {
+	return s.plan != nil && p.fits(s.plan) &&
+		int64(s.plan.Count(n.ID)) > n.CapacityBytes/p.opts.ReplicaBytes
 }
 
 // fits tells whether a plan places the experts of this model.
@@ -290,13 +305,23 @@ func (p *Planner) unready(s *state, plan *placement.Plan, nodes []placement.Node
 	}
 	for _, id := range plan.NodeIDs {
 		here := slices.ContainsFunc(nodes, func(n placement.Node) bool { return n.ID == id })
-		if !here {
+		if !here && gives(s.plan, plan, id) {
 			missing = append(missing, id)
+		} else if !here {
+			continue // where there is no room yet, experts stay listed where they were
 		} else if s.nodes[id].Revision < plan.Revision {
 			slow = append(slow, id)
 		}
 	}
 	return missing, slow
+}
+
+// gives tells whether a change of plan gives a node anything that it had not.
+func gives(old, next *placement.Plan, id string) bool {
+	i, had := old.Index(id)
+	return slices.ContainsFunc(next.Holds(id), func(r placement.Replica) bool {
+		return !had || !slices.Contains(old.On(r.Layer, r.Expert), i)
+	})
 }
 
 // patience returns how long the slow nodes of a plan may go on loading. When it is used
@@ -346,16 +371,8 @@ func (p *Planner) settle(s *state, nodes []placement.Node, now time.Time) time.D
 }
 
 // intend decides the next plan and makes it the intent.
-func (p *Planner) intend(s *state, nodes []placement.Node) decision {
-	in := placement.Input{
-		Current: s.plan, Layers: p.opts.Layers, Experts: p.opts.Experts,
-		ReplicaBytes: p.opts.ReplicaBytes, Nodes: nodes, Replicas: p.opts.Replicas,
-		Tolerance: p.opts.Tolerance, MaxMoveBytes: p.opts.MaxMoveBytes,
-	}
-	if p.opts.Load != nil {
-		in.Load = p.opts.Load()
-	}
-	next, why, err := placement.Next(in)
+func (p *Planner) intend(s *state, nodes []placement.Node, now time.Time) decision {
+	next, why, err := p.next(s, nodes, now)
 	if err != nil {
 		if err.Error() != p.refused {
 			p.refused = err.Error()
@@ -366,7 +383,7 @@ func (p *Planner) intend(s *state, nodes []placement.Node) decision {
 	p.refused = ""
 	if next == s.plan {
 		if s.pending() == nil {
-			return decision{wait: p.nextReturn()}
+			return decision{wait: min(p.nextReturn(), p.nextLook(now))}
 		}
 		// The intent is not wanted any more. The committed plan takes its place under a
 		// new revision, since the intent's is used up (C3).

@@ -271,33 +271,6 @@ func TestNoRoomIsReported(t *testing.T) {
 	})
 }
 
-// TestLoadMovesReplicas plans again by load when it is asked to.
-func TestLoadMovesReplicas(t *testing.T) {
-	virtual(t, func(t *testing.T) {
-		var hot atomic.Bool
-		w := newWorld(t, &Memory{}, PlannerOptions{Load: func() [][]float64 {
-			load := make([][]float64, len(testLayers))
-			for l := range load {
-				load[l] = make([]float64, testExperts)
-				if hot.Load() {
-					load[l][0] = 100
-				}
-			}
-			return load
-		}})
-		defer w.close()
-		w.join("a")
-		w.join("b")
-		w.await(time.Second, "the first plan", uses("a", "b"))
-		before := w.watcher.View().Plan.Count("a")
-		hot.Store(true)
-		w.planner.Rebalance()
-		w.await(time.Second, "the hot expert's node holds fewer", func(v *placement.View) bool {
-			return v.Plan.Count("a") != before
-		})
-	})
-}
-
 func TestPlannerRefuses(t *testing.T) {
 	w := &Watcher{opts: WatcherOptions{TTL: DefaultTTL}}
 	good := PlannerOptions{ID: "c", Layers: testLayers, Experts: 1, ReplicaBytes: 1}
@@ -308,6 +281,7 @@ func TestPlannerRefuses(t *testing.T) {
 		"short lease": func(o *PlannerOptions) { o.TTL = time.Millisecond },
 		"settle":      func(o *PlannerOptions) { o.Settle = -1 },
 		"history":     func(o *PlannerOptions) { o.HistoryPlans = 1000 },
+		"rebalance":   func(o *PlannerOptions) { o.RebalanceEvery = time.Millisecond },
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := good

@@ -3,6 +3,9 @@ package cluster
 import (
 	"context"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"drover/placement"
 	droverv1 "drover/proto/drover/v1"
 )
@@ -22,7 +25,8 @@ const (
 type ServerOptions struct {
 	// Watcher is where the cluster is known from.
 	Watcher *Watcher
-	// Store is where DrainNode writes. Nil means that nodes cannot be drained.
+	// Store is where the measured load is read, and where wishes and drains are written. Nil
+	// means none of these.
 	Store Store
 	// ReplicaBytes is the size of one replica.
 	ReplicaBytes int64
@@ -47,9 +51,10 @@ func NewServer(opts ServerOptions) *Server {
 }
 
 // ListNodes implements droverv1.ClusterServiceServer.
-func (s *Server) ListNodes(context.Context, *droverv1.ListNodesRequest) (
+func (s *Server) ListNodes(ctx context.Context, _ *droverv1.ListNodesRequest) (
 	*droverv1.ListNodesResponse, error) {
 	view, rows := s.opts.Watcher.View(), s.opts.RowsByNode()
+	speeds := s.measured(ctx, view.Plan).speeds()
 	reply := &droverv1.ListNodesResponse{Revision: view.Revision()}
 	for _, n := range s.opts.Watcher.Nodes() {
 		count := view.Plan.Count(n.ID)
@@ -58,6 +63,7 @@ func (s *Server) ListNodes(context.Context, *droverv1.ListNodesRequest) (
 			CapacityBytes: uint64(n.CapacityBytes), ReplicaCount: uint32(count),
 			Bytes:       uint64(int64(count) * s.opts.ReplicaBytes),
 			KernelClass: n.KernelClass, FailureDomain: n.Domain, RowsDispatched: rows[n.ID],
+			Speed: speeds[n.ID],
 		}
 		if n.Host != "" && n.Host == s.opts.Host {
 			status.Pid = uint64(n.PID)
@@ -87,21 +93,64 @@ func (n NodeState) status(v *placement.View) string {
 	return stateReady
 }
 
+// measured is what coordinators measured, as far as it can be read.
+func (s *Server) measured(ctx context.Context, plan *placement.Plan) Measured {
+	if s.opts.Store == nil || len(plan.Layers) == 0 {
+		return Measured{}
+	}
+	m, err := readMeasured(ctx, s.opts.Store, s.opts.Watcher.opts.Scope, len(plan.Layers),
+		plan.Experts)
+	if err != nil {
+		return Measured{} // the placement is worth showing without
+	}
+	return m
+}
+
 // GetPlacement implements droverv1.ClusterServiceServer.
-func (s *Server) GetPlacement(context.Context, *droverv1.GetPlacementRequest) (
+func (s *Server) GetPlacement(ctx context.Context, _ *droverv1.GetPlacementRequest) (
 	*droverv1.GetPlacementResponse, error) {
 	plan := s.opts.Watcher.View().Plan
+	m := s.measured(ctx, plan)
+	imbalance := plan.Imbalance(m.Load, m.speeds())
 	reply := &droverv1.GetPlacementResponse{Revision: plan.Revision}
 	for l, layer := range plan.Layers {
-		lp := &droverv1.LayerPlacement{Layer: uint32(layer)}
-		for _, on := range plan.Replicas[l] {
+		lp := &droverv1.LayerPlacement{Layer: uint32(layer), Imbalance: imbalance[l]}
+		mean := 0.0
+		if m.Load != nil {
+			for _, w := range m.Load[l] {
+				mean += w / float64(plan.Experts)
+			}
+		}
+		for i, on := range plan.Replicas[l] {
 			e := &droverv1.ExpertReplicas{}
 			for _, n := range on {
 				e.NodeIds = append(e.NodeIds, plan.NodeIDs[n])
+			}
+			if mean > 0 {
+				e.Load = m.Load[l][i] / mean
 			}
 			lp.Experts = append(lp.Experts, e)
 		}
 		reply.Layers = append(reply.Layers, lp)
 	}
 	return reply, nil
+}
+
+// Rebalance implements droverv1.ClusterServiceServer. The coordinator that plans may be
+// another one: it sees the wish in the store.
+func (s *Server) Rebalance(ctx context.Context, _ *droverv1.RebalanceRequest) (
+	*droverv1.RebalanceResponse, error) {
+	if s.opts.Store == nil {
+		return nil, status.Error(codes.Unimplemented, "nothing is planned here")
+	}
+	w := s.opts.Watcher
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := s.opts.Store.Commit(ctx, Write{Put: []Put{{Key: w.opts.Scope.rebalance(),
+		Value: []byte("{}")}}})
+	if err != nil {
+		return nil, status.Errorf(codes.Unavailable, "etcd does not answer: %v", err)
+	}
+	return &droverv1.RebalanceResponse{Revision: w.View().Revision(),
+		Planner: w.state.Load().plannerID()}, nil
 }

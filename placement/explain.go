@@ -59,7 +59,7 @@ func (b *board) explain(p *Plan) Explanation {
 		Replicas: b.replicas, Added: len(add), Dropped: len(drop),
 		AddedBytes: int64(len(add)) * b.in.ReplicaBytes,
 		Imbalance:  b.imbalance(), Before: b.before,
-		Stranded: len(b.stranded),
+		Stranded: len(b.stranded), Missed: b.missed,
 	}
 	// Where nothing changes, the next plan would find the same.
 	why.Deferred = (b.deferred || len(b.stranded) > 0) && len(add)+len(drop) > 0

@@ -67,6 +67,9 @@ type Explanation struct {
 	// Imbalance is the largest ratio of a node's load in one layer to its share; Before is
 	// that of the current plan, 0 if there is none or it lacks an expert.
 	Imbalance, Before float64
+	// Missed is the imbalance of the worst layer that stays as it is because no moves would
+	// gain enough, 0 if none does.
+	Missed float64
 	// Deferred says that the next plan should follow at once: moves were bounded, or
 	// replicas must be dropped before others find room.
 	Deferred bool

@@ -130,8 +130,10 @@ type NodeStatus struct {
 	// Rows this coordinator has sent to the node.
 	RowsDispatched uint64 `protobuf:"varint,10,opt,name=rows_dispatched,json=rowsDispatched,proto3" json:"rows_dispatched,omitempty"`
 	Host           string `protobuf:"bytes,11,opt,name=host,proto3" json:"host,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Speed as measured, relative to the middle node; 0 if it was not measured.
+	Speed         float64 `protobuf:"fixed64,12,opt,name=speed,proto3" json:"speed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
@@ -241,6 +243,13 @@ func (x *NodeStatus) GetHost() string {
 	return ""
 }
 
+func (x *NodeStatus) GetSpeed() float64 {
+	if x != nil {
+		return x.Speed
+	}
+	return 0
+}
+
 type GetPlacementRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -334,7 +343,10 @@ type LayerPlacement struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Layer uint32                 `protobuf:"varint,1,opt,name=layer,proto3" json:"layer,omitempty"`
 	// One for each expert, by its index.
-	Experts       []*ExpertReplicas `protobuf:"bytes,2,rep,name=experts,proto3" json:"experts,omitempty"`
+	Experts []*ExpertReplicas `protobuf:"bytes,2,rep,name=experts,proto3" json:"experts,omitempty"`
+	// The largest ratio of a node's load in this layer to its part by speed; 1 is even, 0 is not
+	// measured yet.
+	Imbalance     float64 `protobuf:"fixed64,3,opt,name=imbalance,proto3" json:"imbalance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -383,9 +395,18 @@ func (x *LayerPlacement) GetExperts() []*ExpertReplicas {
 	return nil
 }
 
+func (x *LayerPlacement) GetImbalance() float64 {
+	if x != nil {
+		return x.Imbalance
+	}
+	return 0
+}
+
 type ExpertReplicas struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	NodeIds       []string               `protobuf:"bytes,1,rep,name=node_ids,json=nodeIds,proto3" json:"node_ids,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	NodeIds []string               `protobuf:"bytes,1,rep,name=node_ids,json=nodeIds,proto3" json:"node_ids,omitempty"`
+	// Recent work, relative to the mean expert of the layer; 0 throughout if nothing was measured.
+	Load          float64 `protobuf:"fixed64,2,opt,name=load,proto3" json:"load,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -427,6 +448,103 @@ func (x *ExpertReplicas) GetNodeIds() []string {
 	return nil
 }
 
+func (x *ExpertReplicas) GetLoad() float64 {
+	if x != nil {
+		return x.Load
+	}
+	return 0
+}
+
+type RebalanceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceRequest) Reset() {
+	*x = RebalanceRequest{}
+	mi := &file_drover_v1_cluster_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceRequest) ProtoMessage() {}
+
+func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_drover_v1_cluster_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceRequest.ProtoReflect.Descriptor instead.
+func (*RebalanceRequest) Descriptor() ([]byte, []int) {
+	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{7}
+}
+
+type RebalanceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Revision of the placement in force, before any change.
+	Revision uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The coordinator that plans; empty if none is elected at the moment.
+	Planner       string `protobuf:"bytes,2,opt,name=planner,proto3" json:"planner,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceResponse) Reset() {
+	*x = RebalanceResponse{}
+	mi := &file_drover_v1_cluster_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceResponse) ProtoMessage() {}
+
+func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_drover_v1_cluster_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceResponse.ProtoReflect.Descriptor instead.
+func (*RebalanceResponse) Descriptor() ([]byte, []int) {
+	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RebalanceResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *RebalanceResponse) GetPlanner() string {
+	if x != nil {
+		return x.Planner
+	}
+	return ""
+}
+
 type DrainNodeRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -438,7 +556,7 @@ type DrainNodeRequest struct {
 
 func (x *DrainNodeRequest) Reset() {
 	*x = DrainNodeRequest{}
-	mi := &file_drover_v1_cluster_proto_msgTypes[7]
+	mi := &file_drover_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -450,7 +568,7 @@ func (x *DrainNodeRequest) String() string {
 func (*DrainNodeRequest) ProtoMessage() {}
 
 func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_cluster_proto_msgTypes[7]
+	mi := &file_drover_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -463,7 +581,7 @@ func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
 func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
-	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DrainNodeRequest) GetNodeId() string {
@@ -490,7 +608,7 @@ type DrainNodeResponse struct {
 
 func (x *DrainNodeResponse) Reset() {
 	*x = DrainNodeResponse{}
-	mi := &file_drover_v1_cluster_proto_msgTypes[8]
+	mi := &file_drover_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -502,7 +620,7 @@ func (x *DrainNodeResponse) String() string {
 func (*DrainNodeResponse) ProtoMessage() {}
 
 func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_cluster_proto_msgTypes[8]
+	mi := &file_drover_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -515,7 +633,7 @@ func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNodeResponse.ProtoReflect.Descriptor instead.
 func (*DrainNodeResponse) Descriptor() ([]byte, []int) {
-	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DrainNodeResponse) GetReplicaCount() uint32 {
@@ -533,7 +651,7 @@ const file_drover_v1_cluster_proto_rawDesc = "" +
 	"\x10ListNodesRequest\"\\\n" +
 	"\x11ListNodesResponse\x12+\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x15.drover.v1.NodeStatusR\x05nodes\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x04R\brevision\"\xc7\x02\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\"\xdd\x02\n" +
 	"\n" +
 	"NodeStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
@@ -547,25 +665,33 @@ const file_drover_v1_cluster_proto_rawDesc = "" +
 	"\x0efailure_domain\x18\t \x01(\tR\rfailureDomain\x12'\n" +
 	"\x0frows_dispatched\x18\n" +
 	" \x01(\x04R\x0erowsDispatched\x12\x12\n" +
-	"\x04host\x18\v \x01(\tR\x04host\"\x15\n" +
+	"\x04host\x18\v \x01(\tR\x04host\x12\x14\n" +
+	"\x05speed\x18\f \x01(\x01R\x05speed\"\x15\n" +
 	"\x13GetPlacementRequest\"e\n" +
 	"\x14GetPlacementResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x121\n" +
-	"\x06layers\x18\x02 \x03(\v2\x19.drover.v1.LayerPlacementR\x06layers\"[\n" +
+	"\x06layers\x18\x02 \x03(\v2\x19.drover.v1.LayerPlacementR\x06layers\"y\n" +
 	"\x0eLayerPlacement\x12\x14\n" +
 	"\x05layer\x18\x01 \x01(\rR\x05layer\x123\n" +
-	"\aexperts\x18\x02 \x03(\v2\x19.drover.v1.ExpertReplicasR\aexperts\"+\n" +
+	"\aexperts\x18\x02 \x03(\v2\x19.drover.v1.ExpertReplicasR\aexperts\x12\x1c\n" +
+	"\timbalance\x18\x03 \x01(\x01R\timbalance\"?\n" +
 	"\x0eExpertReplicas\x12\x19\n" +
-	"\bnode_ids\x18\x01 \x03(\tR\anodeIds\"?\n" +
+	"\bnode_ids\x18\x01 \x03(\tR\anodeIds\x12\x12\n" +
+	"\x04load\x18\x02 \x01(\x01R\x04load\"\x12\n" +
+	"\x10RebalanceRequest\"I\n" +
+	"\x11RebalanceResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x18\n" +
+	"\aplanner\x18\x02 \x01(\tR\aplanner\"?\n" +
 	"\x10DrainNodeRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
 	"\x04undo\x18\x02 \x01(\bR\x04undo\"8\n" +
 	"\x11DrainNodeResponse\x12#\n" +
-	"\rreplica_count\x18\x01 \x01(\rR\freplicaCount2\xf1\x01\n" +
+	"\rreplica_count\x18\x01 \x01(\rR\freplicaCount2\xb9\x02\n" +
 	"\x0eClusterService\x12F\n" +
 	"\tListNodes\x12\x1b.drover.v1.ListNodesRequest\x1a\x1c.drover.v1.ListNodesResponse\x12O\n" +
 	"\fGetPlacement\x12\x1e.drover.v1.GetPlacementRequest\x1a\x1f.drover.v1.GetPlacementResponse\x12F\n" +
-	"\tDrainNode\x12\x1b.drover.v1.DrainNodeRequest\x1a\x1c.drover.v1.DrainNodeResponseB!Z\x1fdrover/proto/drover/v1;droverv1b\x06proto3"
+	"\tDrainNode\x12\x1b.drover.v1.DrainNodeRequest\x1a\x1c.drover.v1.DrainNodeResponse\x12F\n" +
+	"\tRebalance\x12\x1b.drover.v1.RebalanceRequest\x1a\x1c.drover.v1.RebalanceResponseB!Z\x1fdrover/proto/drover/v1;droverv1b\x06proto3"
 
 var (
 	file_drover_v1_cluster_proto_rawDescOnce sync.Once
@@ -579,7 +705,7 @@ func file_drover_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_drover_v1_cluster_proto_rawDescData
 }
 
-var file_drover_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_drover_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_drover_v1_cluster_proto_goTypes = []any{
 	(*ListNodesRequest)(nil),     // 0: drover.v1.ListNodesRequest
 	(*ListNodesResponse)(nil),    // 1: drover.v1.ListNodesResponse
@@ -588,24 +714,28 @@ var file_drover_v1_cluster_proto_goTypes = []any{
 	(*GetPlacementResponse)(nil), // 4: drover.v1.GetPlacementResponse
 	(*LayerPlacement)(nil),       // 5: drover.v1.LayerPlacement
 	(*ExpertReplicas)(nil),       // 6: drover.v1.ExpertReplicas
-	(*DrainNodeRequest)(nil),     // 7: drover.v1.DrainNodeRequest
-	(*DrainNodeResponse)(nil),    // 8: drover.v1.DrainNodeResponse
+	(*RebalanceRequest)(nil),     // 7: drover.v1.RebalanceRequest
+	(*RebalanceResponse)(nil),    // 8: drover.v1.RebalanceResponse
+	(*DrainNodeRequest)(nil),     // 9: drover.v1.DrainNodeRequest
+	(*DrainNodeResponse)(nil),    // 10: drover.v1.DrainNodeResponse
 }
 var file_drover_v1_cluster_proto_depIdxs = []int32{
-	2, // 0: drover.v1.ListNodesResponse.nodes:type_name -> drover.v1.NodeStatus
-	5, // 1: drover.v1.GetPlacementResponse.layers:type_name -> drover.v1.LayerPlacement
-	6, // 2: drover.v1.LayerPlacement.experts:type_name -> drover.v1.ExpertReplicas
-	0, // 3: drover.v1.ClusterService.ListNodes:input_type -> drover.v1.ListNodesRequest
-	3, // 4: drover.v1.ClusterService.GetPlacement:input_type -> drover.v1.GetPlacementRequest
-	7, // 5: drover.v1.ClusterService.DrainNode:input_type -> drover.v1.DrainNodeRequest
-	1, // 6: drover.v1.ClusterService.ListNodes:output_type -> drover.v1.ListNodesResponse
-	4, // 7: drover.v1.ClusterService.GetPlacement:output_type -> drover.v1.GetPlacementResponse
-	8, // 8: drover.v1.ClusterService.DrainNode:output_type -> drover.v1.DrainNodeResponse
-	6, // [6:9] is the sub-list for method output_type
-	3, // [3:6] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	2,  // 0: drover.v1.ListNodesResponse.nodes:type_name -> drover.v1.NodeStatus
+	5,  // 1: drover.v1.GetPlacementResponse.layers:type_name -> drover.v1.LayerPlacement
+	6,  // 2: drover.v1.LayerPlacement.experts:type_name -> drover.v1.ExpertReplicas
+	0,  // 3: drover.v1.ClusterService.ListNodes:input_type -> drover.v1.ListNodesRequest
+	3,  // 4: drover.v1.ClusterService.GetPlacement:input_type -> drover.v1.GetPlacementRequest
+	9,  // 5: drover.v1.ClusterService.DrainNode:input_type -> drover.v1.DrainNodeRequest
+	7,  // 6: drover.v1.ClusterService.Rebalance:input_type -> drover.v1.RebalanceRequest
+	1,  // 7: drover.v1.ClusterService.ListNodes:output_type -> drover.v1.ListNodesResponse
+	4,  // 8: drover.v1.ClusterService.GetPlacement:output_type -> drover.v1.GetPlacementResponse
+	10, // 9: drover.v1.ClusterService.DrainNode:output_type -> drover.v1.DrainNodeResponse
+	8,  // 10: drover.v1.ClusterService.Rebalance:output_type -> drover.v1.RebalanceResponse
+	7,  // [7:11] is the sub-list for method output_type
+	3,  // [3:7] is the sub-list for method input_type
+	3,  // [3:3] is the sub-list for extension type_name
+	3,  // [3:3] is the sub-list for extension extendee
+	0,  // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_drover_v1_cluster_proto_init() }
@@ -619,7 +749,7 @@ func file_drover_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_drover_v1_cluster_proto_rawDesc), len(file_drover_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,6 +22,7 @@ const (
 	ClusterService_ListNodes_FullMethodName    = "/drover.v1.ClusterService/ListNodes"
 	ClusterService_GetPlacement_FullMethodName = "/drover.v1.ClusterService/GetPlacement"
 	ClusterService_DrainNode_FullMethodName    = "/drover.v1.ClusterService/DrainNode"
+	ClusterService_Rebalance_FullMethodName    = "/drover.v1.ClusterService/Rebalance"
 )
 
 // ClusterServiceClient is the client API for ClusterService service.
@@ -32,12 +33,14 @@ const (
 type ClusterServiceClient interface {
 	// ListNodes lists the expert nodes.
 	ListNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
-	// GetPlacement returns the committed placement.
+	// GetPlacement returns the committed placement and the load that was measured.
 	GetPlacement(ctx context.Context, in *GetPlacementRequest, opts ...grpc.CallOption) (*GetPlacementResponse, error)
 	// DrainNode asks that a node's replicas move to other nodes and that it gets no new ones, or
 	// takes that back. It returns at once; ListNodes shows how far it is. Where the other nodes
 	// lack the room it fails with FAILED_PRECONDITION and says how much is missing.
 	DrainNode(ctx context.Context, in *DrainNodeRequest, opts ...grpc.CallOption) (*DrainNodeResponse, error)
+	// Rebalance asks the coordinator that plans to look at the load now. It returns at once.
+	Rebalance(ctx context.Context, in *RebalanceRequest, opts ...grpc.CallOption) (*RebalanceResponse, error)
 }
 
 type clusterServiceClient struct {
@@ -78,6 +81,16 @@ func (c *clusterServiceClient) DrainNode(ctx context.Context, in *DrainNodeReque
 	return out, nil
 }
 
+func (c *clusterServiceClient) Rebalance(ctx context.Context, in *RebalanceRequest, opts ...grpc.CallOption) (*RebalanceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RebalanceResponse)
+	err := c.cc.Invoke(ctx, ClusterService_Rebalance_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServiceServer is the server API for ClusterService service.
 // All implementations must embed UnimplementedClusterServiceServer
 // for forward compatibility.
@@ -86,12 +99,14 @@ func (c *clusterServiceClient) DrainNode(ctx context.Context, in *DrainNodeReque
 type ClusterServiceServer interface {
 	// ListNodes lists the expert nodes.
 	ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
-	// GetPlacement returns the committed placement.
+	// GetPlacement returns the committed placement and the load that was measured.
 	GetPlacement(context.Context, *GetPlacementRequest) (*GetPlacementResponse, error)
 	// DrainNode asks that a node's replicas move to other nodes and that it gets no new ones, or
 	// takes that back. It returns at once; ListNodes shows how far it is. Where the other nodes
 	// lack the room it fails with FAILED_PRECONDITION and says how much is missing.
 	DrainNode(context.Context, *DrainNodeRequest) (*DrainNodeResponse, error)
+	// Rebalance asks the coordinator that plans to look at the load now. It returns at once.
+	Rebalance(context.Context, *RebalanceRequest) (*RebalanceResponse, error)
 	mustEmbedUnimplementedClusterServiceServer()
 }
 
@@ -110,6 +125,9 @@ func (UnimplementedClusterServiceServer) GetPlacement(context.Context, *GetPlace
 }
 func (UnimplementedClusterServiceServer) DrainNode(context.Context, *DrainNodeRequest) (*DrainNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DrainNode not implemented")
+}
+func (UnimplementedClusterServiceServer) Rebalance(context.Context, *RebalanceRequest) (*RebalanceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Rebalance not implemented")
 }
 func (UnimplementedClusterServiceServer) mustEmbedUnimplementedClusterServiceServer() {}
 func (UnimplementedClusterServiceServer) testEmbeddedByValue()                        {}
@@ -186,6 +204,24 @@ func _ClusterService_DrainNode_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ClusterService_Rebalance_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RebalanceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).Rebalance(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_Rebalance_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).Rebalance(ctx, req.(*RebalanceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ClusterService_ServiceDesc is the grpc.ServiceDesc for ClusterService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -204,6 +240,10 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DrainNode",
 			Handler:    _ClusterService_DrainNode_Handler,
+		},
+		{
+			MethodName: "Rebalance",
+			Handler:    _ClusterService_Rebalance_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
