@@ -55,11 +55,15 @@ type NodeWork struct {
 	Seconds float64 `json:"seconds"`
 }
 
+// leastSeconds is how long a node must have computed before its speed is told: a few
+// frames prove nothing.
+const leastSeconds = 1
+
 // speeds are the nodes' relative speeds.
 func (m Measured) speeds() map[string]float64 {
 	perSecond := map[string]float64{}
 	for id, n := range m.Nodes {
-		if n.Seconds > 0 {
+		if n.Seconds >= leastSeconds {
 			perSecond[id] = n.Work / n.Seconds
 		}
 	}

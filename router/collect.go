@@ -109,6 +109,7 @@ func (l *lane) settle(f *flight, a *answer) {
 		k.timing.add(work(f.experts, f.rows), a.at-f.sent)
 		l.router.network.add(a.at-f.sent,
 			time.Duration(c.QueueMicros+c.ComputeMicros)*time.Microsecond)
+		k.node.work.add(f.experts, f.rows, c.ComputeMicros)
 		return
 	}
 	l.retried(k.node, failures, reason)

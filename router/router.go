@@ -58,6 +58,7 @@ type Router struct {
 	mu     sync.Mutex // guards the fields below
 	nodes  map[string]*node
 	rows   map[string]*atomic.Uint64 // rows answered, by node ID
+	work   map[string]*workCount     // alike
 	closed bool
 }
 
@@ -80,6 +81,7 @@ func New(opts Options) (*Router, error) {
 		free:     make(chan *lane, opts.Lanes),
 		nodes:    make(map[string]*node),
 		rows:     make(map[string]*atomic.Uint64),
+		work:     make(map[string]*workCount),
 	}
 	r.requests.New = func() any { return new(wire.Request) }
 	r.ctx, r.cancel = context.WithCancel(context.Background())
@@ -160,9 +162,10 @@ func (r *Router) apply(v *placement.View) {
 // startNode makes a node and starts its links. The caller holds mu.
 func (r *Router) startNode(id string, described placement.Node) *node {
 	if r.rows[id] == nil {
-		r.rows[id] = new(atomic.Uint64)
+		r.rows[id], r.work[id] = new(atomic.Uint64), new(workCount)
 	}
-	n := &node{id: id, address: described.Address, epoch: described.Epoch, rows: r.rows[id]}
+	n := &node{id: id, address: described.Address, epoch: described.Epoch, rows: r.rows[id],
+		work: r.work[id]}
 	for _, l := range r.lanes {
 		k := newLink(r, n, l)
 		n.links = append(n.links, k)

@@ -16,6 +16,7 @@ type node struct {
 	epoch   uint64
 	links   []*link        // by lane
 	rows    *atomic.Uint64 // answered so far; outlives the node
+	work    *workCount     // alike
 }
 
 // connected tells whether all links are.

@@ -18,6 +18,7 @@ type coordinatorFlags struct {
 	replicas   int
 	minNodes   int
 	parts      int
+	spare      float64
 	allowScore bool
 
 	shortLease, withParent bool
@@ -47,6 +48,8 @@ was ready.`,
 	c.Flags().IntVar(&f.parts, "micro-batches", coordinator.MaxMicroBatches,
 		"most parts of a step that compute and travel by turns, to hide the network; how many "+
 			"is measured; 1 turns it off")
+	c.Flags().Float64Var(&f.spare, "spare", 0.125, "extra replicas of hot experts, at most this "+
+		"fraction of all, as far as the nodes' capacity goes")
 	c.Flags().BoolVar(&f.allowScore, "allow-score", false,
 		"serve the Score call, which shows all logits (for drover verify)")
 	c.Flags().BoolVar(&f.shortLease, "short-lease", false,
@@ -57,32 +60,14 @@ was ready.`,
 }
 
 func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
-	mode, err := f.check(f.grpc, f.http)
+	o, err := f.options(g)
 	if err != nil {
 		return err
-	}
-	if f.replicas < 1 || f.minNodes < 1 {
-		return usagef("--replicas and --min-nodes must be at least 1")
-	}
-	if f.parts < 1 || f.parts > coordinator.MaxMicroBatches {
-		return usagef("--micro-batches is %d, must be 1 to %d", f.parts, coordinator.MaxMicroBatches)
 	}
 	if f.withParent {
 		var cancel context.CancelFunc
 		ctx, cancel = withParent(ctx, g)
 		defer cancel()
-	}
-	if err := setProcessors(&f.threads); err != nil {
-		return err
-	}
-	o := role.CoordinatorOptions{ModelDir: f.model, Mode: mode, Threads: f.threads,
-		Weights:     role.Weights{Cache: cacheDir(f.cache)},
-		ClusterName: f.cluster, Replicas: f.replicas, MinNodes: f.minNodes,
-		MicroBatches: f.parts,
-		AllowScore:   f.allowScore, ShortLease: f.shortLease, Version: version,
-		PlainText: f.insecure, Log: f.logger(g)}
-	if f.withParent {
-		o.Log = warnings(g).With("coordinator", f.grpc)
 	}
 	store, closeStore, err := f.openStore()
 	if err != nil {
@@ -115,6 +100,39 @@ func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
 	o.Log.Info("ready", "grpc", o.GRPC.Addr().String())
 	<-ctx.Done()
 	return nil
+}
+
+// options checks the flags and makes the role's options of them, all but what is opened.
+func (f *coordinatorFlags) options(g *globals) (role.CoordinatorOptions, error) {
+	mode, err := f.check(f.grpc, f.http)
+	if err != nil {
+		return role.CoordinatorOptions{}, err
+	}
+	switch {
+	case f.replicas < 1 || f.minNodes < 1:
+		err = usagef("--replicas and --min-nodes must be at least 1")
+	case f.parts < 1 || f.parts > coordinator.MaxMicroBatches:
+		err = usagef("--micro-batches is %d, must be 1 to %d", f.parts, coordinator.MaxMicroBatches)
+	case !(f.spare >= 0 && f.spare <= 64):
+		err = usagef("--spare is %v, must be 0 to 64", f.spare)
+	default:
+		err = setProcessors(&f.threads)
+	}
+	if err != nil {
+		return role.CoordinatorOptions{}, err
+	}
+	o := role.CoordinatorOptions{ModelDir: f.model, Mode: mode, Threads: f.threads,
+		Weights:     role.Weights{Cache: cacheDir(f.cache)},
+		ClusterName: f.cluster, Replicas: f.replicas, MinNodes: f.minNodes, Spare: f.spare,
+		MicroBatches: f.parts, AllowScore: f.allowScore, ShortLease: f.shortLease,
+		Version: version, PlainText: f.insecure, Log: f.logger(g)}
+	if f.spare == 0 {
+		o.Spare = -1 // zero means the default
+	}
+	if f.withParent {
+		o.Log = warnings(g).With("coordinator", f.grpc)
+	}
+	return o, nil
 }
 
 func modeFlag(c *cobra.Command, mode *string) {

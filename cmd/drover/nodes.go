@@ -18,7 +18,8 @@ func newNodesCommand(g *globals) *cobra.Command {
 		Use:   "nodes",
 		Short: "List the expert nodes",
 		Long: `Nodes lists the expert nodes as a coordinator sees them: their id, address, process when
-it runs on the coordinator's machine, state, bytes of weights, experts held and rows served.
+it runs on the coordinator's machine, state, bytes of weights, experts held, rows served and,
+once that was measured, speed relative to the middle node.
 
 Exit codes: 0 done, 1 an error, 2 wrong usage.`,
 		Example: "  drover nodes\n  drover nodes --json --endpoint 127.0.0.1:7070",
@@ -48,14 +49,18 @@ Exit codes: 0 done, 1 an error, 2 wrong usage.`,
 
 func printNodes(g *globals, r *droverv1.ListNodesResponse) error {
 	w := tabwriter.NewWriter(g.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tADDRESS\tPID\tSTATE\tWEIGHTS\tEXPERTS\tROWS")
+	fmt.Fprintln(w, "ID\tADDRESS\tPID\tSTATE\tWEIGHTS\tEXPERTS\tROWS\tSPEED")
 	for _, n := range r.Nodes {
 		pid := "-"
 		if n.Pid != 0 {
 			pid = fmt.Sprint(n.Pid)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\n", n.Id, n.Address, pid, n.State,
-			show.Bytes(n.Bytes), n.ReplicaCount, n.RowsDispatched)
+		speed := "-"
+		if n.Speed > 0 {
+			speed = fmt.Sprintf("%.2f", n.Speed)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", n.Id, n.Address, pid, n.State,
+			show.Bytes(n.Bytes), n.ReplicaCount, n.RowsDispatched, speed)
 	}
 	return w.Flush()
 }
@@ -67,7 +72,10 @@ func newPlacementCommand(g *globals) *cobra.Command {
 		Use:   "placement",
 		Short: "Show which nodes hold which experts",
 		Long: `Placement prints the committed placement: its revision and, for each MoE layer, the experts
-of each node. With --json: {"revision":N,"layers":{"LAYER":{"EXPERT":["NODE",…]}}}.
+of each node. Once coordinators have measured some load it also names the experts with the
+most work, and how full the fullest node is.
+With --json: {"revision":N,"layers":{"LAYER":{"EXPERT":["NODE",…]}},"load":{"LAYER":{"EXPERT":
+TIMES_THE_MEAN}},"imbalance":{"LAYER":TIMES_ITS_PART}}.
 
 Exit codes: 0 done, 1 an error, 2 wrong usage.`,
 		Example: "  drover placement\n  drover placement --json",

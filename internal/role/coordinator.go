@@ -43,6 +43,9 @@ type CoordinatorOptions struct {
 	// MicroBatches is the most micro-batches of a step, 1 to coordinator.MaxMicroBatches.
 	// Zero means that maximum. Each costs connections to all expert nodes.
 	MicroBatches int
+	// Spare allows extra replicas of hot experts, as a fraction of all; nodes' capacity bounds
+	// them too. Zero means 0.125, a negative one none.
+	Spare float64
 	// GRPC and HTTP are the listeners to serve; a nil HTTP serves none.
 	GRPC, HTTP net.Listener
 	// Gossip is the coordinator's part in memberlist; the coordinator closes it.
@@ -131,9 +134,11 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 	if len(spec.Layers) == 0 {
 		return watcher, nil, nil
 	}
+	load := newMeter(spec)
 	planner, err := cluster.StartPlanner(ctx, o.Store, watcher, cluster.PlannerOptions{
 		ID: coordinatorID(), Layers: spec.Layers, Experts: spec.Experts,
 		ReplicaBytes: spec.ReplicaBytes, Replicas: o.Replicas, MinNodes: o.MinNodes,
+		Spare: o.spare(), MaxMoveBytes: o.moveBytes(spec), Measure: load.measure,
 		Events: plannerEvents(o.Log)})
 	if err != nil {
 		return nil, nil, err
@@ -147,7 +152,22 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 	}
 	c.undo.push(c.router.Close)
 	c.follow(watcher)
-	return watcher, c.router, nil
+	return watcher, load.over(c.router), nil
+}
+
+// spare is the fraction of replicas that hot experts may have more.
+func (o *CoordinatorOptions) spare() float64 {
+	if o.Spare == 0 {
+		return 0.125
+	}
+	return max(o.Spare, 0)
+}
+
+// moveBytes bounds what one plan moves for balance: an eighth of all, or as much as takes
+// seconds on any network.
+func (o *CoordinatorOptions) moveBytes(spec moe.Spec) int64 {
+	all := spec.ReplicaBytes * int64(len(spec.Layers)*spec.Experts*max(o.Replicas, 1))
+	return max(all/8, 64<<20)
 }
 
 // follow keeps the router's View up to date.

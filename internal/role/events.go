@@ -49,6 +49,9 @@ func plannerEvents(log *slog.Logger) cluster.PlannerEvents {
 		Intended: func(revision uint64, why placement.Explanation) {
 			log.Info("new placement intended", "revision", revision, "why", why)
 		},
+		Kept: func(why placement.Explanation) {
+			log.Info("the placement stays, though load is uneven", "why", why)
+		},
 		Refused: func(err error) { log.Error("no placement can be made", "error", err) },
 		LeftOut: func(id string) { log.Warn("a node did not load its experts in time", "node", id) },
 	}

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 
@@ -24,6 +25,8 @@ type Node struct {
 	KernelClass   string `json:"kernel_class"`
 	Domain        string `json:"failure_domain"`
 	Rows          uint64 `json:"rows_dispatched"`
+	// Speed is relative to the middle node; absent if it was not measured.
+	Speed float64 `json:"speed,omitempty"`
 }
 
 // NodeList is the document of `drover nodes --json`.
@@ -37,32 +40,67 @@ func Nodes(r *droverv1.ListNodesResponse) NodeList {
 	list := NodeList{Revision: r.Revision, Nodes: []Node{}}
 	for _, n := range r.Nodes {
 		list.Nodes = append(list.Nodes, Node{n.Id, n.Address, n.Pid, n.Host, n.State, n.Bytes,
-			n.CapacityBytes, n.ReplicaCount, n.KernelClass, n.FailureDomain, n.RowsDispatched})
+			n.CapacityBytes, n.ReplicaCount, n.KernelClass, n.FailureDomain, n.RowsDispatched, n.Speed})
 	}
 	return list
 }
 
 // PlacementMap is the document of `drover placement --json`: layer, then expert,
-// then the ids of the nodes that hold it.
+// then the ids of the nodes that hold it; and alike the load that was measured, absent if
+// none was.
 type PlacementMap struct {
 	Revision uint64                         `json:"revision"`
 	Layers   map[uint32]map[uint32][]string `json:"layers"`
+	// Load is relative to the mean of the layer's experts, Imbalance the fullest node's
+	// load relative to its part.
+	Load      map[uint32]map[uint32]float64 `json:"load,omitempty"`
+	Imbalance map[uint32]float64            `json:"imbalance,omitempty"`
 }
 
 // Placement makes the document of a response.
 func Placement(r *droverv1.GetPlacementResponse) PlacementMap {
-	p := PlacementMap{Revision: r.Revision, Layers: map[uint32]map[uint32][]string{}}
+	p := PlacementMap{Revision: r.Revision, Layers: map[uint32]map[uint32][]string{},
+		Load: map[uint32]map[uint32]float64{}, Imbalance: map[uint32]float64{}}
 	for _, l := range r.Layers {
-		experts := map[uint32][]string{}
+		experts, load := map[uint32][]string{}, map[uint32]float64{}
 		for e, x := range l.Experts {
-			experts[uint32(e)] = x.NodeIds
+			experts[uint32(e)], load[uint32(e)] = x.NodeIds, hundredths(x.Load)
 		}
 		p.Layers[l.Layer] = experts
+		if l.Imbalance > 0 {
+			p.Load[l.Layer], p.Imbalance[l.Layer] = load, hundredths(l.Imbalance)
+		}
 	}
 	return p
 }
 
-// PrintPlacement writes, for each layer, the experts of each node as ranges.
+func hundredths(x float64) float64 { return math.Round(100*x) / 100 }
+
+// hot lists the experts of a layer with the most work: up to six that have at least
+// twice the mean.
+func hot(l *droverv1.LayerPlacement) string {
+	var experts []int
+	for e, x := range l.Experts {
+		if x.Load >= 2 {
+			experts = append(experts, e)
+		}
+	}
+	slices.SortStableFunc(experts, func(a, b int) int {
+		return cmp.Compare(l.Experts[b].Load, l.Experts[a].Load)
+	})
+	var parts []string
+	for _, e := range experts[:min(len(experts), 6)] {
+		nodes := fmt.Sprintf("%d nodes", len(l.Experts[e].NodeIds))
+		if len(l.Experts[e].NodeIds) == 1 {
+			nodes = "1 node"
+		}
+		parts = append(parts, fmt.Sprintf("%d (%.1f times the mean, on %s)", e, l.Experts[e].Load, nodes))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// PrintPlacement writes, for each layer, the experts of each node as ranges, and what is
+// known of the load.
 func PrintPlacement(w io.Writer, r *droverv1.GetPlacementResponse) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "revision %d\n", r.Revision)
@@ -73,7 +111,14 @@ func PrintPlacement(w io.Writer, r *droverv1.GetPlacementResponse) error {
 				held[id] = append(held[id], e)
 			}
 		}
-		fmt.Fprintf(&b, "layer %d\n", l.Layer)
+		fmt.Fprintf(&b, "layer %d", l.Layer)
+		if l.Imbalance > 0 {
+			fmt.Fprintf(&b, ": the fullest node has %.2f of its part", l.Imbalance)
+		}
+		b.WriteByte('\n')
+		if h := hot(l); h != "" {
+			fmt.Fprintf(&b, "  hot experts: %s\n", h)
+		}
 		for _, id := range sortedKeys(held) {
 			fmt.Fprintf(&b, "  %-12s %3d experts  %s\n", id, len(held[id]), Ranges(held[id]))
 		}

@@ -45,3 +45,24 @@ func TestPlacement(t *testing.T) {
 		}
 	}
 }
+
+func TestPlacementWithLoad(t *testing.T) {
+	r := &droverv1.GetPlacementResponse{Revision: 3, Layers: []*droverv1.LayerPlacement{{Layer: 1,
+		Imbalance: 1.125, Experts: []*droverv1.ExpertReplicas{
+			{NodeIds: []string{"a"}, Load: 2.5}, {NodeIds: []string{"a", "b"}, Load: 12.25},
+			{NodeIds: []string{"b"}, Load: 0.1}}}}}
+	p := Placement(r)
+	if p.Load[1][1] != 12.25 || p.Load[1][2] != 0.1 || p.Imbalance[1] != 1.13 {
+		t.Errorf("load %v, imbalance %v", p.Load, p.Imbalance)
+	}
+	var b strings.Builder
+	if err := PrintPlacement(&b, r); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"layer 1: the fullest node has 1.12 of its part\n",
+		"  hot experts: 1 (12.2 times the mean, on 2 nodes), 0 (2.5 times the mean, on 1 node)\n"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("text is %q, want %q in it", b.String(), want)
+		}
+	}
+}
