@@ -216,6 +216,7 @@ func TestRestartedNodeCannotLoad(t *testing.T) {
 		a := w.join("a")
 		w.join("b")
 		w.await(time.Second, "the first plan", uses("a", "b"))
+		synctest.Wait() // its commit is checked against the first a
 		w.kill(a)
 		w.join("a").set(errors.New("disk is broken"), 0)
 		time.Sleep(50 * time.Second)

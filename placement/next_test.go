@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -89,6 +90,32 @@ func check(t *rapid.T, in Input, p *Plan, why Explanation) {
 // extras is how many extra replicas a layer may have.
 func (in *Input) extras() int {
 	return int(in.Spare * float64(in.Experts*max(in.Replicas, 1)))
+}
+
+// checkDomains wants no two replicas of an expert in one failure domain while a node of
+// another has room.
+func checkDomains(t *rapid.T, in Input, p *Plan) {
+	domain := map[string]string{}
+	for _, n := range in.Nodes {
+		domain[n.ID] = cmp.Or(n.Domain, "node "+n.ID)
+	}
+	for l := range p.Replicas {
+		for e, on := range p.Replicas[l] {
+			used := map[string]bool{}
+			for _, n := range on {
+				used[domain[p.NodeIDs[n]]] = true
+			}
+			if len(used) == len(on) {
+				continue
+			}
+			for _, n := range in.Nodes {
+				room := n.CapacityBytes/replicaBytes > int64(p.Count(n.ID))
+				if room && !n.Draining && !used[domain[n.ID]] {
+					t.Fatalf("expert %d.%d shares a domain, and %s has room", l, e, n.ID)
+				}
+			}
+		}
+	}
 }
 
 // union counts the replicas that a node has in either plan.
@@ -187,6 +214,7 @@ func settles(t *rapid.T, in Input, p *Plan) *Plan {
 				t.Fatalf("planning stops and promises more: %v", why)
 			}
 			check(t, in, next, why)
+			checkDomains(t, in, next)
 			return p
 		}
 		if why.Stranded > 0 {
