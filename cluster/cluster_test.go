@@ -103,6 +103,7 @@ type world struct {
 	ttl     time.Duration
 	watcher *Watcher
 	planner *Planner
+	fail    error // of the nodes that join
 
 	mu    sync.Mutex // guards the fields below
 	nodes map[string]*testNode
@@ -172,7 +173,8 @@ func (w *world) join(id string) *testNode {
 
 func (w *world) joinAs(node placement.Node, store Store) *testNode {
 	w.t.Helper()
-	n := &testNode{id: node.ID, held: map[placement.Replica]bool{}, store: &mortalStore{Store: store}}
+	n := &testNode{id: node.ID, held: map[placement.Replica]bool{}, store: &mortalStore{Store: store},
+		fail: w.fail}
 	w.mu.Lock()
 	w.nodes[n.id] = n
 	w.mu.Unlock()

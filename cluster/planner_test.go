@@ -218,7 +218,8 @@ func TestRestartedNodeCannotLoad(t *testing.T) {
 		w.await(time.Second, "the first plan", uses("a", "b"))
 		synctest.Wait() // its commit is checked against the first a
 		w.kill(a)
-		w.join("a").set(errors.New("disk is broken"), 0)
+		w.fail = errors.New("disk is broken")
+		w.join("a")
 		time.Sleep(50 * time.Second)
 		if v := w.watcher.View(); !uses("a", "b")(v) {
 			t.Errorf("before the timeout: %+v", v)

@@ -247,19 +247,27 @@ func (y *layer) extrasHeld() int {
 	return held
 }
 
-// replicate adds a replica of the expert whose replicas carry the most each.
+// replicate adds a replica of the expert whose replicas carry the most each, and for which
+// there is a node.
 func (y *layer) replicate() (step, bool) {
-	best, most := step{}, 0.0
-	for e, on := range y.on[y.l] {
-		w := y.weight[y.l][e]
-		if w <= most || len(on) >= min(y.in.MaxReplicas, len(y.nodes)) || !y.hot(y.l, e) {
-			continue
+	var without []int
+	for {
+		best, most := 0, 0.0
+		for e, on := range y.on[y.l] {
+			w := y.weight[y.l][e]
+			if w > most && y.hot(y.l, e) && len(on) < min(y.in.MaxReplicas, len(y.nodes)) &&
+				!slices.Contains(without, e) {
+				best, most = e, w
+			}
 		}
-		if n, ok := y.best(y.l, e, true); ok {
-			best, most = step{e: e, f: -1, from: n, to: n, cost: y.loads(y.l, e, n)}, w
+		if most == 0 {
+			return step{}, false
 		}
+		if n, ok := y.best(y.l, best, true); ok {
+			return step{e: best, f: -1, from: n, to: n, cost: y.loads(y.l, best, n)}, true
+		}
+		without = append(without, best)
 	}
-	return best, most > 0
 }
 
 // retract drops the extra replica of least use, if there is an expert whose replicas carry

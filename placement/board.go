@@ -13,6 +13,7 @@ type board struct {
 	domain   []int       // of each node; equal numbers share one
 	slots    []int       // room of each node, in replicas
 	share    []float64   // of each layer's load that a node should carry; they sum to 1
+	scale    []float64   // 1 / share
 	work     [][]float64 // of each expert; a layer's sum to 1
 	replicas int         // that every expert gets
 	want     [][]int     // of each expert, without extra ones
@@ -58,6 +59,10 @@ func newBoard(in *Input) *board {
 	b.domain = domains(b.nodes)
 	b.replicas = min(in.Replicas, len(b.nodes), room/experts)
 	b.share = shares(b.nodes, b.slots, experts*b.replicas)
+	b.scale = make([]float64, len(b.nodes))
+	for n, share := range b.share {
+		b.scale[n] = 1 / share
+	}
 	b.work = works(in)
 	n := len(b.nodes)
 	b.count, b.both = make([]int, n), make([]int, n)
@@ -124,7 +129,7 @@ func (b *board) take(l, e int, n uint16) {
 
 // fill is a node's load in a layer, relative to its share, after more load.
 func (b *board) fill(l int, n uint16, more float64) float64 {
-	return (b.load[l][n] + more) / b.share[n]
+	return (b.load[l][n] + more) * b.scale[n]
 }
 
 // fullest is the node of a layer with the most load for its share.

@@ -95,7 +95,7 @@ func (b *board) best(l, e int, extra bool) (node uint16, ok bool) {
 		if ok && (s && !shared || s == shared && compareFloat(f, fill) > 0) {
 			continue
 		}
-		p := float64(b.count[n]) / b.share[n]
+		p := float64(b.count[n]) * b.scale[n]
 		if many && b.load[l][n] <= 0 {
 			p = -p
 		}
