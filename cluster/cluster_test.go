@@ -28,6 +28,7 @@ type testNode struct {
 	id     string
 	member *Member
 	store  *mortalStore
+	gone   atomic.Bool // it is known to have ended
 
 	mu       sync.Mutex // guards the fields below
 	held     map[placement.Replica]bool
@@ -144,7 +145,7 @@ func (w *world) plan(watcher *Watcher, store Store, opts PlannerOptions) *Planne
 }
 
 // committed checks the promise of every commit: each expert has a replica on a node that
-// has loaded it.
+// has loaded it, unless none has.
 func (w *world) committed(p *placement.Plan) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -154,11 +155,21 @@ func (w *world) committed(p *placement.Plan) {
 			if !slices.ContainsFunc(p.On(layer, e), func(n uint16) bool {
 				node := w.nodes[p.NodeIDs[n]]
 				return node != nil && node.holds(r)
-			}) {
+			}) && w.somebody(r) {
 				w.bare = append(w.bare, r)
 			}
 		}
 	}
+}
+
+// somebody tells whether any node has loaded a replica. The caller holds mu.
+func (w *world) somebody(r placement.Replica) bool {
+	for _, n := range w.nodes {
+		if !n.gone.Load() && n.holds(r) {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *world) node(id string) placement.Node {
@@ -174,7 +185,7 @@ func (w *world) join(id string) *testNode {
 func (w *world) joinAs(node placement.Node, store Store) *testNode {
 	w.t.Helper()
 	n := &testNode{id: node.ID, held: map[placement.Replica]bool{}, store: &mortalStore{Store: store},
-		fail: w.fail}
+		fail: w.fail, capacity: node.CapacityBytes}
 	w.mu.Lock()
 	w.nodes[n.id] = n
 	w.mu.Unlock()
@@ -190,6 +201,7 @@ func (w *world) joinAs(node placement.Node, store Store) *testNode {
 // kill ends a node's process as if by SIGKILL: its lease stays until it expires.
 func (w *world) kill(n *testNode) {
 	n.store.dead.Store(true)
+	n.gone.Store(true)
 	n.member.Close()
 }
 

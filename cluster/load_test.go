@@ -146,10 +146,7 @@ func TestFullNodesAreRepaired(t *testing.T) {
 		for i := range 4 {
 			node := w.node(fmt.Sprint("n", i))
 			node.CapacityBytes = testExperts * int64(len(testLayers)) / 2 * testReplicas
-			n := w.joinAs(node, w.store)
-			n.mu.Lock()
-			n.capacity = node.CapacityBytes
-			n.mu.Unlock()
+			w.joinAs(node, w.store)
 		}
 		w.await(5*time.Second, "the first plan", uses("n0", "n1", "n2", "n3"))
 		time.Sleep(10 * time.Second)
@@ -176,10 +173,7 @@ func TestShrunkNode(t *testing.T) {
 		w.nodes["b"].member.Close()
 		node := w.node("b")
 		node.CapacityBytes = 3 * testReplicas
-		b := w.joinAs(node, w.store)
-		b.mu.Lock()
-		b.capacity = node.CapacityBytes
-		b.mu.Unlock()
+		w.joinAs(node, w.store)
 		w.await(20*time.Second, "b holds what it has room for", func(v *placement.View) bool {
 			n := v.Plan.Count("b")
 			return n > 0 && n <= 3 && len(v.Uncovered()) == 0

@@ -305,15 +305,21 @@ func (p *Planner) unready(s *state, plan *placement.Plan, nodes []placement.Node
 	}
 	for _, id := range plan.NodeIDs {
 		here := slices.ContainsFunc(nodes, func(n placement.Node) bool { return n.ID == id })
-		if !here && gives(s.plan, plan, id) {
+		if !here && (gives(s.plan, plan, id) || bares(s.plan, plan, nodes)) {
 			missing = append(missing, id)
 		} else if !here {
 			continue // where there is no room yet, experts stay listed where they were
-		} else if s.nodes[id].Revision < plan.Revision {
+		} else if s.nodes[id].Revision < plan.Revision || !p.saysReady(id) {
 			slow = append(slow, id)
 		}
 	}
 	return missing, slow
+}
+
+// saysReady tells whether a node's ready record is in the store, and not only remembered
+// from before the store was away: who died meanwhile holds nothing.
+func (p *Planner) saysReady(id string) bool {
+	return p.watcher.entry(p.watcher.opts.Scope.ready()+id).ModRevision != 0
 }
 
 // gives tells whether a change of plan gives a node anything that it had not.
@@ -322,6 +328,22 @@ func gives(old, next *placement.Plan, id string) bool {
 	return slices.ContainsFunc(next.Holds(id), func(r placement.Replica) bool {
 		return !had || !slices.Contains(old.On(r.Layer, r.Expert), i)
 	})
+}
+
+// bares tells whether a change of plan takes the last replica on any of the nodes from an
+// expert.
+func bares(old, next *placement.Plan, nodes []placement.Node) bool {
+	here := make(map[string]placement.Node, len(nodes))
+	for _, n := range nodes {
+		here[n.ID] = n
+	}
+	before := placement.View{Plan: old, Nodes: here}
+	after := placement.View{Plan: next, Nodes: here}
+	bare := map[placement.Replica]bool{}
+	for _, r := range before.Uncovered() {
+		bare[r] = true
+	}
+	return slices.ContainsFunc(after.Uncovered(), func(r placement.Replica) bool { return !bare[r] })
 }
 
 // patience returns how long the slow nodes of a plan may go on loading. When it is used

@@ -148,14 +148,44 @@ func TestPlannerHandsOver(t *testing.T) {
 func TestRandomFaults(t *testing.T) {
 	for seed := range uint64(30) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			virtual(t, func(t *testing.T) { randomFaults(t, rand.New(rand.NewPCG(seed, 1))) })
+			virtual(t, func(t *testing.T) {
+				rng := rand.New(rand.NewPCG(seed, 1))
+				randomFaults(t, rng, 1<<20, PlannerOptions{Replicas: 1 + rng.IntN(2),
+					LoadTimeout: 20 * time.Second})
+			})
 		})
 	}
 }
 
-func randomFaults(t *testing.T, rng *rand.Rand) {
+// TestRandomFaultsInLittleRoom does so with nodes that hold a third of the experts at most,
+// and refuse more, while a load that changes makes replicas of one expert or another.
+func TestRandomFaultsInLittleRoom(t *testing.T) {
+	for seed := range uint64(30) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			virtual(t, func(t *testing.T) {
+				began := time.Now()
+				measure := func() Measured {
+					m := measured(1)
+					hot := (uint64(time.Since(began)/(40*time.Second)) + seed) % testExperts
+					if time.Since(began) > 10*time.Minute {
+						hot = 0
+					}
+					m.Load[0][hot] *= 20
+					return m
+				}
+				randomFaults(t, rand.New(rand.NewPCG(seed, 2)), 6*testReplicas, PlannerOptions{
+					Replicas: 2, Spare: 0.25, LoadTimeout: 20 * time.Second, Measure: measure,
+					MaxMoveBytes: 2 * testReplicas, RebalanceEvery: 5 * time.Second})
+			})
+		})
+	}
+}
+
+// randomFaults runs a cluster of one node that stays and has room for all, and others with
+// that capacity.
+func randomFaults(t *testing.T, rng *rand.Rand, capacity int64, opts PlannerOptions) {
 	store := &Memory{}
-	w := newWorld(t, store, PlannerOptions{Replicas: 1 + rng.IntN(2), LoadTimeout: 20 * time.Second})
+	w := newWorld(t, store, opts)
 	defer w.close()
 	live := map[string]*testNode{"keeper": w.join("keeper")}
 	for i := range 40 {
@@ -165,7 +195,9 @@ func randomFaults(t *testing.T, rng *rand.Rand) {
 		switch rng.IntN(7) {
 		case 0, 1, 2:
 			if n == nil {
-				live[id] = w.join(id)
+				node := w.node(id)
+				node.CapacityBytes = capacity
+				live[id] = w.joinAs(node, w.store)
 				live[id].set(nil, time.Duration(rng.IntN(2000))*time.Millisecond)
 			}
 		case 3:
@@ -175,6 +207,7 @@ func randomFaults(t *testing.T, rng *rand.Rand) {
 			}
 		case 4:
 			if n != nil {
+				n.gone.Store(true)
 				n.member.Close()
 				delete(live, id)
 			}
@@ -191,13 +224,16 @@ func randomFaults(t *testing.T, rng *rand.Rand) {
 	}
 	slices.Sort(ids)
 	w.await(5*time.Minute, fmt.Sprintf("the plan uses %v", ids), uses(ids...))
-	time.Sleep(time.Minute)
+	time.Sleep(time.Hour)
 	total := 0
 	for _, n := range live {
 		total += n.count()
 	}
-	replicas := len(w.watcher.View().Plan.On(1, 0))
-	if want := replicas * testExperts * len(testLayers); total != want {
+	want := 0
+	for _, id := range ids {
+		want += w.watcher.View().Plan.Count(id)
+	}
+	if total != want {
 		t.Errorf("the nodes hold %d replicas, want %d", total, want)
 	}
 	last := w.watcher.View()
