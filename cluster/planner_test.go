@@ -160,7 +160,7 @@ func TestRandomFaults(t *testing.T) {
 // TestRandomFaultsInLittleRoom does so with nodes that hold a third of the experts at most,
 // and refuse more, while a load that changes makes replicas of one expert or another.
 func TestRandomFaultsInLittleRoom(t *testing.T) {
-	for seed := range uint64(30) {
+	for seed := range uint64(15) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			virtual(t, func(t *testing.T) {
 				began := time.Now()
