@@ -3,6 +3,7 @@ package router
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"drover/wire"
@@ -36,7 +37,7 @@ func (l *lane) note(a *answer) {
 	f := l.flights[index]
 	l.land(index)
 	k := f.session.link
-	k.suspect = false
+	k.suspect, k.silentSince = false, 0
 	if len(f.parts) > 0 {
 		l.settle(f, a)
 	}
@@ -96,11 +97,7 @@ func (l *lane) settle(f *flight, a *answer) {
 		if !p.done {
 			y := l.batch.Y.Slice(p.first, p.first+p.rows)
 			wire.TakeRows(y.Data, bytes[at:at+n], l.router.dtype)
-			p.done = true
-			l.remaining--
-			if p.inFlight == 0 {
-				l.waiting--
-			}
+			l.finishPart(p)
 		}
 		at += n
 	}
@@ -246,11 +243,7 @@ func (l *lane) checkLife(f *flight, now time.Duration) {
 	case now-f.pingAt > 4*timeout+queued:
 		s.cancel(errSilent)
 	case now-f.pingAt >= timeout/2+queued:
-		for _, i := range f.parts {
-			if p := &l.parts[i]; p.failedAt == 0 {
-				p.failedAt = f.sent
-			}
-		}
+		l.silent(f, now)
 		if !s.link.suspect {
 			s.link.suspect = true
 			if e := l.router.opts.Events.Suspected; e != nil {
@@ -259,6 +252,31 @@ func (l *lane) checkLife(f *flight, now time.Duration) {
 		}
 		l.hedge(f, now)
 	}
+}
+
+// silent marks the parts of a flight whose link is silent.
+func (l *lane) silent(f *flight, now time.Duration) {
+	k := f.session.link
+	if k.silentSince == 0 {
+		k.silentSince = now
+	}
+	for _, i := range f.parts {
+		p := &l.parts[i]
+		if p.failedAt == 0 {
+			p.failedAt, p.lastReason = f.sent, fmt.Errorf("node %s: %w", k.node.id, errSilent)
+		}
+		p.late = !l.hopeful(i)
+	}
+}
+
+// hopeful tells whether a part is in flight on a link that is not silent.
+func (l *lane) hopeful(index int) bool {
+	for _, f := range l.flights {
+		if f.session.link.silentSince == 0 && slices.Contains(f.parts, index) {
+			return true
+		}
+	}
+	return false
 }
 
 // hedge sends the parts of a waiting flight to another replica too, where there is

@@ -23,8 +23,7 @@ func (l *lane) dispatch() error {
 	if l.waiting == 0 {
 		return nil
 	}
-	pos, known := l.table.layer(l.batch.Layer)
-	l.pos = pos
+	l.pos, l.known = l.table.layer(l.batch.Layer)
 	now := l.now()
 	l.resetAssigned()
 	// First the parts without a choice, so that the others can even out the load.
@@ -35,7 +34,7 @@ func (l *lane) dispatch() error {
 				continue
 			}
 			p.target = nil
-			if !known || choices == 1 && len(l.table.replicas(pos, int(p.expert))) != 1 {
+			if !l.known || choices == 1 && len(l.table.replicas(l.pos, int(p.expert))) != 1 {
 				continue
 			}
 			p.target = l.choose(p, now, nil)
@@ -46,7 +45,11 @@ func (l *lane) dispatch() error {
 			l.sendParts(n.links[l.index], now)
 		}
 	}
-	return l.giveUp(now)
+	if err := l.giveUp(now); err != nil {
+		return err
+	}
+	l.resort(now)
+	return nil
 }
 
 func (l *lane) resetAssigned() {
@@ -166,6 +169,7 @@ func (l *lane) send(f *flight, s *session, now time.Duration) {
 			l.waiting--
 		}
 		l.parts[i].inFlight++
+		l.parts[i].late = s.link.silentSince > 0
 	}
 	f.sent, f.pingAt = now, 0
 	f.hedgeAt = now + s.link.timing.hedgeAfter(work(f.experts, f.rows), r.opts.FrameTimeout)
@@ -232,7 +236,7 @@ func (l *lane) giveUp(now time.Duration) error {
 	}
 	for i := range l.parts {
 		p := &l.parts[i]
-		if p.done || p.inFlight > 0 {
+		if p.done || p.inFlight > 0 || p.local {
 			continue
 		}
 		if p.failedAt == 0 {
@@ -267,13 +271,16 @@ func (l *lane) hasLive(p *part) bool {
 // noReplica is the error for a part that nobody computed.
 func (l *lane) noReplica(p *part) error {
 	detail := ""
-	if _, known := l.table.layer(l.batch.Layer); !known {
+	if !l.known {
 		detail = fmt.Sprintf("placement revision %d has no such layer", l.table.plan.Revision)
 	} else {
 		detail = l.table.reasons(l.pos, int(p.expert), l.index)
 	}
 	if p.lastNode != nil && !strings.Contains(detail, p.lastReason.Error()) {
 		detail = fmt.Sprintf("%s; last answer, of node %s: %v", detail, p.lastNode.id, p.lastReason)
+	}
+	if p.localErr != nil {
+		detail = fmt.Sprintf("%s; on this machine: %v", detail, p.localErr)
 	}
 	return fmt.Errorf("layer %d expert %d: %w (%s)", l.batch.Layer, p.expert, ErrNoReplica, detail)
 }

@@ -163,7 +163,7 @@ func TestBlackHole(t *testing.T) {
 		node := startNodes(t, 1, kernel.BF16, nil)[0]
 		hole := startBlackHole(t, node.node)
 		node.node = hole.node
-		r := startRouter(t, kernel.BF16, nil)
+		r := startRouter(t, kernel.BF16, func(o *router.Options) { o.FailAfter = time.Second })
 		r.Update(viewOf(testSpec, 1, 1, node))
 		waitReady(t, r)
 		hole.swallow.Store(true)

@@ -22,6 +22,7 @@ type lane struct {
 	woken   chan struct{} // holds one token when table or links changed
 	timer   *time.Timer
 
+	local   local
 	nextID  uint64
 	flights []*flight // sent and not yet answered, also of earlier batches
 	idle    []*flight // for reuse
@@ -29,7 +30,8 @@ type lane struct {
 	// The batch in hand.
 	batch     *moe.Batch
 	table     *table
-	pos       int // of the batch's layer in the table
+	pos       int  // of the batch's layer in the table
+	known     bool // the table has the layer
 	parts     []part
 	remaining int // parts without an answer
 	waiting   int // of these, not in flight
@@ -50,6 +52,12 @@ type part struct {
 	lastNode   *node
 	lastReason error
 	target     *link // chosen in this round of dispatch
+
+	late           bool // all links that it is in flight on are silent
+	local          bool // being computed on this machine
+	localAttempts  int  // that failed
+	localErr       error
+	notLocalBefore time.Duration
 }
 
 // flight is one frame on its way.
@@ -81,6 +89,7 @@ func newLane(r *Router, index int) *lane {
 		arrived: make(chan *answer, wire.MaxStreamFrames),
 		woken:   make(chan struct{}, 1),
 		timer:   time.NewTimer(0),
+		local:   local{jobs: make(chan *localJob, 1), done: make(chan *localJob, 1)},
 	}
 	l.answers.New = func() any { return new(answer) }
 	return l
@@ -136,6 +145,8 @@ func (l *lane) step(ctx context.Context) error {
 	select {
 	case a := <-l.arrived:
 		return l.take(a)
+	case j := <-l.local.done:
+		return l.takeLocal(j)
 	case <-l.woken:
 		return l.look()
 	case <-l.timer.C:
@@ -175,6 +186,7 @@ func (l *lane) begin(b *moe.Batch) error {
 	l.remaining, l.waiting = len(l.parts), len(l.parts)
 	l.refresh()
 	l.noteArrived() // of an earlier batch
+	l.localBack()
 	l.buryDead()
 	return nil
 }
@@ -209,6 +221,7 @@ func (l *lane) finish() {
 			f.session.enqueue(r)
 		}
 	}
+	l.abandonLocal()
 	l.batch = nil
 }
 

@@ -42,17 +42,21 @@ type link struct {
 	session atomic.Pointer[session] // nil while not connected
 	problem atomic.Pointer[string]  // why the last session ended or did not begin
 	retired atomic.Bool
+	downAt  atomic.Int64 // since when there is no session, as the lane's now
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 
 	// The fields below belong to the goroutine that uses the lane.
-	suspect  bool // let a frame wait; until its next answer others are preferred
-	timing   timing
-	assigned int // experts chosen for it in this round of dispatch
+	suspect bool // let a frame wait; until its next answer others are preferred
+	// silentSince is when the node was found to be silent, 0 after its next answer.
+	silentSince time.Duration
+	timing      timing
+	assigned    int // experts chosen for it in this round of dispatch
 }
 
 func newLink(r *Router, n *node, l *lane) *link {
 	k := &link{router: r, node: n, lane: l}
+	k.downAt.Store(int64(l.now()))
 	k.ctx, k.cancel = context.WithCancelCause(r.ctx)
 	return k
 }
@@ -84,7 +88,7 @@ func (k *link) run() {
 		err := k.connect()
 		k.report(err)
 		if time.Since(began) > maxBackoff {
-			delay = minBackoff
+			delay = 0 // it was a good link: often the node is there
 		}
 		timer := time.NewTimer(delay)
 		select {
@@ -92,7 +96,7 @@ func (k *link) run() {
 		case <-k.ctx.Done():
 			timer.Stop()
 		}
-		delay = min(2*delay, maxBackoff)
+		delay = min(max(2*delay, minBackoff), maxBackoff)
 	}
 }
 
@@ -247,6 +251,7 @@ func (s *session) serve() error {
 	sending.Go(s.send)
 	err := cause(s.ctx, s.receive())
 	s.failed.Store(&err)
+	k.downAt.Store(int64(k.lane.now()))
 	k.session.Store(nil)
 	s.cancel(err)
 	sending.Wait()

@@ -44,9 +44,13 @@ type Options struct {
 	// SlowTimeout bounds the wait for one frame of a node that shows signs of life.
 	// Zero means 30 s. It must exceed the longest computation of a frame.
 	SlowTimeout time.Duration
-	// FailAfter bounds how long Forward looks for a live replica of an expert. Zero
-	// means 1.8 s: enough for a restart or a new placement to be noticed.
+	// FailAfter bounds how long Forward looks for someone to compute an expert. Zero
+	// means 30 s: enough for nodes to start again and load what they are given. Lower
+	// fails requests that would have been answered, higher keeps clients waiting.
 	FailAfter time.Duration
+	// Local computes experts that no node computes in time. Nil means that they wait for
+	// a node.
+	Local LocalExperts
 	// Credentials secure the connections. Nil means none: plain text.
 	Credentials credentials.TransportCredentials
 	// DialOptions are added to those that the Router needs.
@@ -72,6 +76,9 @@ type Events struct {
 	Retried func(nodeID string, layer int, experts int, reason error)
 	// Hedged is called when a frame that waits is also sent to another replica.
 	Hedged func(nodeID string, layer int)
+	// LastResort is called when experts are computed on this machine: how many of a
+	// layer, the first of them, and why no node computes it.
+	LastResort func(layer, expert, experts int, reason error)
 }
 
 func (o *Options) dtype() wire.DType {
@@ -100,7 +107,7 @@ func (o *Options) setDefaults() {
 		o.SlowTimeout = 30 * time.Second
 	}
 	if o.FailAfter == 0 {
-		o.FailAfter = 1800 * time.Millisecond
+		o.FailAfter = 30 * time.Second
 	}
 	if o.Credentials == nil {
 		o.Credentials = insecure.NewCredentials()

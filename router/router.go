@@ -53,7 +53,8 @@ type Router struct {
 
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
-	running sync.WaitGroup // two goroutines for each link
+	running sync.WaitGroup // two goroutines for each link, and one for each lane's local
+	stats   counters
 
 	mu     sync.Mutex // guards the fields below
 	nodes  map[string]*node
@@ -88,6 +89,9 @@ func New(opts Options) (*Router, error) {
 	r.table.Store(&table{})
 	for i := range opts.Lanes {
 		l := newLane(r, i)
+		if opts.Local != nil {
+			r.running.Go(l.runLocal)
+		}
 		r.lanes = append(r.lanes, l)
 		r.free <- l
 	}
@@ -95,7 +99,8 @@ func New(opts Options) (*Router, error) {
 }
 
 // Forward fills b.Y from the nodes that hold the batch's experts. While an expert
-// has no live replica it waits, at most FailAfter; then its error wraps ErrNoReplica.
+// has no live replica it is computed on this machine, if Options.Local can; else it
+// waits, at most FailAfter, and then the error wraps ErrNoReplica.
 func (r *Router) Forward(ctx context.Context, b *moe.Batch, meanwhile func()) error {
 	l, err := r.takeLane(ctx)
 	if err != nil {

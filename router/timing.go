@@ -56,5 +56,15 @@ func (t *timing) hedgeAfter(work int, timeout time.Duration) time.Duration {
 	return max(minHedge, 4*e.p99)
 }
 
+// small is the 99th percentile of the smallest frames that were measured, 0 if none was.
+func (t *timing) small() time.Duration {
+	for i := range t.buckets {
+		if e := &t.buckets[i]; e.count >= minSamples {
+			return e.p99
+		}
+	}
+	return 0
+}
+
 // minHedge is the least time before a hedge.
 const minHedge = 2 * time.Millisecond
