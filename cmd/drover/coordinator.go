@@ -19,6 +19,7 @@ type coordinatorFlags struct {
 	minNodes   int
 	parts      int
 	spare      float64
+	lastResort role.LastResort
 	allowScore bool
 
 	shortLease, withParent bool
@@ -50,6 +51,7 @@ was ready.`,
 			"is measured; 1 turns it off")
 	c.Flags().Float64Var(&f.spare, "spare", 0.125, "extra replicas of hot experts, at most this "+
 		"fraction of all, as far as the nodes' capacity goes")
+	lastResortFlags(c, &f.lastResort)
 	c.Flags().BoolVar(&f.allowScore, "allow-score", false,
 		"serve the Score call, which shows all logits (for drover verify)")
 	c.Flags().BoolVar(&f.shortLease, "short-lease", false,
@@ -116,7 +118,9 @@ func (f *coordinatorFlags) options(g *globals) (role.CoordinatorOptions, error) 
 	case !(f.spare >= 0 && f.spare <= 64):
 		err = usagef("--spare is %v, must be 0 to 64", f.spare)
 	default:
-		err = setProcessors(&f.threads)
+		if err = checkLastResort(f.lastResort); err == nil {
+			err = setProcessors(&f.threads)
+		}
 	}
 	if err != nil {
 		return role.CoordinatorOptions{}, err
@@ -124,7 +128,7 @@ func (f *coordinatorFlags) options(g *globals) (role.CoordinatorOptions, error) 
 	o := role.CoordinatorOptions{ModelDir: f.model, Mode: mode, Threads: f.threads,
 		Weights:     role.Weights{Cache: cacheDir(f.cache)},
 		ClusterName: f.cluster, Replicas: f.replicas, MinNodes: f.minNodes, Spare: f.spare,
-		MicroBatches: f.parts, AllowScore: f.allowScore, ShortLease: f.shortLease,
+		MicroBatches: f.parts, LastResort: f.lastResort, AllowScore: f.allowScore, ShortLease: f.shortLease,
 		Version: version, PlainText: f.insecure, Log: f.logger(g)}
 	if f.spare == 0 {
 		o.Spare = -1 // zero means the default

@@ -86,39 +86,6 @@ func (u *up) askNow(t *testing.T, question string) (string, error) {
 	return text, err
 }
 
-// checkLost wants what a request may get when a node is gone: the answer or an error
-// that names the layer, the expert and the node.
-func checkLost(t *testing.T, got string, err error, want string) {
-	t.Helper()
-	switch {
-	case err == nil && got != want:
-		t.Errorf("answered %q, before %q", got, want)
-	case err != nil && (status.Code(err) != codes.Unavailable || !lost.MatchString(err.Error())):
-		t.Errorf("%v, want UNAVAILABLE and the layer, the expert and the node", err)
-	}
-}
-
-// recovers waits until a question is answered as before, since some moment.
-func (u *up) recovers(t *testing.T, since time.Time, question, want string) {
-	t.Helper()
-	eventually(t, time.Until(since.Add(recoversWithin)), "answers again", func() (bool, string) {
-		got, err := u.askNow(t, question)
-		if err != nil {
-			checkLost(t, got, err, want)
-			return false, err.Error()
-		}
-		if got != want {
-			t.Fatalf("answered %q, before %q", got, want)
-		}
-		return true, ""
-	})
-	select {
-	case <-u.ended:
-		t.Error("drover up has ended")
-	default:
-	}
-}
-
 // returns waits until a node is ready and holds experts.
 func (u *up) returns(t *testing.T, id string, not uint64) {
 	t.Helper()
@@ -128,24 +95,96 @@ func (u *up) returns(t *testing.T, id string, not uint64) {
 	})
 }
 
-// TestNodeKilled kills a node that holds the only copies of its experts.
+// mustAskNow asks a question that must be answered as before within the promised time.
+func (u *up) mustAskNow(t *testing.T, question, want string) {
+	t.Helper()
+	if got, err := u.askNow(t, question); err != nil || got != want {
+		t.Errorf("%v, %q; before: %q", err, got, want)
+	}
+}
+
+// TestNodeKilled kills a node that holds the only copies of its experts: the coordinator
+// computes them until others do, and no request fails.
 func TestNodeKilled(t *testing.T) {
 	u := startUp(t, "--nodes", "3")
 	want := u.mustAsk(t, story)
+	wantLong := tell(t, u, func() {})
 	id, pid := u.node(t, 2)
 	began := time.Now()
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	kill := func() {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := tell(t, u, kill); !slices.Equal(got, wantLong) {
+		t.Errorf("during the kill: tokens %v\nbefore: %v", got, wantLong)
+	}
+	for time.Since(began) < 3*time.Second { // beyond the end of the node's lease
+		u.mustAskNow(t, story, want)
+	}
+	u.returns(t, id, uint64(pid))
+	u.mustAskNow(t, story, want)
+}
+
+// TestAllNodesKilled kills all nodes at once: the coordinator goes on alone, and the nodes
+// that are started again take over.
+func TestAllNodesKilled(t *testing.T) {
+	u := startUp(t, "--nodes", "2")
+	want := u.mustAsk(t, story)
+	wantLong := tell(t, u, func() {})
+	old := map[string]uint64{}
+	kill := func() {
+		for id, n := range u.nodes(t) {
+			old[id] = n.Pid
+			if err := syscall.Kill(int(n.Pid), syscall.SIGKILL); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if got := tell(t, u, kill); !slices.Equal(got, wantLong) {
+		t.Errorf("during the kill: tokens %v\nbefore: %v", got, wantLong)
+	}
+	u.mustAskNow(t, story, want)
+	rows := map[string]uint64{}
+	for id, pid := range old {
+		u.returns(t, id, pid)
+		rows[id] = u.nodes(t)[id].RowsDispatched
+	}
+	eventually(t, recoversWithin, "the nodes compute again", func() (bool, string) {
+		u.mustAskNow(t, story, want)
+		for id, n := range u.nodes(t) {
+			if n.RowsDispatched <= rows[id] {
+				return false, n.String()
+			}
+		}
+		return true, ""
+	})
+}
+
+// TestNoLastResort kills a node of a coordinator that must not compute experts: requests
+// wait as long as they are told to, and then say what is missing.
+func TestNoLastResort(t *testing.T) {
+	u := startUp(t, "--nodes", "1", "--last-resort-bytes", "0", "--expert-wait", "250ms")
+	want := u.mustAsk(t, story)
+	_, pid := u.node(t, 1)
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	got, err := u.askNow(t, story)
-	t.Logf("the request after the kill: %v after %v", err, time.Since(began))
-	checkLost(t, got, err, want)
-	u.recovers(t, began, story, want)
-	t.Logf("answers again after %v", time.Since(began))
-	u.returns(t, id, uint64(pid))
-	if got := u.mustAsk(t, story); got != want {
-		t.Errorf("with the node started again: %q, before %q", got, want)
+	defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }() // or the cluster ends slowly
+	_, err := u.askNow(t, story)
+	if status.Code(err) != codes.Unavailable || !lost.MatchString(err.Error()) {
+		t.Errorf("%v, want UNAVAILABLE and the layer, the expert and the node", err)
 	}
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, recoversWithin, "answers again", func() (bool, string) {
+		got, err := u.askNow(t, story)
+		if err != nil {
+			return false, err.Error()
+		}
+		return got == want, got
+	})
 }
 
 // TestNodeStopped stops a node, which then neither answers nor is gone, and continues it
@@ -159,11 +198,8 @@ func TestNodeStopped(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }() // or the cluster ends slowly
-	got, err := u.askNow(t, story)
-	t.Logf("the request after the stop: %v after %v", err, time.Since(began))
-	checkLost(t, got, err, want)
-	u.recovers(t, began, story, want)
-	t.Logf("answers again after %v", time.Since(began))
+	u.mustAskNow(t, story, want)
+	t.Logf("the request after the stop was answered after %v", time.Since(began))
 	eventually(t, recoversWithin, "the others hold all experts", func() (bool, string) {
 		p := u.placement(t)
 		held := map[string]int{}
@@ -180,9 +216,7 @@ func TestNodeStopped(t *testing.T) {
 		t.Fatal(err)
 	}
 	u.returns(t, id, 0)
-	if got := u.mustAsk(t, story); got != want {
-		t.Errorf("with the node continued: %q, before %q", got, want)
-	}
+	u.mustAskNow(t, story, want)
 	if n := u.nodes(t)[id]; n.Pid != uint64(pid) {
 		t.Errorf("%s has become process %d, was %d", id, n.Pid, pid)
 	}
@@ -205,9 +239,7 @@ func TestNodeStoppedBriefly(t *testing.T) {
 		_ = syscall.Kill(pid, syscall.SIGCONT) // it is there: stopped
 	})
 	defer resumed.Stop()
-	if got, err := u.askNow(t, story); err != nil || got != want {
-		t.Errorf("%v, %q; before: %q", err, got, want)
-	}
+	u.mustAskNow(t, story, want)
 	after, err := u.cluster.GetPlacement(t.Context(), &droverv1.GetPlacementRequest{})
 	if err != nil || after.Revision != before.Revision {
 		t.Errorf("placement: %v, revision %d, before %d", err, after.GetRevision(), before.Revision)

@@ -42,6 +42,8 @@ type Options struct {
 	RestartAfter time.Duration
 	// Coordinators is how many serve. Zero means 1.
 	Coordinators int
+	// LastResort is for experts that no node computes.
+	LastResort role.LastResort
 	// StateDir keeps etcd's state. Empty means a temporary folder that Close removes.
 	StateDir string
 	// GRPC and HTTP are the addresses to serve. Empty means the usual one, or a free
@@ -172,7 +174,7 @@ func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
 	coordinator, err := role.StartCoordinator(ctx, role.CoordinatorOptions{
 		ModelDir: o.ModelDir, Mode: o.Mode, Threads: o.Threads,
 		Weights: role.Weights{Cache: o.Cache},
-		Store:   store, MinNodes: o.Nodes, Replicas: o.Replicas,
+		Store:   store, MinNodes: o.Nodes, Replicas: o.Replicas, LastResort: o.LastResort,
 		GRPC: r.grpc, HTTP: r.http, Gossip: gossip, AllowScore: true, ShortLease: true, Log: o.Log,
 	})
 	if err != nil {

@@ -46,6 +46,8 @@ type CoordinatorOptions struct {
 	// Spare allows extra replicas of hot experts, as a fraction of all; nodes' capacity bounds
 	// them too. Zero means 0.125, a negative one none.
 	Spare float64
+	// LastResort is for experts that no node computes.
+	LastResort LastResort
 	// GRPC and HTTP are the listeners to serve; a nil HTTP serves none.
 	GRPC, HTTP net.Listener
 	// Gossip is the coordinator's part in memberlist; the coordinator closes it.
@@ -66,8 +68,10 @@ type Coordinator struct {
 	Conn *grpc.ClientConn
 
 	router *router.Router // nil for a dense model
-	engine *coordinator.Coordinator
-	live   *health.Server
+	// lastResort tells whether experts that no node holds are computed here.
+	lastResort bool
+	engine     *coordinator.Coordinator
+	live       *health.Server
 	// canaryToken is what Ready sends through the model.
 	canaryToken int32
 	log         *slog.Logger
@@ -144,10 +148,14 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 		return nil, nil, err
 	}
 	c.undo.push(planner.Close)
-	c.router, err = router.New(router.Options{ModelDigest: m.Digest[:], Mode: o.Mode, Spec: spec,
+	opts := router.Options{ModelDigest: m.Digest[:], Mode: o.Mode, Spec: spec,
 		KernelClass: kernel.Class(o.Mode), DialOptions: dialOptions(o.PlainText),
-		Lanes: o.MicroBatches, Events: routerEvents(o.Log)})
-	if err != nil {
+		Lanes: o.MicroBatches, Events: routerEvents(o.Log)}
+	if err := o.LastResort.open(&opts, m, &c.undo, o.Threads, o.Log); err != nil {
+		return nil, nil, err
+	}
+	c.lastResort = opts.Local != nil
+	if c.router, err = router.New(opts); err != nil {
 		return nil, nil, err
 	}
 	c.undo.push(c.router.Close)
@@ -263,11 +271,12 @@ func (c *Coordinator) rowsByNode() map[string]uint64 {
 	return c.router.RowsByNode()
 }
 
-// Ready returns nil if every expert has a connected replica and a token has passed
-// through every layer: the canary or, while that waits behind requests, one of theirs.
+// Ready returns nil if a token has passed through every layer: the canary or, while that
+// waits behind requests, one of theirs. Every expert must have a connected replica then,
+// unless the coordinator computes those that have none.
 func (c *Coordinator) Ready(ctx context.Context) error {
-	if c.router != nil {
-		if err := c.router.Ready(); err != nil {
+	if !c.lastResort {
+		if err := c.connected(); err != nil {
 			return err
 		}
 	}
@@ -279,6 +288,14 @@ func (c *Coordinator) Ready(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// connected returns nil if every expert has a connected replica.
+func (c *Coordinator) connected() error {
+	if c.router == nil {
+		return nil
+	}
+	return c.router.Ready()
 }
 
 const (
@@ -294,7 +311,10 @@ const (
 func (c *Coordinator) WaitReady(ctx context.Context) error {
 	began, told := time.Now(), time.Now()
 	for {
-		err := c.Ready(ctx)
+		err := c.connected() // also with a last resort: it is not to be the first
+		if err == nil {
+			err = c.Ready(ctx)
+		}
 		if err == nil {
 			break
 		}

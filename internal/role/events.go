@@ -2,6 +2,7 @@ package role
 
 import (
 	"log/slog"
+	"time"
 
 	"drover/cluster"
 	"drover/coordinator"
@@ -58,6 +59,7 @@ func plannerEvents(log *slog.Logger) cluster.PlannerEvents {
 }
 
 func routerEvents(log *slog.Logger) router.Events {
+	var lastResort rarely
 	return router.Events{
 		LinkUp: func(id string, lane int) { log.Debug("link up", "node", id, "lane", lane) },
 		LinkDown: func(id string, lane int, err error) {
@@ -71,5 +73,11 @@ func routerEvents(log *slog.Logger) router.Events {
 				"reason", reason)
 		},
 		Hedged: func(id string, layer int) { log.Debug("hedged", "node", id, "layer", layer) },
+		LastResort: func(layer, expert, experts int, reason error) {
+			if total, say := lastResort.add(experts, time.Now()); say {
+				log.Warn("experts are computed on the coordinator itself: no node does", "experts",
+					total, "layer", layer, "expert", expert, "reason", reason)
+			}
+		},
 	}
 }
