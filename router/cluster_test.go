@@ -207,7 +207,7 @@ func waitReady(t testing.TB, r *router.Router) {
 // waitFor waits until something is as it should be.
 func waitFor(t testing.TB, ok func() error) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		err := ok()
 		if err == nil {

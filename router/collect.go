@@ -37,7 +37,10 @@ func (l *lane) note(a *answer) {
 	f := l.flights[index]
 	l.land(index)
 	k := f.session.link
-	k.suspect, k.silentSince = false, 0
+	k.state.answered(sample{work: work(f.experts, f.rows), took: a.at - f.sent,
+		bytes: int(f.bytes) + len(a.response.RowBytes()),
+		node:  time.Duration(c.QueueMicros+c.ComputeMicros) * time.Microsecond,
+		probe: f.why == purposeProbe, refused: len(c.Statuses) > 0 || a.response.Verify() != nil})
 	if len(f.parts) > 0 {
 		l.settle(f, a)
 	}
@@ -102,14 +105,13 @@ func (l *lane) settle(f *flight, a *answer) {
 		at += n
 	}
 	k.node.rows.Add(uint64(c.RowCount))
-	if failures == 0 {
-		k.timing.add(work(f.experts, f.rows), a.at-f.sent)
-		l.router.network.add(a.at-f.sent,
-			time.Duration(c.QueueMicros+c.ComputeMicros)*time.Microsecond)
-		k.node.work.add(f.experts, f.rows, c.ComputeMicros)
+	if failures > 0 {
+		l.retried(k.node, failures, reason)
 		return
 	}
-	l.retried(k.node, failures, reason)
+	l.router.network.add(a.at-f.sent,
+		time.Duration(c.QueueMicros+c.ComputeMicros)*time.Microsecond)
+	k.node.work.add(f.experts, f.rows, c.ComputeMicros)
 }
 
 // statusError is a failure as the node named it.
@@ -185,8 +187,7 @@ func (l *lane) check() error {
 	for i := 0; i < len(l.flights); i++ {
 		f := l.flights[i]
 		if f.hedgeAt > 0 && now >= f.hedgeAt {
-			f.hedgeAt = 0
-			f.session.link.suspect = l.hedge(f, now) || f.session.link.suspect
+			l.hedgeLate(f, now)
 		}
 		if now >= f.checkAt {
 			l.checkLife(f, now)
@@ -228,37 +229,37 @@ func (l *lane) buryDead() {
 func (l *lane) checkLife(f *flight, now time.Duration) {
 	timeout := l.router.opts.FrameTimeout
 	s := f.session
-	// What is queued before the ping delays it, on a slow network by 20 ns a byte.
-	queued := 20 * time.Duration(s.creditBytes)
+	state := &s.link.state
 	f.checkAt = now + timeout/2
-	heard := time.Duration(s.heard.Load())
+	if heard := time.Duration(s.heard.Load()); f.pingAt > 0 && heard > f.pingAt {
+		f.pingAt = 0
+		state.heard()
+	}
+	silence := state.silentAfter(f.queued, timeout)
 	switch {
 	case now-f.sent > l.router.opts.SlowTimeout:
 		s.cancel(errSlow)
-	case f.pingAt == 0 || heard > f.pingAt:
-		f.pingAt = now
+	case f.pingAt == 0:
+		f.pingAt, f.queued = now, s.creditBytes
+		f.checkAt = now + state.silentAfter(f.queued, timeout)
 		r := l.router.requests.Get().(*wire.Request)
 		r.Kind, r.PingNonce = wire.KindPing, f.id
 		s.enqueue(r)
-	case now-f.pingAt > 4*timeout+queued:
+	case now-f.pingAt > 3*timeout+silence:
 		s.cancel(errSilent)
-	case now-f.pingAt >= timeout/2+queued:
+	case now-f.pingAt >= silence:
 		l.silent(f, now)
-		if !s.link.suspect {
-			s.link.suspect = true
-			if e := l.router.opts.Events.Suspected; e != nil {
-				e(s.link.node.id, l.index)
-			}
-		}
 		l.hedge(f, now)
+	default:
+		f.checkAt = f.pingAt + silence
 	}
 }
 
 // silent marks the parts of a flight whose link is silent.
 func (l *lane) silent(f *flight, now time.Duration) {
 	k := f.session.link
-	if k.silentSince == 0 {
-		k.silentSince = now
+	if e := l.router.opts.Events.Suspected; k.state.silent(now) && e != nil {
+		e(k.node.id, l.index)
 	}
 	for _, i := range f.parts {
 		p := &l.parts[i]
@@ -272,42 +273,45 @@ func (l *lane) silent(f *flight, now time.Duration) {
 // hopeful tells whether a part is in flight on a link that is not silent.
 func (l *lane) hopeful(index int) bool {
 	for _, f := range l.flights {
-		if f.session.link.silentSince == 0 && slices.Contains(f.parts, index) {
+		if f.session.link.state.silentSince == 0 && slices.Contains(f.parts, index) {
 			return true
 		}
 	}
 	return false
 }
 
+// hedgeLate hedges a flight that waits for unusually long, if what may be sent twice is
+// not used up; else it is looked at again later. Flights of silent links do not come here.
+func (l *lane) hedgeLate(f *flight, now time.Duration) {
+	f.hedgeAt = 0
+	if l.extra.rows <= 0 {
+		f.hedgeAt = now + max((now-f.sent)/2, minHedge)
+		return
+	}
+	if rows := l.hedge(f, now); rows > 0 {
+		f.session.link.state.late()
+		l.extra.spend(rows)
+	}
+}
+
 // hedge sends the parts of a waiting flight to another replica too, where there is
-// one that they are not waiting for already. It tells whether it sent any.
-func (l *lane) hedge(f *flight, now time.Duration) bool {
+// one that they are not waiting for already. It returns the rows sent.
+func (l *lane) hedge(f *flight, now time.Duration) int {
 	if len(f.parts) == 0 {
-		return false
+		return 0
 	}
-	l.resetAssigned()
-	found := false
+	l.beginChoice()
 	for _, i := range f.parts {
-		p := &l.parts[i]
-		p.target = nil
-		if p.done {
-			continue
+		if !l.parts[i].done {
+			l.offer(i, now, func(k *link) bool { return k.state.suspect || l.waitsFor(i, k) })
 		}
-		p.target = l.choose(p, now, func(k *link) bool { return k.suspect || l.waitsFor(i, k) })
-		found = found || p.target != nil
 	}
-	if !found {
-		return false
-	}
-	if e := l.router.opts.Events.Hedged; e != nil {
+	l.choose()
+	rows := l.sendChosen(now, purposeHedge)
+	if e := l.router.opts.Events.Hedged; rows > 0 && e != nil {
 		e(f.session.link.node.id, l.batch.Layer)
 	}
-	for _, n := range l.table.nodes {
-		if n != nil {
-			l.sendParts(n.links[l.index], now)
-		}
-	}
-	return true
+	return rows
 }
 
 // waitsFor tells whether a part is in flight on a link.

@@ -3,6 +3,7 @@ package router
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,25 +26,18 @@ func (l *lane) dispatch() error {
 	}
 	l.pos, l.known = l.table.layer(l.batch.Layer)
 	now := l.now()
-	l.resetAssigned()
-	// First the parts without a choice, so that the others can even out the load.
-	for _, choices := range []int{1, 0} {
-		for i := range l.parts {
-			p := &l.parts[i]
-			if p.done || p.inFlight > 0 || choices == 0 && p.target != nil {
-				continue
-			}
-			p.target = nil
-			if !l.known || choices == 1 && len(l.table.replicas(l.pos, int(p.expert))) != 1 {
-				continue
-			}
-			p.target = l.choose(p, now, nil)
+	l.beginChoice()
+	for i := range l.parts {
+		p := &l.parts[i]
+		if p.done || p.inFlight > 0 || !l.known {
+			continue
 		}
+		l.offer(i, now, nil)
 	}
-	for _, n := range l.table.nodes {
-		if n != nil {
-			l.sendParts(n.links[l.index], now)
-		}
+	l.choose()
+	l.sendChosen(now, purposeFirst)
+	if l.known {
+		l.probe(now)
 	}
 	if err := l.giveUp(now); err != nil {
 		return err
@@ -52,56 +46,121 @@ func (l *lane) dispatch() error {
 	return nil
 }
 
-func (l *lane) resetAssigned() {
-	for _, n := range l.table.nodes {
-		if n != nil {
-			n.links[l.index].assigned = 0
-		}
+// beginChoice forgets what was chosen and takes what is known of the links.
+func (l *lane) beginChoice() {
+	for i := range l.parts {
+		l.parts[i].target = nil
 	}
-}
-
-// choose picks the link for a part: a connected one, not suspected and not the one
-// that just failed, and of these the one with the fewest experts. Equals are spread by
-// a hash of layer and expert, so that no node takes all of a small batch. Links in
-// without are excluded.
-func (l *lane) choose(p *part, now time.Duration, without func(*link) bool) *link {
-	var best *link
-	bestClass, equals := 0, 0
-	on := l.table.replicas(l.pos, int(p.expert))
-	first := spread(l.pos, int(p.expert))
-	for j := range on {
-		n := l.table.nodes[on[(first+j)%len(on)]]
+	l.chosen = l.chosen[:0]
+	l.plan.reset(len(l.table.nodes))
+	base, each, known := 0., 1., false // for new links: as the best of the others
+	for _, n := range l.table.nodes {
 		if n == nil {
 			continue
 		}
 		k := n.links[l.index]
-		early := now < p.notBefore && (n == p.avoid || p.attempts > 2)
-		if k.session.Load() == nil || early || without != nil && without(k) {
+		k.assigned = 0
+		if u := &k.state.usual; u.n > 0 && (!known || u.at(1) < base+each) {
+			base, each, known = u.at(0), u.slope(), true
+		}
+	}
+	for i, n := range l.table.nodes {
+		if n == nil {
 			continue
 		}
-		class := 0
-		if k.suspect || l.table.suspect[n.id] {
-			class += 2
+		to := &l.plan.nodes[i]
+		to.base, to.each = base, each
+		if u := &n.links[l.index].state.usual; u.n > 0 {
+			to.base, to.each = u.at(0), u.slope()
 		}
-		if n == p.avoid {
-			class++
+	}
+	for _, f := range l.flights {
+		if i := slices.Index(l.table.nodes, f.session.link.node); i >= 0 {
+			l.plan.nodes[i].base += l.plan.nodes[i].each * float64(work(f.experts, f.rows))
 		}
-		random := l.router.opts.pick
-		switch {
-		case best == nil || class < bestClass:
-			best, bestClass, equals = k, class, 1
-		case class == bestClass && random != nil:
-			if equals++; random(equals) == 0 {
-				best = k
+	}
+}
+
+// offer finds the links that a part may go to: connected ones, and of these the ones that
+// are not suspected and not the one that just failed, if there are some. Links in without
+// are excluded. Equally good ones are taken in an order that differs from expert to
+// expert, so that no node takes all of a small batch.
+func (l *lane) offer(index int, now time.Duration, without func(*link) bool) {
+	p := &l.parts[index]
+	on := l.table.replicas(l.pos, int(p.expert))
+	first := spread(l.pos, int(p.expert))
+	best, count := noClass, 0
+	for pass := range 2 {
+		for j := range on {
+			at := int(on[(first+j)%len(on)])
+			class := l.class(p, l.table.nodes[at], now)
+			if class == noClass || without != nil && without(l.table.nodes[at].links[l.index]) {
+				continue
 			}
-		case class == bestClass && k.assigned < best.assigned:
-			best = k
+			switch {
+			case pass == 0:
+				best = min(best, class)
+			case class != best:
+			default:
+				if count++; count == 1 {
+					l.plan.item(1 + float64(p.rows)/8)
+					l.chosen = append(l.chosen, index)
+				}
+				l.plan.option(at)
+			}
 		}
 	}
-	if best != nil {
-		best.assigned++
+}
+
+// noClass is the class of links that cannot be used.
+const noClass = 1 << 10
+
+// class says how good it is to send a part to a node; less is better.
+func (l *lane) class(p *part, n *node, now time.Duration) int {
+	if n == nil {
+		return noClass
 	}
-	return best
+	k := n.links[l.index]
+	if k.session.Load() == nil || now < p.notBefore && (n == p.avoid || p.attempts > 2) {
+		return noClass
+	}
+	class := 0
+	if k.state.suspect || l.table.suspect[n.id] {
+		class += 2
+	}
+	if n == p.avoid {
+		class++
+	}
+	return class
+}
+
+// choose sets the targets of the parts that were offered, so that the node that finishes
+// last finishes early.
+func (l *lane) choose() {
+	random := l.router.opts.pick
+	if random == nil {
+		l.plan.solve()
+	}
+	for n, i := range l.chosen {
+		item := &l.plan.items[n]
+		if random != nil {
+			options := l.plan.options[item.first:item.last]
+			item.on = options[random(len(options))]
+		}
+		k := l.table.nodes[item.on].links[l.index]
+		k.assigned++
+		l.parts[i].target = k
+	}
+}
+
+// sendChosen sends the parts that have a target.
+func (l *lane) sendChosen(now time.Duration, why purpose) (rows int) {
+	for _, n := range l.table.nodes {
+		if n != nil {
+			rows += l.sendParts(n.links[l.index], now, why)
+		}
+	}
+	return rows
 }
 
 // spread hashes a layer's position and an expert (Knuth's multiplicative hash).
@@ -109,14 +168,60 @@ func spread(layer, expert int) int {
 	return int(uint32(layer<<16|expert) * 2654435761 >> 16)
 }
 
-// sendParts sends the parts chosen for a link, in as few frames as their bound and
-// the link's credit allow.
-func (l *lane) sendParts(k *link, now time.Duration) {
-	if k.assigned == 0 {
+// probe sends a copy of some work to a link that could have been used again and again and
+// was not, since others are preferred: that way it is seen when it is well again.
+func (l *lane) probe(now time.Duration) {
+	for at, n := range l.table.nodes {
+		if n == nil {
+			continue
+		}
+		k := n.links[l.index]
+		if k.assigned > 0 || k.session.Load() == nil || l.expects(k.session.Load()) {
+			continue
+		}
+		least := l.smallest(at)
+		if least < 0 || !k.state.passedOver() || !l.extra.spend(l.parts[least].rows) {
+			continue
+		}
+		l.beginChoice()
+		l.parts[least].target, k.assigned = k, 1
+		l.sendParts(k, now, purposeProbe)
 		return
 	}
+}
+
+// smallest is the part with the fewest rows that is in flight and that a node holds too, or -1.
+func (l *lane) smallest(node int) int {
+	least := -1
+	for i := range l.parts {
+		p := &l.parts[i]
+		if p.done || p.inFlight == 0 || least >= 0 && p.rows >= l.parts[least].rows {
+			continue
+		}
+		if slices.Contains(l.table.replicas(l.pos, int(p.expert)), uint16(node)) {
+			least = i
+		}
+	}
+	return least
+}
+
+// purpose says what a frame is sent for.
+type purpose uint8
+
+const (
+	purposeFirst purpose = iota // its parts are in flight nowhere else
+	purposeHedge                // they wait elsewhere for too long
+	purposeProbe                // to learn about the link
+)
+
+// sendParts sends the parts chosen for a link, in as few frames as their bound and
+// the link's credit allow, and returns the rows sent.
+func (l *lane) sendParts(k *link, now time.Duration, why purpose) (rows int) {
+	if k.assigned == 0 {
+		return 0
+	}
 	s := k.session.Load()
-	f := l.newFlight()
+	f := l.newFlight(why)
 	for i := range l.parts {
 		p := &l.parts[i]
 		if p.target != k {
@@ -128,28 +233,28 @@ func (l *lane) sendParts(k *link, now time.Duration) {
 		}
 		if n := len(f.parts); n > 0 && (f.rows+p.rows > l.router.maxRows ||
 			l.parts[f.parts[n-1]].expert == p.expert) {
-			l.send(f, s, now)
-			f = l.newFlight()
+			rows += l.send(f, s, now)
+			f = l.newFlight(why)
 		}
 		f.parts = append(f.parts, i)
 		f.rows += p.rows
 	}
 	if len(f.parts) > 0 {
-		l.send(f, s, now)
-		return
+		return rows + l.send(f, s, now)
 	}
 	l.idle = append(l.idle, f)
+	return rows
 }
 
 // send encodes one frame and hands it to the link. Without credit it does nothing:
-// the parts stay where they are until an answer gives some back.
-func (l *lane) send(f *flight, s *session, now time.Duration) {
+// the parts stay where they are until an answer gives some back. It returns the rows sent.
+func (l *lane) send(f *flight, s *session, now time.Duration) int {
 	r := l.router
 	f.bytes = int64(f.rows * r.rowBytes)
 	if s.creditBytes+f.bytes > s.creditLimit || s.flights >= wire.MaxStreamFrames {
 		l.blocked(f, s, now)
 		l.idle = append(l.idle, f)
-		return
+		return 0
 	}
 	l.nextID++
 	f.id, f.session, f.experts = l.nextID, s, len(f.parts)
@@ -160,7 +265,7 @@ func (l *lane) send(f *flight, s *session, now time.Duration) {
 		s.unanswered.Add(-1)
 		l.blocked(f, s, now)
 		l.idle = append(l.idle, f)
-		return
+		return 0
 	}
 	s.creditBytes += f.bytes
 	s.flights++
@@ -169,13 +274,30 @@ func (l *lane) send(f *flight, s *session, now time.Duration) {
 			l.waiting--
 		}
 		l.parts[i].inFlight++
-		l.parts[i].late = s.link.silentSince > 0
+		l.parts[i].late = s.link.state.silentSince > 0
 	}
 	f.sent, f.pingAt = now, 0
-	f.hedgeAt = now + s.link.timing.hedgeAfter(work(f.experts, f.rows), r.opts.FrameTimeout)
-	f.checkAt = now + r.opts.FrameTimeout/2
+	f.hedgeAt = now + s.link.state.hedgeAfter(work(f.experts, f.rows), r.opts.FrameTimeout)
+	f.checkAt = now + r.opts.FrameTimeout/4
 	l.due(min(f.checkAt, f.hedgeAt))
 	l.flights = append(l.flights, f)
+	l.count(f)
+	return f.rows
+}
+
+// count counts a frame that was sent.
+func (l *lane) count(f *flight) {
+	c := &l.router.stats
+	rows := uint64(f.rows)
+	switch f.why {
+	case purposeFirst:
+		c.rows.Add(rows)
+		l.extra.earn(f.rows, l.router.opts.HedgeFraction)
+	case purposeHedge:
+		c.hedgedRows.Add(rows)
+	case purposeProbe:
+		c.probedRows.Add(rows)
+	}
 }
 
 // encode fills the request of a frame.
@@ -293,12 +415,12 @@ func (l *lane) due(at time.Duration) {
 }
 
 // newFlight returns an empty flight.
-func (l *lane) newFlight() *flight {
+func (l *lane) newFlight(why purpose) *flight {
 	if n := len(l.idle); n > 0 {
 		f := l.idle[n-1]
 		l.idle = l.idle[:n-1]
-		*f = flight{parts: f.parts[:0]}
+		*f = flight{parts: f.parts[:0], why: why}
 		return f
 	}
-	return new(flight)
+	return &flight{why: why}
 }

@@ -23,6 +23,9 @@ type lane struct {
 	timer   *time.Timer
 
 	local   local
+	plan    balance // for choose
+	chosen  []int   // the parts of plan's items
+	extra   budget  // for hedges and probes
 	nextID  uint64
 	flights []*flight // sent and not yet answered, also of earlier batches
 	idle    []*flight // for reuse
@@ -63,6 +66,7 @@ type part struct {
 // flight is one frame on its way.
 type flight struct {
 	id      uint64
+	why     purpose
 	session *session
 	parts   []int // indices into the lane's parts; none if its batch is gone
 	experts int
@@ -72,6 +76,7 @@ type flight struct {
 	hedgeAt time.Duration // 0 if done
 	checkAt time.Duration // for signs of life
 	pingAt  time.Duration // 0 if none was sent since the last sign
+	queued  int64         // bytes before the ping
 }
 
 // answer is one received Combine.
@@ -89,6 +94,7 @@ func newLane(r *Router, index int) *lane {
 		arrived: make(chan *answer, wire.MaxStreamFrames),
 		woken:   make(chan struct{}, 1),
 		timer:   time.NewTimer(0),
+		extra:   newBudget(),
 		local:   local{jobs: make(chan *localJob, 1), done: make(chan *localJob, 1)},
 	}
 	l.answers.New = func() any { return new(answer) }
@@ -216,6 +222,9 @@ func (l *lane) finish() {
 	for _, f := range l.flights {
 		if len(f.parts) > 0 {
 			f.parts, f.hedgeAt = f.parts[:0], 0
+			if f.why == purposeProbe {
+				continue // what it is for is the answer's time
+			}
 			r := l.router.requests.Get().(*wire.Request)
 			r.Kind, r.CancelID = wire.KindCancel, f.id
 			f.session.enqueue(r)

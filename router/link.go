@@ -19,9 +19,12 @@ import (
 )
 
 const (
-	minBackoff   = 100 * time.Millisecond
-	maxBackoff   = 2 * time.Second
-	helloTimeout = 2 * time.Second
+	minBackoff = 100 * time.Millisecond
+	maxBackoff = 500 * time.Millisecond
+	// A greeting has time from the first to the last, doubling with each attempt: after a
+	// short fault a new attempt is better than waiting for what was lost.
+	minHelloTimeout = 250 * time.Millisecond
+	maxHelloTimeout = 2 * time.Second
 	// retireTimeout bounds how long a retired link waits for its last answers.
 	retireTimeout = 2 * time.Second
 )
@@ -47,11 +50,8 @@ type link struct {
 	cancel  context.CancelCauseFunc
 
 	// The fields below belong to the goroutine that uses the lane.
-	suspect bool // let a frame wait; until its next answer others are preferred
-	// silentSince is when the node was found to be silent, 0 after its next answer.
-	silentSince time.Duration
-	timing      timing
-	assigned    int // experts chosen for it in this round of dispatch
+	state    linkState
+	assigned int // experts chosen for it in this round of dispatch
 }
 
 func newLink(r *Router, n *node, l *lane) *link {
@@ -82,13 +82,17 @@ type session struct {
 
 // run is the link's goroutine.
 func (k *link) run() {
-	delay := minBackoff
+	delay, patience := minBackoff, minHelloTimeout
 	for k.ctx.Err() == nil {
 		began := time.Now()
-		err := k.connect()
+		greeted, err := k.connect(patience)
 		k.report(err)
-		if time.Since(began) > maxBackoff {
-			delay = 0 // it was a good link: often the node is there
+		patience = min(2*patience, maxHelloTimeout)
+		if greeted {
+			patience = minHelloTimeout
+			if time.Since(began) > maxBackoff {
+				delay = 0 // it was a good link: often the node is there
+			}
 		}
 		timer := time.NewTimer(delay)
 		select {
@@ -111,8 +115,8 @@ func (k *link) report(err error) {
 	}
 }
 
-// state describes the link for errors.
-func (k *link) state() string {
+// describe says how the link is, for errors.
+func (k *link) describe() string {
 	if p := k.problem.Load(); p != nil {
 		return *p
 	}
@@ -124,27 +128,27 @@ func (k *link) state() string {
 
 // connect opens a connection with one stream and serves it to its end. A stream
 // has its own connection, so that nothing of a hung one is left when it is replaced.
-func (k *link) connect() error {
+func (k *link) connect(patience time.Duration) (greeted bool, err error) {
 	conn, err := grpc.NewClient(k.node.address, k.router.dialOptions()...)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer conn.Close()
 	ctx, cancel := context.WithCancelCause(k.ctx)
 	defer cancel(nil)
-	greeting := time.AfterFunc(helloTimeout, func() { cancel(errors.New("no hello in time")) })
+	greeting := time.AfterFunc(patience, func() { cancel(errors.New("no hello in time")) })
 	defer greeting.Stop()
 	stream, err := conn.NewStream(ctx, &droverv1.ExpertService_ServiceDesc.Streams[0],
 		droverv1.ExpertService_Execute_FullMethodName)
 	if err != nil {
-		return cause(ctx, err)
+		return false, cause(ctx, err)
 	}
 	hello, err := k.greet(stream)
 	if err != nil {
-		return cause(ctx, err)
+		return false, cause(ctx, err)
 	}
 	if !greeting.Stop() {
-		return cause(ctx, context.Canceled)
+		return false, cause(ctx, context.Canceled)
 	}
 	s := &session{
 		link:        k,
@@ -154,7 +158,7 @@ func (k *link) connect() error {
 		creditLimit: min(k.router.opts.CreditBytes, int64(min(hello.CreditBytes, 1<<40))),
 		out:         make(chan *wire.Request, wire.MaxStreamFrames),
 	}
-	return s.serve()
+	return true, s.serve()
 }
 
 // cause prefers the reason for which a context was cancelled to the error that

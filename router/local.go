@@ -69,7 +69,7 @@ func (l *lane) patience() time.Duration {
 	slowest := time.Duration(0)
 	for _, n := range l.table.nodes {
 		if n != nil {
-			slowest = max(slowest, n.links[l.index].timing.small())
+			slowest = max(slowest, n.links[l.index].state.timing.small())
 		}
 	}
 	return min(max(8*slowest, minPatience), l.router.opts.FrameTimeout)
@@ -99,8 +99,8 @@ func (l *lane) deadSince(p *part) time.Duration {
 		}
 		k := n.links[l.index]
 		switch {
-		case k.silentSince > 0:
-			since = max(since, k.silentSince)
+		case k.state.silentSince > 0:
+			since = max(since, k.state.silentSince)
 		case k.session.Load() != nil:
 			return l.now()
 		default:

@@ -41,6 +41,11 @@ type Options struct {
 	// before the frame is sent elsewhere. Zero means 100 ms. Lower suspects nodes
 	// that are merely busy, higher delays the tokens of a request when a node hangs.
 	FrameTimeout time.Duration
+	// HedgeFraction is the part of all rows that may be sent twice since an answer takes
+	// unusually long, or to learn how fast a node is. Zero means 1/20. Lower keeps tokens
+	// waiting for slow nodes, higher loads the others. Frames of silent nodes are always
+	// sent again.
+	HedgeFraction float64
 	// SlowTimeout bounds the wait for one frame of a node that shows signs of life.
 	// Zero means 30 s. It must exceed the longest computation of a frame.
 	SlowTimeout time.Duration
@@ -103,6 +108,9 @@ func (o *Options) setDefaults() {
 	if o.FrameTimeout == 0 {
 		o.FrameTimeout = 100 * time.Millisecond
 	}
+	if o.HedgeFraction == 0 {
+		o.HedgeFraction = 1. / 20
+	}
 	if o.SlowTimeout == 0 {
 		o.SlowTimeout = 30 * time.Second
 	}
@@ -120,6 +128,8 @@ func (o *Options) validate() error {
 		return errors.New("route to experts: ModelDigest and Spec are required")
 	case o.Mode.RowType() != tensor.BF16 && o.Mode.RowType() != tensor.F32:
 		return fmt.Errorf("route to experts: rows of mode %v cannot travel", o.Mode)
+	case o.HedgeFraction < 0 || o.HedgeFraction > 1:
+		return fmt.Errorf("route to experts: HedgeFraction is %v, must be 0 to 1", o.HedgeFraction)
 	case o.Lanes < 0 || o.FrameTimeout < 0 || o.SlowTimeout < 0 || o.FailAfter < 0:
 		return errors.New("route to experts: negative bounds")
 	case o.MaxFrameBytes < o.rowBytes() || o.MaxFrameBytes > wire.MaxRowBytes:
@@ -151,7 +161,7 @@ func (r *Router) dialOptions() []grpc.DialOption {
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff: backoff.Config{
 				BaseDelay: minBackoff, Multiplier: 2, MaxDelay: maxBackoff},
-			MinConnectTimeout: helloTimeout}),
+			MinConnectTimeout: maxHelloTimeout}),
 		grpc.WithDefaultCallOptions(
 			grpc.ForceCodecV2(r.codec),
 			grpc.MaxCallRecvMsgSize(wire.MaxMessageBytes),

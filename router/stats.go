@@ -4,6 +4,11 @@ import "sync/atomic"
 
 // Stats counts what a Router has done since New.
 type Stats struct {
+	// Rows counts rows sent to nodes; not those that were sent twice on purpose.
+	Rows uint64
+	// HedgedRows counts rows sent to another node as well since the first was late, and
+	// ProbedRows those sent to learn how fast a node is.
+	HedgedRows, ProbedRows uint64
 	// LastResort counts the experts that were computed on this machine since no node did:
 	// one for each layer of a step in which an expert had rows.
 	LastResort uint64
@@ -11,10 +16,13 @@ type Stats struct {
 
 // counters are a Router's Stats in the making.
 type counters struct {
-	lastResort atomic.Uint64
+	rows, hedgedRows, probedRows atomic.Uint64
+	lastResort                   atomic.Uint64
 }
 
 // Stats returns what was counted so far.
 func (r *Router) Stats() Stats {
-	return Stats{LastResort: r.stats.lastResort.Load()}
+	c := &r.stats
+	return Stats{Rows: c.rows.Load(), HedgedRows: c.hedgedRows.Load(),
+		ProbedRows: c.probedRows.Load(), LastResort: c.lastResort.Load()}
 }

@@ -80,7 +80,7 @@ func (t *table) reasons(pos, expert, lane int) string {
 	for _, i := range t.replicas(pos, expert) {
 		reason := "not registered"
 		if n := t.nodes[i]; n != nil {
-			reason = n.links[lane].state()
+			reason = n.links[lane].describe()
 		}
 		out = append(out, fmt.Sprintf("node %s: %s", t.plan.NodeIDs[i], reason))
 	}
