@@ -355,7 +355,7 @@ func TestRefusedLinks(t *testing.T) {
 		want   []string
 	}{
 		"protocol": {hello: func(h *wire.Hello) { h.ProtocolVersion = 9 },
-			want: []string{"1", "9"}},
+			want: []string{"2", "9"}},
 		"node id": {hello: func(h *wire.Hello) { h.NodeID = "other" },
 			want: []string{"n0", "other"}},
 		"epoch": {hello: func(h *wire.Hello) { h.Epoch = 0 },

@@ -73,7 +73,7 @@ func parseFrame(p *pieces, c *Codec, ch *check, maxField int, out *mem.Buffer) (
 			}
 		}
 	}
-	ch.computed = crc32.Update(crc32.Checksum(parts.header, castagnoli), castagnoli, rows)
+	ch.computed = crc32.Update(headerChecksum(parts.headerField, parts.header), castagnoli, rows)
 	return parts, nil
 }
 

@@ -81,7 +81,21 @@ func appendHeader(b []byte, h header) ([]byte, uint32) {
 	copy(b[start+width:], b[bodyStart:])
 	binary.PutUvarint(b[start:], uint64(n))
 	b = b[:start+width+n]
-	return b, crc32.Checksum(b[start+width:], castagnoli)
+	return b, headerChecksum(h.field(), b[start+width:])
+}
+
+// headerChecksum is the checksum of a header: of its number first, so that one kind of
+// frame is not taken for another, then of its bytes.
+func headerChecksum(field int, header []byte) uint32 {
+	return crc32.Update(fieldChecksums[field], castagnoli, header)
+}
+
+// fieldChecksums are those of the headers' numbers.
+var fieldChecksums = [...]uint32{
+	1: crc32.Checksum([]byte{1}, castagnoli),
+	2: crc32.Checksum([]byte{2}, castagnoli),
+	3: crc32.Checksum([]byte{3}, castagnoli),
+	4: crc32.Checksum([]byte{4}, castagnoli),
 }
 
 func uvarintSize(v uint64) int { return max(1, (bits.Len64(v)+6)/7) }

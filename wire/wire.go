@@ -10,9 +10,9 @@
 //
 //   - W1, nothing that a frame claims sizes, indexes or allocates before it was
 //     checked against what arrived and against the codec's bounds.
-//   - W2, a CRC-32C over the header's encoded bytes and then the rows travels with
-//     each frame. Verify tells whether it fitted; a frame that does not verify is
-//     answered in band, it never breaks the stream.
+//   - W2, a CRC-32C over the header's number, its encoded bytes and then the rows
+//     travels with each frame. Verify tells whether it fitted; a frame that does not
+//     verify is answered in band, it never breaks the stream.
 package wire
 
 import (
@@ -22,7 +22,7 @@ import (
 )
 
 // ProtocolVersion is the version of the frames that this package reads and writes.
-const ProtocolVersion = 1
+const ProtocolVersion = 2
 
 // MaxStreamFrames bounds the Dispatches of one stream that wait for their Combine.
 const MaxStreamFrames = 256

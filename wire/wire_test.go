@@ -246,6 +246,7 @@ func encode(t interface{ Fatal(...any) }, v any) []byte {
 // sumOf computes the checksum as the protocol describes it, with protobuf's own tools.
 func sumOf(b []byte) uint32 {
 	var header, rows []byte
+	number := protowire.Number(0)
 	for len(b) > 0 {
 		field, wireType, n := protowire.ConsumeTag(b)
 		if n < 0 {
@@ -260,13 +261,17 @@ func sumOf(b []byte) uint32 {
 			if field == 15 {
 				rows = v
 			} else if field < 5 {
-				header = v
+				number, header = field, v
 			}
 		}
 		b = b[n+m:]
 	}
 	table := crc32.MakeTable(crc32.Castagnoli)
-	return crc32.Update(crc32.Checksum(header, table), table, rows)
+	sum := uint32(0)
+	if number > 0 {
+		sum = crc32.Checksum([]byte{byte(number)}, table)
+	}
+	return crc32.Update(crc32.Update(sum, table, header), table, rows)
 }
 
 func TestRowsAreLast(t *testing.T) {

@@ -153,7 +153,8 @@ type ExecuteRequest struct {
 	//	*ExecuteRequest_Cancel
 	//	*ExecuteRequest_Ping
 	Kind isExecuteRequest_Kind `protobuf_oneof:"kind"`
-	// CRC-32C (Castagnoli) over the encoded bytes of the set header sub-message, then over rows.
+	// CRC-32C (Castagnoli) over one byte with the set header's field number, the header
+	// sub-message's encoded bytes, and then rows.
 	Crc32C uint32 `protobuf:"fixed32,14,opt,name=crc32c,proto3" json:"crc32c,omitempty"`
 	// The rows: little-endian, row-major, grouped by expert in the order of expert_ids.
 	Rows          []byte `protobuf:"bytes,15,opt,name=rows,proto3" json:"rows,omitempty"`
@@ -285,7 +286,8 @@ type ExecuteResponse struct {
 	//	*ExecuteResponse_Combine
 	//	*ExecuteResponse_Pong
 	Kind isExecuteResponse_Kind `protobuf_oneof:"kind"`
-	// CRC-32C (Castagnoli) over the encoded bytes of the set header sub-message, then over rows.
+	// CRC-32C (Castagnoli) over one byte with the set header's field number, the header
+	// sub-message's encoded bytes, and then rows.
 	Crc32C uint32 `protobuf:"fixed32,14,opt,name=crc32c,proto3" json:"crc32c,omitempty"`
 	// One output row for each (row, expert), in the order they were sent.
 	Rows          []byte `protobuf:"bytes,15,opt,name=rows,proto3" json:"rows,omitempty"`
