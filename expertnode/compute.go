@@ -65,7 +65,17 @@ func (f *frame) refuse(status wire.Status, detail string) {
 		r.Combine.Statuses = append(r.Combine.Statuses, status)
 	}
 	r.Combine.Detail = detail
+	if status == wire.StatusCorrupt || status == wire.StatusBadShape {
+		f.report(status, detail)
+	}
 	f.answer(r)
+}
+
+// report tells of a frame that is not computed.
+func (f *frame) report(status wire.Status, detail string) {
+	if e := f.stream.server.opts.Events.FrameRefused; e != nil {
+		e(f.stream.address, f.request.Dispatch.FrameID, status, detail)
+	}
 }
 
 // reply returns the Combine of a frame, without statuses and rows.
@@ -173,6 +183,9 @@ func (c *computer) compute(f *frame, r *wire.Response) {
 		status := statusOf(c.errs[i])
 		r.Combine.Statuses = append(r.Combine.Statuses, status)
 		if status != wire.StatusOK {
+			if allOK && status == wire.StatusNotHosted {
+				f.report(status, c.errs[i].Error())
+			}
 			allOK, r.Combine.Detail = false, c.errs[i].Error()
 		} else {
 			if out != in { // an expert before has no rows

@@ -44,6 +44,9 @@ type Events struct {
 	StreamClosed func(address string, err error)
 	// Fetched is called after a replica, or the rest of one, was sent to another node.
 	Fetched func(FetchedReplica)
+	// FrameRefused is called when a frame is not computed since it arrived corrupt, is not
+	// what it should be, was sent before, or asks for an expert that is not held.
+	FrameRefused func(address string, frameID uint64, status wire.Status, detail string)
 	// ComputePanicked is called when the computation of a frame's experts panicked: a
 	// bug. The frame was answered with an internal error.
 	ComputePanicked func(layer int, experts []int32, value any, stack []byte)

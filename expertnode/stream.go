@@ -27,13 +27,18 @@ const helloTimeout = 5 * time.Second
 // stream is one lane of one router. Its receiving goroutine owns the reading half,
 // the goroutine of Execute the writing half.
 type stream struct {
-	server *Server
-	grpc   grpc.ServerStream
-	ctx    context.Context
-	hello  chan *wire.Hello    // the first message
-	out    chan *wire.Response // never full: at most wire.MaxStreamFrames are unanswered
-	pongs  chan uint64         // nonces; a Ping is dropped while one waits
-	ended  chan error          // from the receiving goroutine
+	server  *Server
+	grpc    grpc.ServerStream
+	ctx     context.Context
+	address string              // of the client
+	hello   chan *wire.Hello    // the first message
+	out     chan *wire.Response // never full: at most wire.MaxStreamFrames are unanswered
+	pongs   chan uint64         // nonces; a Ping is dropped while one waits
+	ended   chan error          // from the receiving goroutine
+
+	// The fields below belong to the receiving goroutine.
+	dispatched  bool   // a sound Dispatch has come
+	lastFrameID uint64 // of the last one
 
 	unanswered  atomic.Int64 // frames
 	creditBytes atomic.Int64 // of rows received and not yet answered
@@ -67,6 +72,10 @@ func (s *Server) Execute(
 		pongs:   make(chan uint64, 1),
 		ended:   make(chan error, 1),
 		waiting: make(map[uint64]*frame),
+		address: "unknown",
+	}
+	if p, ok := peer.FromContext(st.ctx); ok {
+		st.address = p.Addr.String()
 	}
 	go func() {
 		defer s.running.Done()
@@ -75,16 +84,12 @@ func (s *Server) Execute(
 	if err := st.greet(); err != nil {
 		return err
 	}
-	address := "unknown"
-	if p, ok := peer.FromContext(st.ctx); ok {
-		address = p.Addr.String()
-	}
 	if f := s.opts.Events.StreamOpened; f != nil {
-		f(address)
+		f(st.address)
 	}
 	err := st.send()
 	if f := s.opts.Events.StreamClosed; f != nil {
-		f(address, err)
+		f(st.address, err)
 	}
 	return err
 }
@@ -242,6 +247,10 @@ func (st *stream) accept(f *frame, corrupt bool) error {
 		f.refuse(wire.StatusCorrupt, wire.ErrCorrupt.Error())
 		return nil
 	}
+	if err := st.checkNew(d.FrameID); err != nil {
+		f.refuse(wire.StatusBadShape, err.Error())
+		return nil
+	}
 	if err := s.checkShape(d, int(rowBytes)); err != nil {
 		f.refuse(wire.StatusBadShape, err.Error())
 		return nil
@@ -263,6 +272,16 @@ func (st *stream) accept(f *frame, corrupt bool) error {
 		f.refuse(wire.StatusOverloaded,
 			fmt.Sprintf("%d frames wait, the limit", s.opts.QueueFrames))
 	}
+	return nil
+}
+
+// checkNew refuses a frame that was sent before: ids rise on a stream.
+func (st *stream) checkNew(frameID uint64) error {
+	if st.dispatched && frameID <= st.lastFrameID {
+		return fmt.Errorf("frame %d comes after frame %d: ids must rise, so it is a replay",
+			frameID, st.lastFrameID)
+	}
+	st.dispatched, st.lastFrameID = true, frameID
 	return nil
 }
 

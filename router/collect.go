@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,6 +13,8 @@ import (
 var (
 	errBadAnswer = errors.New("the answer does not fit the frame")
 	errSlow      = errors.New("no answer within the slow timeout")
+	errStray     = errors.New("it answers no frame that waits")
+	errLost      = errors.New("an answer is missing after a frame was corrupt")
 )
 
 // take acts on an answer, which is no longer the caller's, and sends what can be sent.
@@ -24,6 +27,10 @@ func (l *lane) take(a *answer) error {
 func (l *lane) note(a *answer) {
 	defer l.drop(a)
 	c := &a.response.Combine
+	if corrupt(a) {
+		l.router.stats.corrupt.Add(1)
+		l.doubt(a.session)
+	}
 	index := -1
 	for i, f := range l.flights {
 		if f.id == c.FrameID && f.session == a.session {
@@ -32,7 +39,8 @@ func (l *lane) note(a *answer) {
 		}
 	}
 	if index < 0 {
-		return // of a frame that was given up, or a corrupt frame id
+		l.badAnswer(a.session.link, cmp.Or(a.response.Verify(), errStray))
+		return
 	}
 	f := l.flights[index]
 	l.land(index)
@@ -46,6 +54,33 @@ func (l *lane) note(a *answer) {
 	}
 	f.session = nil
 	l.idle = append(l.idle, f)
+}
+
+// corrupt tells whether a frame did not arrive as it was sent: the answer, or the frame
+// that it answers.
+func corrupt(a *answer) bool {
+	c := &a.response.Combine
+	return a.response.Verify() != nil || len(c.Statuses) > 0 && c.Statuses[0] == wire.StatusCorrupt
+}
+
+// doubt limits the time of what is in flight on a session: the frame that was corrupt may
+// have been any of them, since its id may be wrong, and then no answer comes.
+func (l *lane) doubt(s *session) {
+	now := l.now()
+	for _, f := range l.flights {
+		if f.session == s && f.doubtAt == 0 {
+			wait := s.link.state.hedgeAfter(work(f.experts, f.rows), l.router.opts.FrameTimeout)
+			f.doubtAt = now + max(wait, l.router.opts.FrameTimeout)
+			l.due(f.doubtAt)
+		}
+	}
+}
+
+func (l *lane) badAnswer(k *link, reason error) {
+	l.router.stats.badAnswers.Add(1)
+	if e := l.router.opts.Events.BadAnswer; e != nil {
+		e(k.node.id, l.index, reason)
+	}
 }
 
 // noteArrived acts on the answers that have arrived and tells whether there were any.
@@ -83,6 +118,7 @@ func (l *lane) settle(f *flight, a *answer) {
 	k := f.session.link
 	c := &a.response.Combine
 	if err := l.fits(f, a); err != nil {
+		l.badAnswer(k, err)
 		l.failed(f, err)
 		return
 	}
@@ -188,6 +224,11 @@ func (l *lane) check() error {
 		f := l.flights[i]
 		if f.hedgeAt > 0 && now >= f.hedgeAt {
 			l.hedgeLate(f, now)
+		}
+		if f.doubtAt > 0 && now >= f.doubtAt {
+			f.session.cancel(errLost)
+		} else if f.doubtAt > 0 {
+			l.due(f.doubtAt)
 		}
 		if now >= f.checkAt {
 			l.checkLife(f, now)

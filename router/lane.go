@@ -77,6 +77,7 @@ type flight struct {
 	checkAt time.Duration // for signs of life
 	pingAt  time.Duration // 0 if none was sent since the last sign
 	queued  int64         // bytes before the ping
+	doubtAt time.Duration // when to stop hoping for an answer that may be lost, 0 if none is
 }
 
 // answer is one received Combine.

@@ -69,6 +69,7 @@ type session struct {
 	cancel      context.CancelCauseFunc
 	creditLimit int64
 	out         chan *wire.Request // to the sending goroutine
+	answers     int                // received; the receiving goroutine's
 
 	queued     atomic.Int64          // requests in out or being written by send
 	unanswered atomic.Int64          // frames
@@ -84,14 +85,13 @@ type session struct {
 func (k *link) run() {
 	delay, patience := minBackoff, minHelloTimeout
 	for k.ctx.Err() == nil {
-		began := time.Now()
-		greeted, err := k.connect(patience)
+		s, err := k.connect(patience)
 		k.report(err)
 		patience = min(2*patience, maxHelloTimeout)
-		if greeted {
-			patience = minHelloTimeout
-			if time.Since(began) > maxBackoff {
-				delay = 0 // it was a good link: often the node is there
+		if s != nil {
+			patience, delay = minHelloTimeout, minBackoff
+			if s.answers > 0 {
+				delay = 0 // the link was of use: often the node is still there
 			}
 		}
 		timer := time.NewTimer(delay)
@@ -127,11 +127,12 @@ func (k *link) describe() string {
 }
 
 // connect opens a connection with one stream and serves it to its end. A stream
-// has its own connection, so that nothing of a hung one is left when it is replaced.
-func (k *link) connect(patience time.Duration) (greeted bool, err error) {
+// has its own connection, so that nothing of a hung one is left when it is replaced. It
+// returns why there is no session, or the one that there was and why it ended.
+func (k *link) connect(patience time.Duration) (*session, error) {
 	conn, err := grpc.NewClient(k.node.address, k.router.dialOptions()...)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	defer conn.Close()
 	ctx, cancel := context.WithCancelCause(k.ctx)
@@ -141,14 +142,14 @@ func (k *link) connect(patience time.Duration) (greeted bool, err error) {
 	stream, err := conn.NewStream(ctx, &droverv1.ExpertService_ServiceDesc.Streams[0],
 		droverv1.ExpertService_Execute_FullMethodName)
 	if err != nil {
-		return false, cause(ctx, err)
+		return nil, cause(ctx, err)
 	}
 	hello, err := k.greet(stream)
 	if err != nil {
-		return false, cause(ctx, err)
+		return nil, cause(ctx, err)
 	}
 	if !greeting.Stop() {
-		return false, cause(ctx, context.Canceled)
+		return nil, cause(ctx, context.Canceled)
 	}
 	s := &session{
 		link:        k,
@@ -158,7 +159,7 @@ func (k *link) connect(patience time.Duration) (greeted bool, err error) {
 		creditLimit: min(k.router.opts.CreditBytes, int64(min(hello.CreditBytes, 1<<40))),
 		out:         make(chan *wire.Request, wire.MaxStreamFrames),
 	}
-	return true, s.serve()
+	return s, s.serve()
 }
 
 // cause prefers the reason for which a context was cancelled to the error that
@@ -295,6 +296,7 @@ func (s *session) receive() error {
 			continue
 		}
 		a.session = s
+		s.answers++
 		select {
 		case l.arrived <- a:
 		case <-s.ctx.Done():

@@ -81,6 +81,9 @@ type Events struct {
 	Retried func(nodeID string, layer int, experts int, reason error)
 	// Hedged is called when a frame that waits is also sent to another replica.
 	Hedged func(nodeID string, layer int)
+	// BadAnswer is called when an answer is not used: its checksum does not fit, it does not
+	// fit its frame, or it answers no frame that waits, as a replayed one.
+	BadAnswer func(nodeID string, lane int, reason error)
 	// LastResort is called when experts are computed on this machine: how many of a
 	// layer, the first of them, and why no node computes it.
 	LastResort func(layer, expert, experts int, reason error)

@@ -9,6 +9,9 @@ type Stats struct {
 	// HedgedRows counts rows sent to another node as well since the first was late, and
 	// ProbedRows those sent to learn how fast a node is.
 	HedgedRows, ProbedRows uint64
+	// CorruptFrames counts frames whose checksum did not fit, in both directions, and
+	// BadAnswers those answers that did not fit a frame that waits.
+	CorruptFrames, BadAnswers uint64
 	// LastResort counts the experts that were computed on this machine since no node did:
 	// one for each layer of a step in which an expert had rows.
 	LastResort uint64
@@ -17,6 +20,7 @@ type Stats struct {
 // counters are a Router's Stats in the making.
 type counters struct {
 	rows, hedgedRows, probedRows atomic.Uint64
+	corrupt, badAnswers          atomic.Uint64
 	lastResort                   atomic.Uint64
 }
 
@@ -24,5 +28,6 @@ type counters struct {
 func (r *Router) Stats() Stats {
 	c := &r.stats
 	return Stats{Rows: c.rows.Load(), HedgedRows: c.hedgedRows.Load(),
-		ProbedRows: c.probedRows.Load(), LastResort: c.lastResort.Load()}
+		ProbedRows: c.probedRows.Load(), CorruptFrames: c.corrupt.Load(),
+		BadAnswers: c.badAnswers.Load(), LastResort: c.lastResort.Load()}
 }

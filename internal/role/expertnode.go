@@ -20,6 +20,7 @@ import (
 	"drover/packed"
 	"drover/placement"
 	droverv1 "drover/proto/drover/v1"
+	"drover/wire"
 )
 
 // ExpertNodeOptions describes an expert node. ModelDir, Mode, Store and ID are required.
@@ -244,7 +245,17 @@ func replicas(from []placement.Replica) []expertnode.Replica {
 }
 
 func nodeEvents(log *slog.Logger) expertnode.Events {
+	var refused rarely
 	return expertnode.Events{
+		FrameRefused: func(address string, frameID uint64, s wire.Status, detail string) {
+			if s == wire.StatusNotHosted { // as it happens when a placement changes
+				log.Debug("a frame asks for an expert that is not here", "address", address,
+					"frame", frameID, "detail", detail)
+			} else if frames, say := refused.add(1, time.Now()); say {
+				log.Warn("frames are refused", "frames", frames, "address", address,
+					"frame", frameID, "status", s.String(), "detail", detail)
+			}
+		},
 		StreamOpened: func(address string) { log.Debug("coordinator connected", "address", address) },
 		StreamClosed: func(address string, err error) {
 			log.Debug("coordinator disconnected", "address", address, "reason", err)
