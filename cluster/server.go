@@ -19,6 +19,8 @@ const (
 	stateUnusable = "unusable" // it computes something else
 	stateDraining = "draining" // its replicas move elsewhere
 	stateDrained  = "drained"  // it holds none, and gets none
+	// stateQuarantined is that of a node that returned wrong numbers to this coordinator.
+	stateQuarantined = "quarantined"
 )
 
 // ServerOptions says what a Server shows.
@@ -34,6 +36,9 @@ type ServerOptions struct {
 	Host string
 	// RowsByNode returns the rows dispatched to each node. Nil means none.
 	RowsByNode func() map[string]uint64
+	// Quarantined tells whether a node returned wrong numbers and is not used. Nil means
+	// that none is.
+	Quarantined func(nodeID string) bool
 }
 
 // Server shows the cluster to tools. It implements droverv1.ClusterServiceServer.
@@ -46,6 +51,9 @@ type Server struct {
 func NewServer(opts ServerOptions) *Server {
 	if opts.RowsByNode == nil {
 		opts.RowsByNode = func() map[string]uint64 { return nil }
+	}
+	if opts.Quarantined == nil {
+		opts.Quarantined = func(string) bool { return false }
 	}
 	return &Server{opts: opts}
 }
@@ -64,6 +72,9 @@ func (s *Server) ListNodes(ctx context.Context, _ *droverv1.ListNodesRequest) (
 			Bytes:       uint64(int64(count) * s.opts.ReplicaBytes),
 			KernelClass: n.KernelClass, FailureDomain: n.Domain, RowsDispatched: rows[n.ID],
 			Speed: speeds[n.ID],
+		}
+		if n.Registered && s.opts.Quarantined(n.ID) {
+			status.State = stateQuarantined
 		}
 		if n.Host != "" && n.Host == s.opts.Host {
 			status.Pid = uint64(n.PID)

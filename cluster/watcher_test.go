@@ -196,8 +196,10 @@ func TestServer(t *testing.T) {
 		strange.KernelClass = "sse"
 		w.joinAs(strange, w.store)
 		time.Sleep(time.Second)
+		wrong := map[string]bool{}
 		s := NewServer(ServerOptions{Watcher: w.watcher, ReplicaBytes: testReplicas, Host: "here",
-			RowsByNode: func() map[string]uint64 { return map[string]uint64{"a": 9} }})
+			RowsByNode:  func() map[string]uint64 { return map[string]uint64{"a": 9} },
+			Quarantined: func(id string) bool { return wrong[id] }})
 		states := func() string {
 			reply, err := s.ListNodes(t.Context(), &droverv1.ListNodesRequest{})
 			if err != nil {
@@ -215,6 +217,11 @@ func TestServer(t *testing.T) {
 		if got := states(); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
+		wrong["b"] = true
+		if got := states(); !strings.Contains(got, "b quarantined") {
+			t.Errorf("got %s, want b quarantined", got)
+		}
+		delete(wrong, "b")
 		w.watcher.SetSuspect("a", w.watcher.View().Nodes["a"].Epoch, true)
 		if got := states(); !strings.Contains(got, "a suspect") {
 			t.Errorf("got %s, want a suspect", got)

@@ -35,6 +35,7 @@ type fake struct {
 	holds func(layer, expert int) bool // nil: all
 	// before, if set, is called before each computation and may stall or fail it.
 	before atomic.Pointer[func(layer, expert int) error]
+	lies   atomic.Pointer[func() bool] // nil: never
 	rows   atomic.Int64
 }
 
@@ -43,6 +44,8 @@ func (f *fake) Count() int     { return len(f.spec.Layers) * f.spec.Experts }
 func (f *fake) Bytes() int64   { return 1 << 20 }
 
 func (f *fake) Holds(layer, expert int) bool { return f.holds == nil || f.holds(layer, expert) }
+
+func (f *fake) setLies(lies func() bool) { f.lies.Store(&lies) }
 
 func (f *fake) setBefore(before func(layer, expert int) error) { f.before.Store(&before) }
 
@@ -73,6 +76,9 @@ func (f *fake) Compute(layer, expert int, y, x tensor.Rows) error {
 		}
 	}
 	moe.RoundRows(f.mode, y)
+	if lies := f.lies.Load(); lies != nil && (*lies)() {
+		y.Data[len(y.Data)-1] += 64
+	}
 	return nil
 }
 

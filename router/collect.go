@@ -13,6 +13,7 @@ import (
 var (
 	errBadAnswer = errors.New("the answer does not fit the frame")
 	errSlow      = errors.New("no answer within the slow timeout")
+	errLate      = errors.New("it lets a frame wait")
 	errStray     = errors.New("it answers no frame that waits")
 	errLost      = errors.New("an answer is missing after a frame was corrupt")
 )
@@ -118,7 +119,9 @@ func (l *lane) settle(f *flight, a *answer) {
 	k := f.session.link
 	c := &a.response.Combine
 	if err := l.fits(f, a); err != nil {
-		l.badAnswer(k, err)
+		if err != errQuarantined {
+			l.badAnswer(k, err)
+		}
 		l.failed(f, err)
 		return
 	}
@@ -136,7 +139,12 @@ func (l *lane) settle(f *flight, a *answer) {
 		if !p.done {
 			y := l.batch.Y.Slice(p.first, p.first+p.rows)
 			wire.TakeRows(y.Data, bytes[at:at+n], l.router.dtype)
-			l.finishPart(p)
+			if p.check != nil {
+				l.hear(i, k.node, y)
+			} else {
+				p.by = k.node
+				l.finishPart(p)
+			}
 		}
 		at += n
 	}
@@ -160,6 +168,9 @@ func statusError(s wire.Status, detail string) error {
 
 // fits checks an answer against the frame that it claims to answer.
 func (l *lane) fits(f *flight, a *answer) error {
+	if f.session.link.node.quarantined.Load() {
+		return errQuarantined
+	}
 	if err := a.response.Verify(); err != nil {
 		return err
 	}
@@ -291,6 +302,7 @@ func (l *lane) checkLife(f *flight, now time.Duration) {
 	case now-f.pingAt >= silence:
 		l.silent(f, now)
 		l.hedge(f, now)
+		l.checkLate(f)
 	default:
 		f.checkAt = f.pingAt + silence
 	}
@@ -302,19 +314,27 @@ func (l *lane) silent(f *flight, now time.Duration) {
 	if e := l.router.opts.Events.Suspected; k.state.silent(now) && e != nil {
 		e(k.node.id, l.index)
 	}
+	l.giveLate(f, errSilent)
+}
+
+// giveLate lets this machine compute the parts of a flight that are in flight nowhere else
+// where an answer is to be hoped for.
+func (l *lane) giveLate(f *flight, reason error) {
+	f.late = true
 	for _, i := range f.parts {
 		p := &l.parts[i]
 		if p.failedAt == 0 {
-			p.failedAt, p.lastReason = f.sent, fmt.Errorf("node %s: %w", k.node.id, errSilent)
+			p.failedAt = f.sent
+			p.lastReason = fmt.Errorf("node %s: %w", f.session.link.node.id, reason)
 		}
 		p.late = !l.hopeful(i)
 	}
 }
 
-// hopeful tells whether a part is in flight on a link that is not silent.
+// hopeful tells whether a part is in flight and not late.
 func (l *lane) hopeful(index int) bool {
 	for _, f := range l.flights {
-		if f.session.link.state.silentSince == 0 && slices.Contains(f.parts, index) {
+		if !f.late && f.session.link.state.silentSince == 0 && slices.Contains(f.parts, index) {
 			return true
 		}
 	}
@@ -322,16 +342,23 @@ func (l *lane) hopeful(index int) bool {
 }
 
 // hedgeLate hedges a flight that waits for unusually long, if what may be sent twice is
-// not used up; else it is looked at again later. Flights of silent links do not come here.
+// not used up or the frame timeout is over; else it is looked at again later.
 func (l *lane) hedgeLate(f *flight, now time.Duration) {
+	timeout := l.router.opts.FrameTimeout
 	f.hedgeAt = 0
-	if l.extra.rows <= 0 {
-		f.hedgeAt = now + max((now-f.sent)/2, minHedge)
+	if l.extra.rows <= 0 && f.why != purposeCheck && now-f.sent < timeout {
+		f.hedgeAt = min(now+max((now-f.sent)/2, minHedge), f.sent+timeout)
 		return
 	}
 	if rows := l.hedge(f, now); rows > 0 {
 		f.session.link.state.late()
 		l.extra.spend(rows)
+		return
+	}
+	l.checkLate(f)
+	f.hedgeAt = now + max(now-f.sent, minHedge)
+	if now-f.sent >= timeout {
+		l.giveLate(f, errLate)
 	}
 }
 
@@ -343,11 +370,18 @@ func (l *lane) hedge(f *flight, now time.Duration) int {
 	}
 	l.beginChoice()
 	for _, i := range f.parts {
-		if !l.parts[i].done {
-			l.offer(i, now, func(k *link) bool { return k.state.suspect || l.waitsFor(i, k) })
+		if p := &l.parts[i]; !p.done {
+			l.offer(i, now, func(k *link) bool {
+				return k.state.suspect || l.waitsFor(i, k) || p.check.hasAsked(k.node)
+			})
 		}
 	}
 	l.choose()
+	for _, i := range f.parts {
+		if p := &l.parts[i]; p.check != nil && p.target != nil {
+			p.check.asked = append(p.check.asked, p.target.node)
+		}
+	}
 	rows := l.sendChosen(now, purposeHedge)
 	if e := l.router.opts.Events.Hedged; rows > 0 && e != nil {
 		e(f.session.link.node.id, l.batch.Layer)

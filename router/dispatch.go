@@ -21,7 +21,12 @@ var errNoLink = errors.New("no link is connected")
 
 // dispatch sends every part that is neither answered nor in flight, if it can.
 func (l *lane) dispatch() error {
-	if l.waiting == 0 {
+	l.checkIdle()
+	if l.failure != nil {
+		return l.failure
+	}
+	if l.waiting == 0 && len(l.toCheck) == 0 {
+		l.resort(l.now()) // of what is in flight and late
 		return nil
 	}
 	l.pos, l.known = l.table.layer(l.batch.Layer)
@@ -29,13 +34,16 @@ func (l *lane) dispatch() error {
 	l.beginChoice()
 	for i := range l.parts {
 		p := &l.parts[i]
-		if p.done || p.inFlight > 0 || !l.known {
-			continue
+		if p.idle() && l.known {
+			l.offer(i, now, nil)
 		}
-		l.offer(i, now, nil)
 	}
 	l.choose()
 	l.sendChosen(now, purposeFirst)
+	l.askOthers(now)
+	if l.failure != nil {
+		return l.failure
+	}
 	if l.known {
 		l.probe(now)
 	}
@@ -44,6 +52,11 @@ func (l *lane) dispatch() error {
 	}
 	l.resort(now)
 	return nil
+}
+
+// idle tells whether a part is neither answered nor in flight nor waits for a verdict.
+func (p *part) idle() bool {
+	return !p.done && p.inFlight == 0 && (p.check == nil || len(p.check.opinions) == 0)
 }
 
 // beginChoice forgets what was chosen and takes what is known of the links.
@@ -117,7 +130,7 @@ const noClass = 1 << 10
 
 // class says how good it is to send a part to a node; less is better.
 func (l *lane) class(p *part, n *node, now time.Duration) int {
-	if n == nil {
+	if n == nil || n.quarantined.Load() {
 		return noClass
 	}
 	k := n.links[l.index]
@@ -172,7 +185,7 @@ func spread(layer, expert int) int {
 // was not, since others are preferred: that way it is seen when it is well again.
 func (l *lane) probe(now time.Duration) {
 	for at, n := range l.table.nodes {
-		if n == nil {
+		if n == nil || n.quarantined.Load() {
 			continue
 		}
 		k := n.links[l.index]
@@ -212,6 +225,7 @@ const (
 	purposeFirst purpose = iota // its parts are in flight nowhere else
 	purposeHedge                // they wait elsewhere for too long
 	purposeProbe                // to learn about the link
+	purposeCheck                // to compare what nodes return
 )
 
 // sendParts sends the parts chosen for a link, in as few frames as their bound and
@@ -282,6 +296,9 @@ func (l *lane) send(f *flight, s *session, now time.Duration) int {
 	l.due(min(f.checkAt, f.hedgeAt))
 	l.flights = append(l.flights, f)
 	l.count(f)
+	if f.why == purposeFirst && l.sampled(f.id) {
+		l.startCheck(f)
+	}
 	return f.rows
 }
 
@@ -297,6 +314,8 @@ func (l *lane) count(f *flight) {
 		c.hedgedRows.Add(rows)
 	case purposeProbe:
 		c.probedRows.Add(rows)
+	case purposeCheck:
+		c.checkedRows.Add(rows)
 	}
 }
 
@@ -358,7 +377,7 @@ func (l *lane) giveUp(now time.Duration) error {
 	}
 	for i := range l.parts {
 		p := &l.parts[i]
-		if p.done || p.inFlight > 0 || p.local {
+		if !p.idle() || p.local {
 			continue
 		}
 		if p.failedAt == 0 {
@@ -383,7 +402,8 @@ func (l *lane) giveUp(now time.Duration) error {
 // hasLive tells whether any replica of the part has a connected link.
 func (l *lane) hasLive(p *part) bool {
 	for _, i := range l.table.replicas(l.pos, int(p.expert)) {
-		if n := l.table.nodes[i]; n != nil && n.links[l.index].session.Load() != nil {
+		if n := l.table.nodes[i]; n != nil && !n.quarantined.Load() &&
+			n.links[l.index].session.Load() != nil {
 			return true
 		}
 	}

@@ -26,6 +26,8 @@ type lane struct {
 	plan    balance // for choose
 	chosen  []int   // the parts of plan's items
 	extra   budget  // for hedges and probes
+	toCheck []int   // parts on which others are to be asked
+	failure error   // of the batch
 	nextID  uint64
 	flights []*flight // sent and not yet answered, also of earlier batches
 	idle    []*flight // for reuse
@@ -56,7 +58,10 @@ type part struct {
 	lastReason error
 	target     *link // chosen in this round of dispatch
 
-	late           bool // all links that it is in flight on are silent
+	check *checking // nil unless it is computed twice
+	by    *node     // whose rows are used, nil for this machine
+
+	late           bool // of all frames that it is in flight in nothing is heard in time
 	local          bool // being computed on this machine
 	localAttempts  int  // that failed
 	localErr       error
@@ -77,6 +82,7 @@ type flight struct {
 	checkAt time.Duration // for signs of life
 	pingAt  time.Duration // 0 if none was sent since the last sign
 	queued  int64         // bytes before the ping
+	late    bool          // others may compute its parts
 	doubtAt time.Duration // when to stop hoping for an answer that may be lost, 0 if none is
 }
 
@@ -168,7 +174,7 @@ func (l *lane) step(ctx context.Context) error {
 // begin checks the batch and cuts it into parts.
 func (l *lane) begin(b *moe.Batch) error {
 	l.batch, l.parts, l.checkAt = b, l.parts[:0], 0
-	l.remaining, l.waiting = 0, 0
+	l.remaining, l.waiting, l.toCheck, l.failure = 0, 0, l.toCheck[:0], nil
 	hidden, at := l.router.opts.Spec.Hidden, 0
 	if len(b.Experts) != len(b.Counts) || b.X.Dim != hidden || b.Y.Dim != hidden {
 		return fmt.Errorf("layer %d: %d experts, %d counts, rows of %d and %d, hidden size %d",

@@ -67,9 +67,14 @@ func (s *linkState) expected(work int) time.Duration {
 }
 
 // hedgeAfter is how long to wait for an answer before another replica is asked, too.
-// Where little is known it is the timeout, longer the more work there is.
+// Where only frames of other sizes are known it is guessed from them; where nothing is
+// known it is the timeout, longer the more work there is.
 func (s *linkState) hedgeAfter(work int, timeout time.Duration) time.Duration {
-	return s.timing.hedgeAfter(work, timeout)
+	after := s.timing.hedgeAfter(work, timeout)
+	if s.usual.n >= lineClipFrom && !s.timing.knows(work) {
+		after = min(after, max(8*s.expected(work), timeout/4))
+	}
+	return after
 }
 
 // silentAfter is how long a node may take to say anything to a ping that is sent behind

@@ -26,6 +26,8 @@ type local struct {
 	done chan *localJob // and back
 	out  *localJob      // not yet back, nil if none is
 	idle *localJob      // for reuse
+	// usual is the time of a job by its experts.
+	usual line
 }
 
 // localJob is parts that are computed on this machine, with rows of their own: the batch
@@ -35,6 +37,7 @@ type localJob struct {
 	cancel context.CancelFunc
 	batch  moe.Batch
 	errs   []error
+	took   time.Duration
 	parts  []int // indices into the lane's parts; none if its batch is gone
 }
 
@@ -43,7 +46,9 @@ func (l *lane) runLocal() {
 	for {
 		select {
 		case j := <-l.local.jobs:
+			began := time.Now()
 			l.router.computeLocal(j)
+			j.took = time.Since(began)
 			l.local.done <- j // never full: there is one job
 		case <-l.router.ctx.Done():
 			return
@@ -82,7 +87,13 @@ const minPatience = 20 * time.Millisecond
 // wantsLocal tells whether a part is to be computed on this machine, and if only later,
 // when.
 func (l *lane) wantsLocal(p *part, now, patience time.Duration) (want bool, at time.Duration) {
-	if p.done || p.local || p.failedAt == 0 || p.inFlight > 0 && !p.late {
+	if p.done || p.local {
+		return false, 0
+	}
+	if p.check != nil && p.check.local {
+		return p.localErr == nil && !l.heardLocal(p), 0
+	}
+	if p.failedAt == 0 || p.inFlight > 0 && !p.late || p.inFlight == 0 && !p.idle() {
 		return false, 0
 	}
 	at = max(min(p.failedAt, l.deadSince(p))+patience, p.notLocalBefore)
@@ -113,7 +124,7 @@ func (l *lane) deadSince(p *part) time.Duration {
 // resort sends the parts that no node computes to the experts on this machine, if there
 // are some and they are free.
 func (l *lane) resort(now time.Duration) {
-	if l.router.opts.Local == nil || l.local.out != nil || !l.known {
+	if l.router.opts.Local == nil || l.local.out != nil || !l.known || l.remaining == 0 {
 		return
 	}
 	var j *localJob
@@ -172,10 +183,28 @@ func (l *lane) startLocal(j *localJob) {
 	j.ctx, j.cancel = context.WithCancel(l.router.ctx)
 	l.local.out = j
 	l.local.jobs <- j // there is room: no other is out
-	first := &l.parts[j.parts[0]]
-	l.router.stats.lastResort.Add(uint64(len(j.batch.Experts)))
+	l.tellLastResort(j)
+}
+
+// tellLastResort counts and tells of what is computed here and not only checked.
+func (l *lane) tellLastResort(j *localJob) {
+	var first *part
+	count := 0
+	for n, i := range j.parts {
+		p := &l.parts[i]
+		if p.check != nil && p.check.local || n > 0 && l.parts[j.parts[n-1]].expert == p.expert {
+			continue
+		}
+		if count++; first == nil {
+			first = p
+		}
+	}
+	if first == nil {
+		return
+	}
+	l.router.stats.lastResort.Add(uint64(count))
 	if e := l.router.opts.Events.LastResort; e != nil {
-		e(l.batch.Layer, int(first.expert), len(j.batch.Experts), first.lastReason)
+		e(l.batch.Layer, int(first.expert), count, first.lastReason)
 	}
 }
 
@@ -197,6 +226,7 @@ func (l *lane) takeLocal(j *localJob) error {
 func (l *lane) noteLocal(j *localJob) {
 	j.cancel()
 	l.local.out, l.local.idle = nil, j
+	l.local.usual.add(float64(len(j.errs)), float64(j.took), false)
 	now, row, expert := l.now(), 0, -1
 	for n, i := range j.parts {
 		p := &l.parts[i]
@@ -208,10 +238,10 @@ func (l *lane) noteLocal(j *localJob) {
 			p.localErr = err
 			p.notLocalBefore = now + min(retryDelay<<min(p.localAttempts, 10), maxRetryDelay)
 			p.localAttempts++
+		} else if rows := j.batch.Y.Slice(row, row+p.rows); !p.done && p.check != nil {
+			l.hear(i, nil, rows)
 		} else if !p.done {
-			y := l.batch.Y.Slice(p.first, p.first+p.rows)
-			copy(y.Data, j.batch.Y.Slice(row, row+p.rows).Data)
-			l.finishPart(p)
+			l.useRows(p, rows.Data, nil)
 		}
 		row += p.rows
 	}

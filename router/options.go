@@ -46,6 +46,10 @@ type Options struct {
 	// waiting for slow nodes, higher loads the others. Frames of silent nodes are always
 	// sent again.
 	HedgeFraction float64
+	// CheckFraction is the part of all frames that are computed by two nodes and compared,
+	// to find nodes that compute wrongly. Zero means 1/256, negative none. Higher finds them
+	// sooner and costs as much more work; what a wrong node returned before stays used.
+	CheckFraction float64
 	// SlowTimeout bounds the wait for one frame of a node that shows signs of life.
 	// Zero means 30 s. It must exceed the longest computation of a frame.
 	SlowTimeout time.Duration
@@ -84,6 +88,12 @@ type Events struct {
 	// BadAnswer is called when an answer is not used: its checksum does not fit, it does not
 	// fit its frame, or it answers no frame that waits, as a replayed one.
 	BadAnswer func(nodeID string, lane int, reason error)
+	// Quarantined is called when a node returned wrong numbers for an expert: it is not used
+	// any more until its epoch changes.
+	Quarantined func(nodeID string, layer, expert int)
+	// Disputed is called when nodes returned different numbers for an expert, and nobody
+	// can tell who is right.
+	Disputed func(nodeIDs []string, layer, expert int)
 	// LastResort is called when experts are computed on this machine: how many of a
 	// layer, the first of them, and why no node computes it.
 	LastResort func(layer, expert, experts int, reason error)
@@ -114,6 +124,9 @@ func (o *Options) setDefaults() {
 	if o.HedgeFraction == 0 {
 		o.HedgeFraction = 1. / 20
 	}
+	if o.CheckFraction == 0 {
+		o.CheckFraction = 1. / 256
+	}
 	if o.SlowTimeout == 0 {
 		o.SlowTimeout = 30 * time.Second
 	}
@@ -133,6 +146,8 @@ func (o *Options) validate() error {
 		return fmt.Errorf("route to experts: rows of mode %v cannot travel", o.Mode)
 	case o.HedgeFraction < 0 || o.HedgeFraction > 1:
 		return fmt.Errorf("route to experts: HedgeFraction is %v, must be 0 to 1", o.HedgeFraction)
+	case o.CheckFraction > 1:
+		return fmt.Errorf("route to experts: CheckFraction is %v, must be at most 1", o.CheckFraction)
 	case o.Lanes < 0 || o.FrameTimeout < 0 || o.SlowTimeout < 0 || o.FailAfter < 0:
 		return errors.New("route to experts: negative bounds")
 	case o.MaxFrameBytes < o.rowBytes() || o.MaxFrameBytes > wire.MaxRowBytes:

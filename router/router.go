@@ -61,6 +61,8 @@ type Router struct {
 	rows   map[string]*atomic.Uint64 // rows answered, by node ID
 	work   map[string]*workCount     // alike
 	closed bool
+	// convicted holds the epoch in which a node returned wrong numbers, by node ID.
+	convicted map[string]uint64
 }
 
 var _ moe.Experts = (*Router)(nil)
@@ -83,6 +85,8 @@ func New(opts Options) (*Router, error) {
 		nodes:    make(map[string]*node),
 		rows:     make(map[string]*atomic.Uint64),
 		work:     make(map[string]*workCount),
+
+		convicted: make(map[string]uint64),
 	}
 	r.requests.New = func() any { return new(wire.Request) }
 	r.ctx, r.cancel = context.WithCancel(context.Background())
@@ -171,6 +175,11 @@ func (r *Router) startNode(id string, described placement.Node) *node {
 	}
 	n := &node{id: id, address: described.Address, epoch: described.Epoch, rows: r.rows[id],
 		work: r.work[id]}
+	if epoch, ok := r.convicted[id]; ok && epoch == n.epoch {
+		n.quarantined.Store(true)
+	} else {
+		delete(r.convicted, id)
+	}
 	for _, l := range r.lanes {
 		k := newLink(r, n, l)
 		n.links = append(n.links, k)

@@ -9,6 +9,9 @@ type Stats struct {
 	// HedgedRows counts rows sent to another node as well since the first was late, and
 	// ProbedRows those sent to learn how fast a node is.
 	HedgedRows, ProbedRows uint64
+	// CheckedRows counts rows sent to another node to compare what they return, Checked the
+	// experts' rows that were compared, and Quarantined the nodes that were found wrong.
+	CheckedRows, Checked, Quarantined uint64
 	// CorruptFrames counts frames whose checksum did not fit, in both directions, and
 	// BadAnswers those answers that did not fit a frame that waits.
 	CorruptFrames, BadAnswers uint64
@@ -20,6 +23,8 @@ type Stats struct {
 // counters are a Router's Stats in the making.
 type counters struct {
 	rows, hedgedRows, probedRows atomic.Uint64
+	checkedRows, checked         atomic.Uint64
+	quarantined                  atomic.Uint64
 	corrupt, badAnswers          atomic.Uint64
 	lastResort                   atomic.Uint64
 }
@@ -28,6 +33,8 @@ type counters struct {
 func (r *Router) Stats() Stats {
 	c := &r.stats
 	return Stats{Rows: c.rows.Load(), HedgedRows: c.hedgedRows.Load(),
-		ProbedRows: c.probedRows.Load(), CorruptFrames: c.corrupt.Load(),
-		BadAnswers: c.badAnswers.Load(), LastResort: c.lastResort.Load()}
+		ProbedRows: c.probedRows.Load(), CheckedRows: c.checkedRows.Load(),
+		Checked: c.checked.Load(), Quarantined: c.quarantined.Load(),
+		CorruptFrames: c.corrupt.Load(), BadAnswers: c.badAnswers.Load(),
+		LastResort: c.lastResort.Load()}
 }

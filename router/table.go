@@ -17,10 +17,15 @@ type node struct {
 	links   []*link        // by lane
 	rows    *atomic.Uint64 // answered so far; outlives the node
 	work    *workCount     // alike
+	// quarantined is set when it returned wrong numbers: nothing of it is used any more.
+	quarantined atomic.Bool
 }
 
-// connected tells whether all links are.
+// connected tells whether all links are and the node may be used.
 func (n *node) connected() bool {
+	if n.quarantined.Load() {
+		return false
+	}
 	for _, k := range n.links {
 		if k.session.Load() == nil {
 			return false
@@ -81,6 +86,9 @@ func (t *table) reasons(pos, expert, lane int) string {
 		reason := "not registered"
 		if n := t.nodes[i]; n != nil {
 			reason = n.links[lane].describe()
+			if n.quarantined.Load() {
+				reason = errQuarantined.Error()
+			}
 		}
 		out = append(out, fmt.Sprintf("node %s: %s", t.plan.NodeIDs[i], reason))
 	}

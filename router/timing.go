@@ -50,11 +50,14 @@ func (t *timing) add(work int, d time.Duration) {
 // too. Where little is known it is the timeout, longer the more work there is.
 func (t *timing) hedgeAfter(work int, timeout time.Duration) time.Duration {
 	e := &t.buckets[bucket(work)]
-	if e.count < minSamples {
+	if !t.knows(work) {
 		return timeout + time.Duration(work)*timeout/8
 	}
 	return max(minHedge, 4*e.p99)
 }
+
+// knows tells whether enough frames with so much work were measured.
+func (t *timing) knows(work int) bool { return t.buckets[bucket(work)].count >= minSamples }
 
 // small is the 99th percentile of the smallest frames that were measured, 0 if none was.
 func (t *timing) small() time.Duration {

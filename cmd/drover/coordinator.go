@@ -23,6 +23,7 @@ type coordinatorFlags struct {
 	allowScore bool
 
 	shortLease, withParent bool
+	checkFraction          float64
 }
 
 func newCoordinatorCommand(g *globals) *cobra.Command {
@@ -51,7 +52,7 @@ was ready.`,
 			"is measured; 1 turns it off")
 	c.Flags().Float64Var(&f.spare, "spare", 0.125, "extra replicas of hot experts, at most this "+
 		"fraction of all, as far as the nodes' capacity goes")
-	lastResortFlags(c, &f.lastResort)
+	repairFlags(c, &f.lastResort, &f.checkFraction)
 	c.Flags().BoolVar(&f.allowScore, "allow-score", false,
 		"serve the Score call, which shows all logits (for drover verify)")
 	c.Flags().BoolVar(&f.shortLease, "short-lease", false,
@@ -118,7 +119,7 @@ func (f *coordinatorFlags) options(g *globals) (role.CoordinatorOptions, error) 
 	case !(f.spare >= 0 && f.spare <= 64):
 		err = usagef("--spare is %v, must be 0 to 64", f.spare)
 	default:
-		if err = checkLastResort(f.lastResort); err == nil {
+		if err = checkRepair(f.lastResort, &f.checkFraction); err == nil {
 			err = setProcessors(&f.threads)
 		}
 	}
@@ -128,7 +129,8 @@ func (f *coordinatorFlags) options(g *globals) (role.CoordinatorOptions, error) 
 	o := role.CoordinatorOptions{ModelDir: f.model, Mode: mode, Threads: f.threads,
 		Weights:     role.Weights{Cache: cacheDir(f.cache)},
 		ClusterName: f.cluster, Replicas: f.replicas, MinNodes: f.minNodes, Spare: f.spare,
-		MicroBatches: f.parts, LastResort: f.lastResort, AllowScore: f.allowScore, ShortLease: f.shortLease,
+		MicroBatches: f.parts, LastResort: f.lastResort, CheckFraction: f.checkFraction,
+		AllowScore: f.allowScore, ShortLease: f.shortLease,
 		Version: version, PlainText: f.insecure, Log: f.logger(g)}
 	if f.spare == 0 {
 		o.Spare = -1 // zero means the default

@@ -65,7 +65,7 @@ Exit codes: 0 ended by an interrupt after it was ready, 1 an error, 2 wrong usag
 	c.Flags().IntVar(&o.Threads, "threads", 0, "threads that compute in each process "+
 		"(default: as many as processors may be used, shared by the nodes)")
 	cacheFlag(c, &o.Cache, "")
-	lastResortFlags(c, &o.LastResort)
+	repairFlags(c, &o.LastResort, &o.CheckFraction)
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print one line of JSON when ready, then log")
 	withParentFlag(c, &f.withParent)
 	return c
@@ -125,7 +125,7 @@ func (f *upFlags) check() (err error) {
 	if o.Coordinators < 1 || o.Coordinators > 16 {
 		return usagef("--coordinators is %d, must be 1 to 16", o.Coordinators)
 	}
-	if err := checkLastResort(o.LastResort); err != nil {
+	if err := checkRepair(o.LastResort, &o.CheckFraction); err != nil {
 		return err
 	}
 	for _, address := range []string{o.GRPC, o.HTTP} {

@@ -44,6 +44,8 @@ type Options struct {
 	Coordinators int
 	// LastResort is for experts that no node computes.
 	LastResort role.LastResort
+	// CheckFraction is the part of frames that are computed twice and compared.
+	CheckFraction float64
 	// StateDir keeps etcd's state. Empty means a temporary folder that Close removes.
 	StateDir string
 	// GRPC and HTTP are the addresses to serve. Empty means the usual one, or a free
@@ -174,7 +176,8 @@ func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
 	coordinator, err := role.StartCoordinator(ctx, role.CoordinatorOptions{
 		ModelDir: o.ModelDir, Mode: o.Mode, Threads: o.Threads,
 		Weights: role.Weights{Cache: o.Cache},
-		Store:   store, MinNodes: o.Nodes, Replicas: o.Replicas, LastResort: o.LastResort,
+		Store:   store, MinNodes: o.Nodes, Replicas: o.Replicas,
+		LastResort: o.LastResort, CheckFraction: o.CheckFraction,
 		GRPC: r.grpc, HTTP: r.http, Gossip: gossip, AllowScore: true, ShortLease: true, Log: o.Log,
 	})
 	if err != nil {

@@ -48,6 +48,9 @@ type CoordinatorOptions struct {
 	Spare float64
 	// LastResort is for experts that no node computes.
 	LastResort LastResort
+	// CheckFraction is the part of frames that two nodes compute and that are compared; see
+	// router.Options.
+	CheckFraction float64
 	// GRPC and HTTP are the listeners to serve; a nil HTTP serves none.
 	GRPC, HTTP net.Listener
 	// Gossip is the coordinator's part in memberlist; the coordinator closes it.
@@ -150,7 +153,7 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 	c.undo.push(planner.Close)
 	opts := router.Options{ModelDigest: m.Digest[:], Mode: o.Mode, Spec: spec,
 		KernelClass: kernel.Class(o.Mode), DialOptions: dialOptions(o.PlainText),
-		Lanes: o.MicroBatches, Events: routerEvents(o.Log)}
+		Lanes: o.MicroBatches, CheckFraction: o.CheckFraction, Events: routerEvents(o.Log)}
 	if err := o.LastResort.open(&opts, m, &c.undo, o.Threads, o.Log); err != nil {
 		return nil, nil, err
 	}
@@ -211,6 +214,7 @@ func (c *Coordinator) serve(o CoordinatorOptions, engine *coordinator.Coordinato
 		healthv1.RegisterHealthServer(s, healthServer{c.live, closing})
 		droverv1.RegisterClusterServiceServer(s, cluster.NewServer(cluster.ServerOptions{
 			Watcher: watcher, Store: o.Store, Host: hostName(), RowsByNode: c.rowsByNode,
+			Quarantined:  c.quarantined,
 			ReplicaBytes: m.Source.Spec().ReplicaBytes}))
 	}
 	conn, stop, err := connect(register)
@@ -269,6 +273,10 @@ func (c *Coordinator) rowsByNode() map[string]uint64 {
 		return nil
 	}
 	return c.router.RowsByNode()
+}
+
+func (c *Coordinator) quarantined(nodeID string) bool {
+	return c.router != nil && c.router.Quarantined(nodeID)
 }
 
 // Ready returns nil if a token has passed through every layer: the canary or, while that

@@ -59,7 +59,7 @@ func plannerEvents(log *slog.Logger) cluster.PlannerEvents {
 }
 
 func routerEvents(log *slog.Logger) router.Events {
-	var lastResort rarely
+	var lastResort, badAnswers rarely
 	return router.Events{
 		LinkUp: func(id string, lane int) { log.Debug("link up", "node", id, "lane", lane) },
 		LinkDown: func(id string, lane int, err error) {
@@ -73,6 +73,22 @@ func routerEvents(log *slog.Logger) router.Events {
 				"reason", reason)
 		},
 		Hedged: func(id string, layer int) { log.Debug("hedged", "node", id, "layer", layer) },
+		BadAnswer: func(id string, lane int, reason error) {
+			if answers, say := badAnswers.add(1, time.Now()); say {
+				log.Warn("answers are not used", "answers", answers, "node", id, "lane", lane,
+					"reason", reason)
+			}
+		},
+		Quarantined: func(id string, layer, expert int) {
+			log.Error("a node returned wrong numbers: it is not used until it is started again; "+
+				"what it returned before may have been wrong, too", "node", id, "layer", layer,
+				"expert", expert)
+		},
+		Disputed: func(ids []string, layer, expert int) {
+			log.Error("nodes return different numbers, and there is no third opinion: allow the "+
+				"coordinator to have one with --last-resort-bytes, or three replicas", "nodes", ids,
+				"layer", layer, "expert", expert)
+		},
 		LastResort: func(layer, expert, experts int, reason error) {
 			if total, say := lastResort.add(experts, time.Now()); say {
 				log.Warn("experts are computed on the coordinator itself: no node does", "experts",

@@ -1,0 +1,255 @@
+package router
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"drover/tensor"
+)
+
+// Some frames are computed twice, by nodes that do not know of it, and the rows compared:
+// by F1 they are the same bytes, so who differs computes wrongly, whatever checksums say.
+// The rows of such a frame are used only after a verdict.
+
+var (
+	errQuarantined = errors.New("the node returned wrong numbers")
+	errDisputed    = errors.New("nodes answer differently and there is no third opinion")
+)
+
+// checking is the state of a part that is computed twice.
+type checking struct {
+	opinions []opinion
+	asked    []*node // that were asked, also if they did not answer
+	local    bool    // this machine is to be asked, or was
+}
+
+// opinion is what one node, or this machine, computed.
+type opinion struct {
+	by   *node // nil for this machine
+	rows []float32
+}
+
+// hasAsked tells whether a node was asked for its opinion.
+func (c *checking) hasAsked(n *node) bool { return c != nil && slices.Contains(c.asked, n) }
+
+// sampled tells whether a frame is to be checked: pseudo-random, so that no layer and no
+// node is always left out.
+func (l *lane) sampled(frameID uint64) bool {
+	x := frameID*0x9e3779b97f4a7c15 + uint64(l.index)
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return float64(x>>11)/(1<<53) < l.router.opts.CheckFraction
+}
+
+// startCheck makes the parts of a frame that was sent be checked.
+func (l *lane) startCheck(f *flight) {
+	for _, i := range f.parts {
+		if p := &l.parts[i]; p.check == nil {
+			p.check = &checking{asked: []*node{f.session.link.node}}
+			l.toCheck = append(l.toCheck, i)
+		}
+	}
+}
+
+// askOthers sends the parts that are to be checked to others, who were not asked yet: to
+// other replicas or, where there are none, to this machine. Parts for which there is
+// nobody are not checked.
+func (l *lane) askOthers(now time.Duration) {
+	if len(l.toCheck) == 0 {
+		return
+	}
+	l.beginChoice()
+	for _, i := range l.toCheck {
+		p := &l.parts[i]
+		l.offer(i, now, func(k *link) bool { return k.state.suspect || p.check.hasAsked(k.node) })
+	}
+	l.choose()
+	for _, i := range l.toCheck {
+		p := &l.parts[i]
+		switch {
+		case p.target != nil:
+			p.check.asked = append(p.check.asked, p.target.node)
+		case l.canAskLocal(p):
+			p.check.local = true
+		case len(p.check.opinions) < 2:
+			l.endCheck(p)
+		default:
+			l.disputed(p)
+		}
+	}
+	l.toCheck = l.toCheck[:0]
+	l.sendChosen(now, purposeCheck)
+}
+
+// canAskLocal tells whether this machine may be asked for an opinion: always to settle a
+// dispute, else where that does not take long, since rows wait for it.
+func (l *lane) canAskLocal(p *part) bool {
+	if l.router.opts.Local == nil || p.check.local || p.localErr != nil {
+		return false
+	}
+	return len(p.check.opinions) > 1 || l.local.usual.at(1) < float64(l.router.opts.FrameTimeout/4)
+}
+
+// endCheck uses the only opinion of a part, if there is one, since nobody can be asked for
+// another.
+func (l *lane) endCheck(p *part) {
+	c := p.check
+	p.check = nil
+	if len(c.opinions) > 0 {
+		l.useRows(p, c.opinions[0].rows, c.opinions[0].by)
+	}
+}
+
+// useRows writes a part's rows to the batch.
+func (l *lane) useRows(p *part, rows []float32, by *node) {
+	copy(l.batch.Y.Slice(p.first, p.first+p.rows).Data, rows)
+	p.by = by
+	l.finishPart(p)
+}
+
+// hear takes an opinion on a part and judges if it can.
+func (l *lane) hear(index int, by *node, rows tensor.Rows) {
+	p := &l.parts[index]
+	if slices.ContainsFunc(p.check.opinions, func(o opinion) bool { return o.by == by }) {
+		return
+	}
+	p.check.opinions = append(p.check.opinions, opinion{by, slices.Clone(rows.Data)})
+	l.judge(index)
+}
+
+// judge decides which rows of a part are right: this machine's, else what two agree on. If
+// it cannot, others are asked.
+func (l *lane) judge(index int) {
+	p := &l.parts[index]
+	right := -1
+	for i, o := range p.check.opinions {
+		if o.by == nil {
+			right = i
+			break
+		}
+		for _, other := range p.check.opinions[:i] {
+			if sameRows(o.rows, other.rows) {
+				right = i
+			}
+		}
+	}
+	switch {
+	case len(p.check.opinions) > 1 && right >= 0:
+	case len(p.check.opinions) == 1 && p.late:
+		l.endCheck(p) // of the others nothing is heard any more
+		return
+	default:
+		l.toCheckAgain(index)
+		return
+	}
+	c := p.check
+	p.check = nil
+	l.router.stats.checked.Add(1)
+	l.useRows(p, c.opinions[right].rows, c.opinions[right].by)
+	for _, o := range c.opinions {
+		if o.by != nil && !sameRows(o.rows, c.opinions[right].rows) {
+			l.convict(o.by, int(p.expert))
+		}
+	}
+}
+
+// toCheckAgain asks somebody else about a part, unless an opinion is on its way.
+func (l *lane) toCheckAgain(index int) {
+	p := &l.parts[index]
+	waits := p.local || p.check.local && p.localErr == nil && !l.heardLocal(p)
+	if p.inFlight == 0 && !waits && !slices.Contains(l.toCheck, index) {
+		l.toCheck = append(l.toCheck, index)
+	}
+}
+
+func (l *lane) heardLocal(p *part) bool {
+	return slices.ContainsFunc(p.check.opinions, func(o opinion) bool { return o.by == nil })
+}
+
+func sameRows(a, b []float32) bool {
+	return slices.EqualFunc(a, b, func(x, y float32) bool {
+		return math.Float32bits(x) == math.Float32bits(y)
+	})
+}
+
+// convict stops the use of a node, and of what it computed for this batch.
+func (l *lane) convict(n *node, expert int) {
+	if l.router.quarantine(n) {
+		if e := l.router.opts.Events.Quarantined; e != nil {
+			e(n.id, l.batch.Layer, expert)
+		}
+	}
+	for i := range l.parts {
+		p := &l.parts[i]
+		if p.done && p.by == n {
+			p.done = false
+			l.remaining++
+			if p.inFlight == 0 {
+				l.waiting++
+			}
+		}
+	}
+}
+
+// disputed gives up a part on which nobody can decide.
+func (l *lane) disputed(p *part) {
+	var ids []string
+	for _, o := range p.check.opinions {
+		ids = append(ids, o.by.id)
+	}
+	if e := l.router.opts.Events.Disputed; e != nil {
+		e(ids, l.batch.Layer, int(p.expert))
+	}
+	l.failure = fmt.Errorf("layer %d expert %d: %w (%v: %w)", l.batch.Layer, p.expert,
+		ErrNoReplica, ids, errDisputed)
+}
+
+// checkIdle goes on with checks whose frames failed: others are asked, or the only
+// opinion is used.
+func (l *lane) checkIdle() {
+	for i := range l.parts {
+		if p := &l.parts[i]; p.check != nil && !p.done && len(p.check.opinions) > 0 {
+			l.toCheckAgain(i)
+		}
+	}
+}
+
+// checkLate gives up waiting for the other opinions on the parts of a late flight for
+// which nobody else can be asked, except this machine.
+func (l *lane) checkLate(f *flight) {
+	for _, i := range f.parts {
+		p := &l.parts[i]
+		switch {
+		case p.done || p.check == nil || len(p.check.opinions) == 0:
+		case l.canAskLocal(p):
+			p.check.local = true
+		case len(p.check.opinions) == 1 && !p.local && !p.check.local:
+			l.endCheck(p)
+		}
+	}
+}
+
+// quarantine stops the use of a node until it has another epoch, and tells whether that is
+// new.
+func (r *Router) quarantine(n *node) bool {
+	if n.quarantined.Swap(true) {
+		return false
+	}
+	r.stats.quarantined.Add(1)
+	r.mu.Lock()
+	r.convicted[n.id] = n.epoch
+	r.mu.Unlock()
+	return true
+}
+
+// Quarantined tells whether a node returned wrong numbers in its present life and is not
+// used any more.
+func (r *Router) Quarantined(nodeID string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.nodes[nodeID]
+	return n != nil && n.quarantined.Load()
+}
