@@ -334,7 +334,7 @@ func (l *lane) giveLate(f *flight, reason error) {
 // hopeful tells whether a part is in flight and not late.
 func (l *lane) hopeful(index int) bool {
 	for _, f := range l.flights {
-		if !f.late && f.session.link.state.silentSince == 0 && slices.Contains(f.parts, index) {
+		if !f.late && f.session.link.state.hopelessSince() == 0 && slices.Contains(f.parts, index) {
 			return true
 		}
 	}
@@ -358,6 +358,7 @@ func (l *lane) hedgeLate(f *flight, now time.Duration) {
 	l.checkLate(f)
 	f.hedgeAt = now + max(now-f.sent, minHedge)
 	if now-f.sent >= timeout {
+		f.session.link.state.stuck(now)
 		l.giveLate(f, errLate)
 	}
 }

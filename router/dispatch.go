@@ -73,6 +73,10 @@ func (l *lane) beginChoice() {
 		}
 		k := n.links[l.index]
 		k.assigned = 0
+		if s := k.session.Load(); s != nil && s != k.of {
+			k.of = s
+			k.state.renewed()
+		}
 		if u := &k.state.usual; u.n > 0 && (!known || u.at(1) < base+each) {
 			base, each, known = u.at(0), u.slope(), true
 		}
@@ -137,6 +141,9 @@ func (l *lane) class(p *part, n *node, now time.Duration) int {
 	if k.session.Load() == nil || now < p.notBefore && (n == p.avoid || p.attempts > 2) {
 		return noClass
 	}
+	if k.state.hopelessSince() > 0 && l.router.opts.Local != nil {
+		return noClass // this machine is better, and what waits there tells when it is well
+	}
 	class := 0
 	if k.state.suspect || l.table.suspect[n.id] {
 		class += 2
@@ -189,7 +196,8 @@ func (l *lane) probe(now time.Duration) {
 			continue
 		}
 		k := n.links[l.index]
-		if k.assigned > 0 || k.session.Load() == nil || l.expects(k.session.Load()) {
+		s := k.session.Load()
+		if k.assigned > 0 || k.state.hopelessSince() > 0 || s == nil || l.expects(s) {
 			continue
 		}
 		least := l.smallest(at)
@@ -288,7 +296,7 @@ func (l *lane) send(f *flight, s *session, now time.Duration) int {
 			l.waiting--
 		}
 		l.parts[i].inFlight++
-		l.parts[i].late = s.link.state.silentSince > 0
+		l.parts[i].late = false
 	}
 	f.sent, f.pingAt = now, 0
 	f.hedgeAt = now + s.link.state.hedgeAfter(work(f.experts, f.rows), r.opts.FrameTimeout)
@@ -402,8 +410,9 @@ func (l *lane) giveUp(now time.Duration) error {
 // hasLive tells whether any replica of the part has a connected link.
 func (l *lane) hasLive(p *part) bool {
 	for _, i := range l.table.replicas(l.pos, int(p.expert)) {
-		if n := l.table.nodes[i]; n != nil && !n.quarantined.Load() &&
-			n.links[l.index].session.Load() != nil {
+		n := l.table.nodes[i]
+		if n != nil && !n.quarantined.Load() && n.links[l.index].session.Load() != nil &&
+			(l.router.opts.Local == nil || n.links[l.index].state.hopelessSince() == 0) {
 			return true
 		}
 	}

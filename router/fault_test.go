@@ -181,6 +181,8 @@ type mute struct {
 	droverv1.UnimplementedExpertServiceServer
 	hello wire.Hello
 	pongs bool // answers pings all the same
+	// frames counts what is never answered.
+	frames atomic.Int64
 }
 
 func (m *mute) Execute(
@@ -193,6 +195,8 @@ func (m *mute) Execute(
 		r.Release()
 		var err error
 		switch {
+		case r.Kind == wire.KindDispatch:
+			m.frames.Add(1)
 		case r.Kind == wire.KindHello:
 			err = g.SendMsg(&wire.Response{Kind: wire.KindHello, Hello: m.hello})
 		case r.Kind == wire.KindPing && m.pongs:

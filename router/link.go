@@ -51,7 +51,8 @@ type link struct {
 
 	// The fields below belong to the goroutine that uses the lane.
 	state    linkState
-	assigned int // experts chosen for it in this round of dispatch
+	of       *session // that state is about
+	assigned int      // experts chosen for it in this round of dispatch
 }
 
 func newLink(r *Router, n *node, l *lane) *link {

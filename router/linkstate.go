@@ -10,8 +10,10 @@ type linkState struct {
 	// suspect is set while the link lets a frame wait; others are preferred until its
 	// next answer.
 	suspect bool
-	// silentSince is when the node was found to be silent, 0 after its next message.
-	silentSince time.Duration
+	// silentSince is when the node was found to be silent, 0 after its next message;
+	// stuckSince when a frame was given up though the node said that it is alive, 0 after
+	// its next answer.
+	silentSince, stuckSince time.Duration
 
 	timing  timing // of frames, by their work: what is unusually long
 	usual   line   // time of frames by their work: what is usual
@@ -33,7 +35,7 @@ type sample struct {
 
 // answered takes note of an answer.
 func (s *linkState) answered(m sample) {
-	s.suspect, s.silentSince, s.unused = false, 0, 0
+	s.renewed()
 	if m.refused && m.took <= s.expected(m.work) {
 		return
 	}
@@ -44,11 +46,32 @@ func (s *linkState) answered(m sample) {
 	s.usual.add(float64(m.work), float64(m.took), m.probe)
 }
 
+// renewed takes note that the link is a new one, or as good as new.
+func (s *linkState) renewed() {
+	s.suspect, s.silentSince, s.stuckSince, s.unused = false, 0, 0, 0
+}
+
 // heard takes note of a message that is no answer.
 func (s *linkState) heard() { s.silentSince = 0 }
 
 // late takes note that a frame waits unusually long.
 func (s *linkState) late() { s.suspect = true }
+
+// stuck takes note that a frame was given up.
+func (s *linkState) stuck(now time.Duration) {
+	s.suspect = true
+	if s.stuckSince == 0 {
+		s.stuckSince = now
+	}
+}
+
+// hopelessSince is since when no answer is to be hoped for, 0 if one is.
+func (s *linkState) hopelessSince() time.Duration {
+	if s.silentSince == 0 || s.stuckSince == 0 {
+		return max(s.silentSince, s.stuckSince)
+	}
+	return min(s.silentSince, s.stuckSince)
+}
 
 // silent takes note that the node has said nothing for too long, and tells whether that
 // is new.

@@ -51,6 +51,16 @@ func TestLinkStateScript(t *testing.T) {
 	answer(1, ms)
 	want("an answer ends both", !s.suspect)
 
+	s.stuck(now)
+	s.stuck(now + ms)
+	want("a frame is given up", s.suspect && s.hopelessSince() == now)
+	s.heard()
+	want("a pong is no answer", s.hopelessSince() == now)
+	s.silent(now + 2*ms)
+	want("and then it is silent, too", s.hopelessSince() == now)
+	s.renewed()
+	want("a new link is like a new node", !s.suspect && s.hopelessSince() == 0)
+
 	answer(12, 10*ms)
 	want("ten times slower is noticed within a dozen frames", between(s.expected(2), 7*ms, 11*ms))
 	s.answered(sample{work: 2, took: ms / 10, refused: true})

@@ -105,13 +105,13 @@ func (l *lane) deadSince(p *part) time.Duration {
 	since := time.Duration(1)
 	for _, i := range l.table.replicas(l.pos, int(p.expert)) {
 		n := l.table.nodes[i]
-		if n == nil {
+		if n == nil || n.quarantined.Load() {
 			continue
 		}
 		k := n.links[l.index]
 		switch {
-		case k.state.silentSince > 0:
-			since = max(since, k.state.silentSince)
+		case k.state.hopelessSince() > 0:
+			since = max(since, k.state.hopelessSince())
 		case k.session.Load() != nil:
 			return l.now()
 		default:

@@ -84,14 +84,22 @@ func TestLastResort(t *testing.T) {
 	}
 }
 
-// TestLastResortOfSilentNodes has a node that greets and never answers.
-func TestLastResortOfSilentNodes(t *testing.T) {
-	silent, local := startMute(t, &mute{hello: goodHello("n0")}), newLocal()
-	r := withLocal(t, local, nil)
-	r.Update(viewOf(testSpec, 1, 1, silent))
-	waitReady(t, r)
-	for seed := range uint64(5) {
-		check(t, r, &local.fake, batchOf(seed))
+// TestLastResortOfStuckNodes has a node that greets and never answers, or only pings: the
+// first batches wait for it, and the others do not ask it any more.
+func TestLastResortOfStuckNodes(t *testing.T) {
+	for _, pongs := range []bool{false, true} {
+		stuck := &mute{hello: goodHello("n0"), pongs: pongs}
+		node, local := startMute(t, stuck), newLocal()
+		r := withLocal(t, local, nil)
+		r.Update(viewOf(testSpec, 1, 1, node))
+		waitReady(t, r)
+		const batches = 200
+		for seed := range uint64(batches) {
+			check(t, r, &local.fake, batchOf(seed))
+		}
+		if pongs && stuck.frames.Load() > batches/4 {
+			t.Errorf("%d frames went to a stuck node", stuck.frames.Load())
+		}
 	}
 }
 

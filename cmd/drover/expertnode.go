@@ -22,6 +22,7 @@ type expertNodeFlags struct {
 	capacity, fetchRate           int64
 	drainTimeout                  time.Duration
 	shortLease, withParent        bool
+	faults                        faults
 }
 
 func newExpertNodeCommand(g *globals) *cobra.Command {
@@ -61,6 +62,7 @@ Exit codes: 0 ended by an interrupt, 1 an error, 2 wrong usage.`,
 		"let the cluster notice this node's end in 2 s")
 	_ = c.Flags().MarkHidden("short-lease") // the flag exists
 	withParentFlag(c, &f.withParent)
+	f.faults.flag(c)
 	return c
 }
 
@@ -100,6 +102,9 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 		Log: f.logger(g).With("node", f.id)}
 	if f.withParent {
 		o.Log = quiet(g, f.id)
+	}
+	if err := f.faults.inject(&o); err != nil {
+		return usageError{err}
 	}
 	if o.Gossip, err = f.openGossip(func(secret string, others []string) (role.Gossip, error) {
 		return role.NodeGossip(f.id, o.Epoch, f.gossip, secret, o.Log, others...)

@@ -56,7 +56,11 @@ type ExpertNodeOptions struct {
 	Gossip Gossip
 	// ShortLease makes the cluster notice the node's end sooner; for one machine.
 	ShortLease bool
-	Log        *slog.Logger
+	// Wrap, if not nil, changes what computes, and ServerOptions are added to the gRPC
+	// server's: for tests of faults.
+	Wrap          func(expertnode.Replicas) expertnode.Replicas
+	ServerOptions []grpc.ServerOption
+	Log           *slog.Logger
 }
 
 // ExpertNode is a running expert node.
@@ -102,8 +106,12 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 	n.undo.push(source.Close)
 	host := expertnode.NewHost(source, o.Mode, expertnode.HostOptions{
 		CapacityBytes: node.CapacityBytes, Device: m.Device})
+	var served expertnode.Replicas = host
+	if o.Wrap != nil {
+		served = o.Wrap(host)
+	}
 	server, err := expertnode.NewServer(expertnode.Options{
-		Replicas: host, NodeID: node.ID, Epoch: node.Epoch, ModelDigest: m.Digest[:], Mode: o.Mode,
+		Replicas: served, NodeID: node.ID, Epoch: node.Epoch, ModelDigest: m.Digest[:], Mode: o.Mode,
 		CheckpointBytes: func() uint64 { return uint64(m.Checkpoint.BytesTouched()) },
 		Packed:          source, PackedVersion: packed.Version,
 		FetchBytesPerSecond: o.FetchBytesPerSecond,
@@ -113,7 +121,7 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 		return err
 	}
 	n.undo.push(server.Close)
-	n.serve(listener, server)
+	n.serve(listener, server, o.ServerOptions)
 	sayHow(o.Log, o.Threads)
 	return n.join(ctx, o, node, parts{source, host, server})
 }
@@ -147,8 +155,9 @@ func (o *ExpertNodeOptions) node(m *Model, address string) placement.Node {
 }
 
 // serve opens the ExpertService.
-func (n *ExpertNode) serve(listener net.Listener, server *expertnode.Server) {
-	g := grpc.NewServer(expertnode.ServerOptions()...)
+func (n *ExpertNode) serve(listener net.Listener, server *expertnode.Server,
+	more []grpc.ServerOption) {
+	g := grpc.NewServer(append(expertnode.ServerOptions(), more...)...)
 	droverv1.RegisterExpertServiceServer(g, server)
 	live := health.NewServer()
 	live.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)

@@ -1,0 +1,16 @@
+//go:build !faultinject
+
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"drover/internal/role"
+)
+
+// faults are none in a release: only builds with the tag faultinject can inject any.
+type faults struct{}
+
+func (faults) flag(*cobra.Command) {}
+
+func (faults) inject(*role.ExpertNodeOptions) error { return nil }
