@@ -108,6 +108,37 @@ func BenchmarkLayer(b *testing.B) {
 	}
 }
 
+// BenchmarkChecks measures the same layer on four nodes with two replicas, of whose frames
+// a part is computed twice.
+func BenchmarkChecks(b *testing.B) {
+	for _, each := range []float64{0, 256, 16, 1} {
+		b.Run(fmt.Sprintf("1_of_%v", each), func(b *testing.B) {
+			var nodes []*testNode
+			for i := range 4 {
+				nodes = append(nodes, startNode(b, nodeConfig{id: fmt.Sprintf("n%d", i),
+					fake: &fake{spec: benchSpec, mode: kernel.BF16}}))
+			}
+			r := startRouter(b, kernel.BF16, func(o *router.Options) {
+				o.Spec, o.CheckFraction = benchSpec, -1
+				if each > 0 {
+					o.CheckFraction = 1 / each
+				}
+			})
+			r.Update(viewOf(benchSpec, 1, 2, nodes...))
+			waitReady(b, r)
+			batch := benchBatch(8, 8)
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := r.Forward(context.Background(), batch, nil); err != nil {
+					b.Fatal(err)
+				}
+			}
+			s := r.Stats()
+			b.ReportMetric(100*float64(s.CheckedRows)/float64(s.Rows), "%-checked")
+		})
+	}
+}
+
 func median(d []time.Duration) time.Duration {
 	return slices.Sorted(slices.Values(d))[len(d)/2]
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,8 +15,8 @@ import (
 	"drover/router"
 )
 
-// faultBench is three nodes behind proxies, with two replicas of each expert, that compute
-// a millisecond for each expert.
+// faultBench is three nodes behind proxies that compute a millisecond for each expert, and a
+// last resort that does, too.
 type faultBench struct {
 	b       *testing.B
 	router  *router.Router
@@ -24,7 +25,7 @@ type faultBench struct {
 	rng     *rand.Rand
 }
 
-func newFaultBench(b *testing.B) *faultBench {
+func newFaultBench(b *testing.B, copies int) *faultBench {
 	f := &faultBench{b: b, rng: rand.New(rand.NewPCG(1, 1))}
 	f.slow.Store(1)
 	nodes := startNodes(b, 3, kernel.BF16, nil)
@@ -45,8 +46,12 @@ func newFaultBench(b *testing.B) *faultBench {
 		n.node.Address = p.Address()
 		f.proxies = append(f.proxies, p)
 	}
-	f.router = startRouter(b, kernel.BF16, nil)
-	f.router.Update(viewOf(testSpec, 1, 2, nodes...))
+	f.router = startRouter(b, kernel.BF16, func(o *router.Options) {
+		local := &localFake{fake: fake{spec: testSpec, mode: kernel.BF16}}
+		local.setBefore(func(int, int) error { time.Sleep(time.Millisecond); return nil })
+		o.Local = local
+	})
+	f.router.Update(viewOf(testSpec, 1, copies, nodes...))
 	waitReady(b, f.router)
 	return f
 }
@@ -69,6 +74,17 @@ func (f *faultBench) steps(n int) []time.Duration {
 // benchFaultSpec has as many experts as a small step visits.
 var benchFaultSpec = moe.Spec{Layers: testSpec.Layers, Experts: 12, TopK: 1, Hidden: testSpec.Hidden}
 
+func kill(f *faultBench, on bool) {
+	f.proxies[0].Set(faultproxy.Conditions{Refuse: on})
+	if on {
+		f.proxies[0].Reset()
+	}
+}
+
+func fallSilent(f *faultBench, on bool) {
+	f.proxies[0].Set(faultproxy.Conditions{StallOut: on, StallBack: on})
+}
+
 func quantile(d []time.Duration, q float64) float64 {
 	sorted := slices.Sorted(slices.Values(d))
 	return float64(sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]) / float64(time.Millisecond)
@@ -79,15 +95,8 @@ func quantile(d []time.Duration, q float64) float64 {
 // those of a lasting fault are reported as quantiles.
 func BenchmarkFaults(b *testing.B) {
 	for name, set := range map[string]func(f *faultBench, on bool){
-		"kill": func(f *faultBench, on bool) {
-			f.proxies[0].Set(faultproxy.Conditions{Refuse: on})
-			if on {
-				f.proxies[0].Reset()
-			}
-		},
-		"blackhole": func(f *faultBench, on bool) {
-			f.proxies[0].Set(faultproxy.Conditions{StallOut: on, StallBack: on})
-		},
+		"kill":      kill,
+		"blackhole": fallSilent,
 		"halfopen": func(f *faultBench, on bool) {
 			f.proxies[0].Set(faultproxy.Conditions{StallBack: on})
 		},
@@ -111,9 +120,15 @@ func BenchmarkFaults(b *testing.B) {
 				f.slow.Store(10)
 			}
 		},
+		"kill/one replica":      kill,
+		"blackhole/one replica": fallSilent,
 	} {
 		b.Run(name, func(b *testing.B) {
-			f := newFaultBench(b)
+			copies := 2
+			if strings.HasSuffix(name, "one replica") {
+				copies = 1
+			}
+			f := newFaultBench(b, copies)
 			f.steps(100) // to know the links
 			quiet := f.steps(300)
 			usual := quantile(quiet, 0.5)
