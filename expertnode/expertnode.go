@@ -7,7 +7,8 @@
 //   - N1, an expert is computed if it is held, whatever the frame's placement
 //     revision says: weights depend on checkpoint, mode, layer and expert alone.
 //   - N2, every Dispatch is answered by one Combine, also if it was cancelled,
-//     late, corrupt or refused; only a breach of the protocol ends a stream.
+//     late, corrupt or refused; only a breach of the protocol, or a message so corrupt
+//     that it is no Dispatch, ends a stream.
 //   - N3, whatever a client does, a node's memory is bounded: by the credit and the
 //     frames of each stream, the number of streams, and one queue for all of them.
 package expertnode

@@ -211,7 +211,8 @@ func (st *stream) receive() error {
 				return err
 			}
 			f = st.server.newFrame()
-		case corrupt: // what it asked for is unknown; the router's deadline covers it
+		case corrupt: // it may have been a Dispatch, which then would wait for ever
+			return status.Error(codes.DataLoss, "a message arrived corrupt: its kind is unknown")
 		case f.request.Kind == wire.KindCancel:
 			st.cancel(f.request.CancelID)
 		case f.request.Kind == wire.KindPing:

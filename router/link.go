@@ -293,7 +293,12 @@ func (s *session) receive() error {
 		a.at = l.now()
 		s.heard.Store(int64(a.at))
 		if a.response.Kind != wire.KindCombine {
+			err := a.response.Verify()
 			l.drop(a)
+			if err != nil { // it may have been a Combine, which then is lost
+				s.link.router.stats.corrupt.Add(1)
+				return err
+			}
 			continue
 		}
 		a.session = s

@@ -12,7 +12,7 @@
 //     checked against what arrived and against the codec's bounds.
 //   - W2, a CRC-32C over the header's number, its encoded bytes and then the rows
 //     travels with each frame. Verify tells whether it fitted; a frame that does not
-//     verify is answered in band, it never breaks the stream.
+//     verify is answered in band where its kind is known.
 package wire
 
 import (
