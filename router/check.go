@@ -24,6 +24,9 @@ type checking struct {
 	opinions []opinion
 	asked    []*node // that were asked, also if they did not answer
 	local    bool    // this machine is to be asked, or was
+	// usual is the time of such a frame on the first link: one that takes far longer is
+	// not asked for a mere check, since the rows wait for it.
+	usual time.Duration
 }
 
 // opinion is what one node, or this machine, computed.
@@ -34,6 +37,9 @@ type opinion struct {
 
 // hasAsked tells whether a node was asked for its opinion.
 func (c *checking) hasAsked(n *node) bool { return c != nil && slices.Contains(c.asked, n) }
+
+// slowCheck is how many times as long a node may take as the first, to be asked.
+const slowCheck = 3
 
 // sampled tells whether a frame is to be checked: pseudo-random, so that no layer and no
 // node is always left out.
@@ -46,9 +52,10 @@ func (l *lane) sampled(frameID uint64) bool {
 
 // startCheck makes the parts of a frame that was sent be checked.
 func (l *lane) startCheck(f *flight) {
+	usual := f.session.link.state.expected(work(f.experts, f.rows))
 	for _, i := range f.parts {
 		if p := &l.parts[i]; p.check == nil {
-			p.check = &checking{asked: []*node{f.session.link.node}}
+			p.check = &checking{asked: []*node{f.session.link.node}, usual: usual}
 			l.toCheck = append(l.toCheck, i)
 		}
 	}
@@ -64,9 +71,10 @@ func (l *lane) askOthers(now time.Duration) {
 	l.beginChoice()
 	for _, i := range l.toCheck {
 		p := &l.parts[i]
-		l.offer(i, now, func(k *link) bool { return k.state.suspect || p.check.hasAsked(k.node) })
+		l.offer(i, now, func(k *link) bool { return !p.check.mayAsk(k) })
 	}
 	l.choose()
+	again := l.toCheck[:0]
 	for _, i := range l.toCheck {
 		p := &l.parts[i]
 		switch {
@@ -76,12 +84,48 @@ func (l *lane) askOthers(now time.Duration) {
 			p.check.local = true
 		case len(p.check.opinions) < 2:
 			l.endCheck(p)
+		case l.mayComeBack(p, now):
+			again = append(again, i)
 		default:
 			l.disputed(p)
 		}
 	}
-	l.toCheck = l.toCheck[:0]
+	l.toCheck = again
 	l.sendChosen(now, purposeCheck)
+}
+
+// mayAsk tells whether a node is to be asked for its opinion: not twice, and none that is
+// stuck or slow for a mere check; in a dispute everybody who has not yet answered.
+func (c *checking) mayAsk(k *link) bool {
+	if len(c.opinions) < 2 {
+		least := k.router.opts.FrameTimeout / 32 // below it is no matter
+		slow := c.usual > 0 && k.state.expected(1) > max(slowCheck*c.usual, least)
+		return k.state.hopelessSince() == 0 && !slow && !c.hasAsked(k.node)
+	}
+	return !c.heard(k.node)
+}
+
+// heard tells whether the opinion of a node is there, or with nil this machine's.
+func (c *checking) heard(n *node) bool {
+	return slices.ContainsFunc(c.opinions, func(o opinion) bool { return o.by == n })
+}
+
+// mayComeBack tells whether a dispute may still be settled by a replica that cannot be
+// asked just now, and makes sure that it is tried again.
+func (l *lane) mayComeBack(p *part, now time.Duration) bool {
+	if p.failedAt == 0 {
+		p.failedAt, p.lastReason = now, errDisputed
+	}
+	if now >= p.failedAt+l.router.opts.FailAfter {
+		return false
+	}
+	for _, i := range l.table.replicas(l.pos, int(p.expert)) {
+		if n := l.table.nodes[i]; n != nil && !n.quarantined.Load() && !p.check.heard(n) {
+			l.due(now + maxRetryDelay)
+			return true
+		}
+	}
+	return false
 }
 
 // canAskLocal tells whether this machine may be asked for an opinion: always to settle a
@@ -113,7 +157,7 @@ func (l *lane) useRows(p *part, rows []float32, by *node) {
 // hear takes an opinion on a part and judges if it can.
 func (l *lane) hear(index int, by *node, rows tensor.Rows) {
 	p := &l.parts[index]
-	if slices.ContainsFunc(p.check.opinions, func(o opinion) bool { return o.by == by }) {
+	if p.check.heard(by) {
 		return
 	}
 	p.check.opinions = append(p.check.opinions, opinion{by, slices.Clone(rows.Data)})
@@ -159,14 +203,10 @@ func (l *lane) judge(index int) {
 // toCheckAgain asks somebody else about a part, unless an opinion is on its way.
 func (l *lane) toCheckAgain(index int) {
 	p := &l.parts[index]
-	waits := p.local || p.check.local && p.localErr == nil && !l.heardLocal(p)
+	waits := p.local || p.check.local && p.localErr == nil && !p.check.heard(nil)
 	if p.inFlight == 0 && !waits && !slices.Contains(l.toCheck, index) {
 		l.toCheck = append(l.toCheck, index)
 	}
-}
-
-func (l *lane) heardLocal(p *part) bool {
-	return slices.ContainsFunc(p.check.opinions, func(o opinion) bool { return o.by == nil })
 }
 
 func sameRows(a, b []float32) bool {

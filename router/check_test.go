@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"drover/kernel"
 	"drover/placement"
@@ -19,10 +20,12 @@ import (
 type verdicts struct {
 	mu                    sync.Mutex // guards the fields below
 	quarantined, disputed []string
+	links                 int // that are connected, or were
 }
 
+// listen checks everything, and has time for verdicts also on a machine that is busy.
 func (v *verdicts) listen(o *router.Options) {
-	o.CheckFraction = 1
+	o.CheckFraction, o.FrameTimeout = 1, 10*time.Second
 	o.Events.Quarantined = func(id string, layer, expert int) {
 		v.mu.Lock()
 		defer v.mu.Unlock()
@@ -30,6 +33,11 @@ func (v *verdicts) listen(o *router.Options) {
 		if layer != 1 && layer != 3 || expert < 0 || expert > 15 {
 			v.quarantined = append(v.quarantined, fmt.Sprintf("layer %d expert %d", layer, expert))
 		}
+	}
+	o.Events.LinkUp = func(string, int) {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.links++
 	}
 	o.Events.Disputed = func(ids []string, layer, expert int) {
 		v.mu.Lock()
@@ -48,6 +56,19 @@ func (v *verdicts) want(t *testing.T, quarantined, disputed []string) {
 	}
 }
 
+// connected waits until so many links were connected: for verdicts one replica is too few.
+func (v *verdicts) connected(t *testing.T, links int) {
+	t.Helper()
+	waitFor(t, func() error {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if v.links < links {
+			return errors.New("not all nodes are connected")
+		}
+		return nil
+	})
+}
+
 func always() bool { return true }
 
 // TestSoundNodesAgree checks every frame of sound nodes.
@@ -62,7 +83,7 @@ func TestSoundNodesAgree(t *testing.T) {
 				}
 			})
 			r.Update(viewOf(testSpec, 1, copies, nodes...))
-			waitReady(t, r)
+			v.connected(t, 3)
 			for seed := range uint64(10) {
 				check(t, r, nodes[0].fake, batchOf(seed))
 			}
@@ -98,7 +119,7 @@ func TestWrongNodeIsQuarantined(t *testing.T) {
 				}
 			})
 			r.Update(viewOf(testSpec, 1, tc.copies, nodes...))
-			waitReady(t, r)
+			v.connected(t, 3)
 			for seed := range uint64(12) {
 				check(t, r, nodes[0].fake, batchOf(seed))
 			}
@@ -109,6 +130,7 @@ func TestWrongNodeIsQuarantined(t *testing.T) {
 			before := nodes[1].fake.rows.Load()
 			r.Update(viewOf(testSpec, 2, tc.copies, nodes[0], nodes[2]))
 			r.Update(viewOf(testSpec, 3, tc.copies, nodes...)) // in the same life
+			v.connected(t, 4)
 			for seed := range uint64(12) {
 				check(t, r, nodes[0].fake, batchOf(seed))
 			}
@@ -118,7 +140,7 @@ func TestWrongNodeIsQuarantined(t *testing.T) {
 			repaired := startNode(t, nodeConfig{id: "n1", epoch: 2,
 				fake: &fake{spec: testSpec, mode: kernel.BF16}})
 			r.Update(viewOf(testSpec, 4, tc.copies, nodes[0], repaired, nodes[2]))
-			waitReady(t, r)
+			v.connected(t, 5)
 			for seed := range uint64(12) {
 				check(t, r, nodes[0].fake, batchOf(seed))
 			}
@@ -145,7 +167,7 @@ func TestRareLiesAreFound(t *testing.T) {
 		o.CheckFraction = 0.1
 	})
 	r.Update(viewOf(testSpec, 1, 3, nodes...))
-	waitReady(t, r)
+	v.connected(t, 3)
 	batches := 0
 	waitFor(t, func() error {
 		for range 20 {
@@ -176,7 +198,7 @@ func TestDisputeWithoutArbiter(t *testing.T) {
 	nodes[1].fake.setLies(always)
 	r := startRouter(t, kernel.BF16, v.listen)
 	r.Update(viewOf(testSpec, 1, 2, nodes...))
-	waitReady(t, r)
+	v.connected(t, 2)
 	err := r.Forward(context.Background(), oneRow(3, 7), nil)
 	wantNoReplica(t, err, "layer 3 expert 7", "n0", "n1", "no third opinion")
 	v.mu.Lock()
@@ -211,7 +233,10 @@ func TestChecksNeedNoSecond(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			first, v := startNodes(t, 2, kernel.BF16, nil)[1], new(verdicts)
 			other := second(t)
-			r := startRouter(t, kernel.BF16, v.listen)
+			r := startRouter(t, kernel.BF16, func(o *router.Options) {
+				v.listen(o)
+				o.FrameTimeout = 100 * time.Millisecond
+			})
 			view := viewOf(testSpec, 1, 2, other, first)
 			r.Update(view)
 			waitFor(t, func() error {

@@ -355,9 +355,9 @@ func (l *lane) hedgeLate(f *flight, now time.Duration) {
 		l.extra.spend(rows)
 		return
 	}
-	l.checkLate(f)
 	f.hedgeAt = now + max(now-f.sent, minHedge)
 	if now-f.sent >= timeout {
+		l.checkLate(f)
 		f.session.link.state.stuck(now)
 		l.giveLate(f, errLate)
 	}

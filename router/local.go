@@ -91,7 +91,7 @@ func (l *lane) wantsLocal(p *part, now, patience time.Duration) (want bool, at t
 		return false, 0
 	}
 	if p.check != nil && p.check.local {
-		return p.localErr == nil && !l.heardLocal(p), 0
+		return p.localErr == nil && !p.check.heard(nil), 0
 	}
 	if p.failedAt == 0 || p.inFlight > 0 && !p.late || p.inFlight == 0 && !p.idle() {
 		return false, 0
