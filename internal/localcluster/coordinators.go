@@ -83,6 +83,7 @@ func (c *Cluster) startCoordinators(ctx context.Context, o Options, key string, 
 				"--grpc", e.GRPC, "--http", e.HTTP, "--min-nodes", strconv.Itoa(max(o.Nodes, 1)),
 				"--replicas", strconv.Itoa(max(o.Replicas, 1)), "--allow-score",
 				"--gossip", "127.0.0.1:0", "--join", gossip.Address, "--short-lease", "--with-parent"}})
+		all[len(all)-1].args = append(all[len(all)-1].args, repairArguments(o)...)
 	}
 	n.run(all)
 	c.GRPC, c.HTTP = c.Coordinators[0].GRPC, c.Coordinators[0].HTTP
@@ -98,6 +99,19 @@ func (c *Cluster) startCoordinators(ctx context.Context, o Options, key string, 
 		}
 	}
 	return nil
+}
+
+// repairArguments are a child's flags for experts that no node computes, or one wrongly.
+func repairArguments(o Options) []string {
+	args := []string{"--last-resort-bytes", strconv.FormatInt(o.LastResort.Bytes, 10)}
+	if o.LastResort.Wait > 0 {
+		args = append(args, "--expert-wait", o.LastResort.Wait.String())
+	}
+	if o.CheckFraction != 0 { // negative is none, as 0 is on the command line
+		args = append(args, "--check-fraction",
+			strconv.FormatFloat(max(o.CheckFraction, 0), 'g', -1, 64))
+	}
+	return args
 }
 
 // cacheArgument is the --cache of a child.
