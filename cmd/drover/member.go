@@ -61,9 +61,12 @@ func (m *member) check(addresses ...string) (kernel.Mode, error) {
 	return mode, nil
 }
 
-func (m *member) logger(g *globals) *slog.Logger {
+func (m *member) logger(g *globals) *slog.Logger { return logger(g, m.debug) }
+
+// logger is a log of what happens, or with debug of more.
+func logger(g *globals, debug bool) *slog.Logger {
 	level := slog.LevelInfo
-	if m.debug {
+	if debug {
 		level = slog.LevelDebug
 	}
 	return slog.New(slog.NewTextHandler(g.err, &slog.HandlerOptions{Level: level}))

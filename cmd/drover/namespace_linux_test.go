@@ -15,10 +15,8 @@ import (
 func TestNamespaces(t *testing.T) {
 	hub := newNetwork(t)
 	left, right := hub.machine(t, "left", "10.213.77.2"), hub.machine(t, "right", "10.213.77.3")
-	etcd := start(t, hub.place, []string{"etcd", t.TempDir(), "http://10.213.77.1:2379"})
-	eventually(t, 20*slack*time.Second, "etcd is ready", func() (bool, string) {
-		return etcd.out.String() == "ready\n", "it does not say so"
-	})
+	awaitReady(t, launch(t, hub.place, "etcd", "--dir", t.TempDir(), "--client",
+		"http://10.213.77.1:2379", "--insecure"))
 	r := &roles{etcd: "http://10.213.77.1:2379", model: demoModel(t)}
 	r.expertNode(t, left, "left", "--listen", "10.213.77.2:7071", "--insecure")
 	r.expertNode(t, right, "right", "--listen", "10.213.77.3:7071", "--insecure")

@@ -5,16 +5,13 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
-	"drover/cluster/etcdserver"
 	"drover/internal/testcluster"
 	droverv1 "drover/proto/drover/v1"
 )
@@ -59,29 +56,9 @@ func (r *roles) coordinator(t *testing.T, at place, more ...string) (p *process,
 	return p, endpoint
 }
 
-// serveEtcd is a program for tests: etcd in folder os.Args[1], for clients at the URL
-// os.Args[2], until a signal.
-func serveEtcd() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	server, err := etcdserver.Start(ctx, etcdserver.Options{Dir: os.Args[1], ClientURL: os.Args[2]})
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	fmt.Println("ready")
-	<-ctx.Done()
-	server.Close()
-}
-
 // TestRoles starts each role by hand, in folders of their own, with one etcd.
 func TestRoles(t *testing.T) {
-	etcd, err := etcdserver.Start(t.Context(), etcdserver.Options{Dir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(etcd.Close)
-	r := &roles{etcd: etcd.Endpoint(), model: demoModel(t)}
+	r := &roles{etcd: startEtcd(t), model: demoModel(t)}
 	left := r.expertNode(t, place{dir: t.TempDir()}, "left")
 	right := r.expertNode(t, place{dir: t.TempDir()}, "right")
 	coordinator, endpoint := r.coordinator(t, place{dir: t.TempDir()}, "--grpc", "127.0.0.1:0",

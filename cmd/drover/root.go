@@ -38,10 +38,10 @@ Exit codes: 0 done, 1 a check failed or the input was refused, 2 wrong usage,
 	root.SetErr(g.err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(newUpCommand(g), newCoordinatorCommand(g), newExpertNodeCommand(g),
-		newRunCommand(g), newChatCommand(g), newVerifyCommand(g), newEvalCommand(g),
-		newBenchCommand(g), newNodesCommand(g), newDrainCommand(g), newPlacementCommand(g),
-		newRebalanceCommand(g),
-		newInspectCommand(g), newCacheCommand(g), newVersionCommand(g))
+		newEtcdCommand(g), newRunCommand(g), newChatCommand(g), newVerifyCommand(g),
+		newEvalCommand(g), newBenchCommand(g), newNodesCommand(g), newDrainCommand(g),
+		newPlacementCommand(g), newRebalanceCommand(g), newInspectCommand(g), newCacheCommand(g),
+		newVersionCommand(g))
 	return root
 }
 

@@ -12,7 +12,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"drover": main, "etcd": serveEtcd})
+	testscript.Main(m, map[string]func(){"drover": main})
 }
 
 // TestScripts runs the command lines of testdata: what people see of wrong usage, help,
