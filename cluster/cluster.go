@@ -29,6 +29,8 @@
 //	C3  A revision is used once. Each intent takes a number above all that are known.
 //	C4  Absence of the store changes nothing. The last View stays valid, nodes go on
 //	    serving, and for one lease time after the store's return nobody is taken for lost.
+//	    The end of a registration is a reason to plan, not to stop sending rows: a node
+//	    stays in the View as long as it is in the committed plan.
 package cluster
 
 import (

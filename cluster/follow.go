@@ -12,8 +12,9 @@ const (
 	retryDelay = 500 * time.Millisecond
 	// callTimeout bounds one call of the store.
 	callTimeout = 5 * time.Second
-	// probeEvery is how often a follower checks that the store is still the same one.
-	probeEvery = 5 * time.Second
+	// slowProbe is how often a follower checks that the store is still the same one, if
+	// nobody needs to know sooner.
+	slowProbe = 5 * time.Second
 )
 
 var errReplaced = errors.New("cluster: the store was replaced by another")
@@ -29,6 +30,43 @@ type follower struct {
 	// away is called when the store does not answer, with nil when it does again.
 	away   func(error)
 	isAway bool // touched by run, or by the probe that run waits for
+	// probeEvery is how often to ask whether the store is there and the same one;
+	// answered is called when it was.
+	probeEvery time.Duration
+	answered   func()
+}
+
+// contact tells the outages of a store by the gaps between its answers. A watch alone
+// does not: it is silent while nothing happens, and goes on where it was when a store
+// returns that stood still for longer than leases last.
+type contact struct {
+	patience time.Duration // a longer gap is an outage
+	last     time.Time     // when the store answered last; zero: never
+	returned time.Time     // when the last outage ended; zero: there was none
+}
+
+func (c *contact) answered(now time.Time) {
+	if c.away(now) {
+		c.returned = now
+	}
+	c.last = now
+}
+
+// away tells whether an outage goes on.
+func (c *contact) away(now time.Time) bool {
+	return !c.last.IsZero() && now.Sub(c.last) > c.patience
+}
+
+// doubt is until when the absence of a key that was under a lease proves nothing: who
+// held it has a lease's time after the return of the store to come back.
+func (c *contact) doubt(now time.Time, ttl time.Duration) time.Time {
+	switch {
+	case c.away(now):
+		return now.Add(ttl)
+	case c.returned.IsZero():
+		return time.Time{}
+	}
+	return c.returned.Add(ttl)
 }
 
 // run follows until ctx ends.
@@ -37,6 +75,7 @@ func (f *follower) run(ctx context.Context) {
 		identity, entries, revision, err := f.load(ctx)
 		if err == nil {
 			f.report(nil)
+			f.answered()
 			err = f.watch(ctx, identity, entries, revision)
 		}
 		if ctx.Err() != nil {
@@ -61,6 +100,12 @@ func (f *follower) load(ctx context.Context) (string, map[string]Entry, int64, e
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	identity, err := readIdentity(ctx, f.store, f.scope)
+	if err == nil && identity == "" {
+		// It must be there before the copy is made, so that the copy is of that store.
+		if err = ensureIdentity(ctx, f.store, f.scope); err == nil {
+			identity, err = readIdentity(ctx, f.store, f.scope)
+		}
+	}
 	if err != nil {
 		return "", nil, 0, err
 	}
@@ -105,7 +150,7 @@ func (f *follower) watch(ctx context.Context, identity string, entries map[strin
 }
 
 func (f *follower) probe(ctx context.Context, identity string, cancel context.CancelCauseFunc) {
-	for pause(ctx, probeEvery) {
+	for pause(ctx, f.probeEvery) {
 		call, done := context.WithTimeout(ctx, callTimeout)
 		now, err := readIdentity(call, f.store, f.scope)
 		done()
@@ -113,8 +158,12 @@ func (f *follower) probe(ctx context.Context, identity string, cancel context.Ca
 			cancel(errReplaced)
 			return
 		}
-		if ctx.Err() == nil {
-			f.report(err) // a watch of etcd waits in silence
+		if ctx.Err() != nil {
+			return
+		}
+		f.report(err) // a watch of etcd waits in silence
+		if err == nil {
+			f.answered()
 		}
 	}
 }

@@ -102,7 +102,7 @@ func Join(ctx context.Context, store Store, cfg NodeConfig, hooks Hooks) (*Membe
 	m.session = newSession(store, m.scope, cfg.TTL, away)
 	ctx, m.stop = context.WithCancel(ctx)
 	f := &follower{store: store, scope: m.scope, prefix: m.scope.placement(),
-		apply: m.apply, away: func(error) {}}
+		apply: m.apply, away: func(error) {}, probeEvery: slowProbe, answered: func() {}}
 	m.running.Go(func() { f.run(ctx) })
 	m.running.Go(func() { m.session.run(ctx) })
 	m.running.Go(func() { m.run(ctx) })

@@ -92,17 +92,20 @@ func (s *session) run(ctx context.Context) {
 	s.set(0, false)
 }
 
-// renew keeps the lease alive, or takes one.
+// renew keeps the lease alive, or takes one. A renewal must be quick, so that there is
+// time for another; a new lease has no hurry, and a slow store would else never give one.
 func (s *session) renew(ctx context.Context, lease *Lease) error {
-	ctx, cancel := context.WithTimeout(ctx, max(s.ttl/3, retryDelay))
-	defer cancel()
 	if *lease != 0 {
+		ctx, cancel := context.WithTimeout(ctx, max(s.ttl/3, retryDelay))
+		defer cancel()
 		err := s.store.KeepAlive(ctx, *lease)
 		if errors.Is(err, ErrLeaseGone) {
 			*lease = 0
 		}
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	if err := ensureIdentity(ctx, s.store, s.scope); err != nil {
 		return err
 	}

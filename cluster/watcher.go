@@ -21,8 +21,8 @@ type WatcherOptions struct {
 	NumericMode string
 	// KernelClass is the same for the nodes' kernel class. Empty accepts any.
 	KernelClass string
-	// TTL is how long nodes that vanished while the store was away stay in the View after
-	// its return. Zero means DefaultTTL; it should be no less than the nodes' lease.
+	// TTL is how long nodes that vanished while the store was away count as registered
+	// after its return. Zero means DefaultTTL; it should be no less than the nodes' lease.
 	TTL time.Duration
 	// Events reports what happens.
 	Events WatcherEvents
@@ -68,9 +68,10 @@ type state struct {
 	planMod, intentMod  int64 // 0: not in the store
 	planner             Entry
 	nodes               map[string]NodeState
-	history             []string         // keys, ascending
-	planSeen, intentRaw string           // records from which plan and intent were read
-	bad                 map[string]error // by key: records that were ignored
+	ended               map[string]NodeState // of the plan, not registered any more
+	history             []string             // keys, ascending
+	planSeen, intentRaw string               // records from which plan and intent were read
+	bad                 map[string]error     // by key: records that were ignored
 }
 
 // pending returns the intent that waits to be committed, or nil.
@@ -121,8 +122,10 @@ type Watcher struct {
 	mu       sync.Mutex // guards the fields below
 	entries  map[string]Entry
 	revision int64
-	lingers  map[string]Entry // nodes that vanished while the store was away
-	timer    *time.Timer      // ends the lingering
+	contact  contact
+	doubt    time.Time        // until then, absence proves nothing
+	vanished map[string]Entry // what nodes last wrote and is not there any more
+	timer    *time.Timer      // ends the doubt; nil: none waits for that
 	suspect  map[life]bool
 	changed  chan struct{}
 }
@@ -141,11 +144,12 @@ func Watch(ctx context.Context, store Store, opts WatcherOptions) (*Watcher, err
 	}
 	ctx, stop := context.WithCancel(ctx)
 	w := &Watcher{opts: opts, stop: stop, stopped: make(chan struct{}),
+		contact: contact{patience: opts.TTL / 2}, vanished: map[string]Entry{},
 		suspect: map[life]bool{}, changed: make(chan struct{})}
 	w.state.Store(&state{})
 	w.view.Store(&placement.View{Plan: &placement.Plan{}, Nodes: map[string]placement.Node{}})
 	f := &follower{store: store, scope: opts.Scope, prefix: opts.Scope.prefix(),
-		apply: w.apply, away: w.storeAway}
+		apply: w.apply, away: w.storeAway, probeEvery: opts.TTL / 6, answered: w.answered}
 	go func() {
 		defer close(w.stopped)
 		f.run(ctx)
@@ -217,52 +221,67 @@ func (w *Watcher) storeAway(err error) {
 	}
 }
 
+func (w *Watcher) answered() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.contact.answered(time.Now())
+}
+
 // apply takes over a new copy of the store's entries.
 func (w *Watcher) apply(entries map[string]Entry, revision int64, fresh bool) {
 	w.mu.Lock()
-	old := w.state.Load()
-	if fresh && old.generation > 0 {
-		w.linger(entries)
-	}
-	w.entries, w.revision = entries, revision
-	next := w.build(old, fresh)
-	w.publish(next)
-	w.mu.Unlock()
-	w.report(old, next)
-}
-
-// linger keeps the nodes that are missing from a fresh copy for one lease time, so that
-// a store that lost its leases does not look like the loss of all nodes (C4).
-func (w *Watcher) linger(entries map[string]Entry) {
-	if w.lingers == nil {
-		w.lingers = map[string]Entry{}
-	}
+	old, now := w.state.Load(), time.Now()
 	for key, e := range w.entries {
-		if _, ok := entries[key]; !ok && strings.HasPrefix(key, w.opts.Scope.nodes()) {
-			w.lingers[key] = e
+		if _, ok := entries[key]; !ok && w.isNodes(key) {
+			w.vanished[key] = e
 		}
 	}
-	if len(w.lingers) > 0 && w.timer == nil {
-		w.timer = time.AfterFunc(w.opts.TTL, w.endLinger)
+	if fresh && old.generation > 0 {
+		w.doubt = now.Add(w.opts.TTL) // a break of unknown length
 	}
+	w.entries, w.revision = entries, revision
+	w.rebuild(old, now, fresh) // it unlocks
 }
 
-func (w *Watcher) endLinger() {
-	w.mu.Lock()
-	old := w.state.Load()
-	w.lingers, w.timer = nil, nil
-	next := w.build(old, false)
+// rebuild makes the state of what is known now. The caller holds mu, which it gives back.
+func (w *Watcher) rebuild(old *state, now time.Time, fresh bool) {
+	if d := w.contact.doubt(now, w.opts.TTL); d.After(w.doubt) {
+		w.doubt = d
+	}
+	next := w.build(old, fresh, now.Before(w.doubt))
 	w.publish(next)
+	if len(w.vanished) > 0 && now.Before(w.doubt) && w.timer == nil {
+		w.timer = time.AfterFunc(w.doubt.Sub(now), w.endDoubt)
+	}
 	w.mu.Unlock()
 	w.report(old, next)
 }
 
-// publish makes a state and its View visible. The caller holds mu.
+func (w *Watcher) endDoubt() {
+	w.mu.Lock()
+	w.timer = nil
+	w.rebuild(w.state.Load(), time.Now(), false)
+}
+
+// isNodes tells whether a key is one that nodes write under their lease.
+func (w *Watcher) isNodes(key string) bool {
+	return strings.HasPrefix(key, w.opts.Scope.nodes()) ||
+		strings.HasPrefix(key, w.opts.Scope.ready())
+}
+
+// publish makes a state and its View visible. A node of the plan whose registration has
+// ended stays in the View, suspect: only that the store says so, and not that it is
+// dead, is known. The caller holds mu.
 func (w *Watcher) publish(s *state) {
 	v := &placement.View{Plan: s.plan, Nodes: map[string]placement.Node{},
 		Suspect: map[string]bool{}}
 	if v.Plan == nil {
 		v.Plan = &placement.Plan{}
+	}
+	for id, n := range s.ended {
+		if n.Reason == "" {
+			v.Nodes[id], v.Suspect[id] = n.Node, true
+		}
 	}
 	for id, n := range s.nodes {
 		if n.Reason == "" {
@@ -279,13 +298,14 @@ func (w *Watcher) publish(s *state) {
 	w.changed = make(chan struct{})
 }
 
-// build reads the entries. What is missing of the plan stays as it was (C4).
-func (w *Watcher) build(old *state, fresh bool) *state {
+// build reads the entries. What is missing of the plan stays as it was, and while there
+// is doubt, nodes that vanished count as registered (C4).
+func (w *Watcher) build(old *state, fresh, doubt bool) *state {
 	scope := w.opts.Scope
 	s := &state{revision: w.revision, generation: old.generation,
 		plan: old.plan, planSeen: old.planSeen, intent: old.intent, intentRaw: old.intentRaw,
 		planner: w.entries[scope.planner()], nodes: map[string]NodeState{},
-		bad: map[string]error{}}
+		ended: map[string]NodeState{}, bad: map[string]error{}}
 	if fresh {
 		s.generation++
 	}
@@ -296,12 +316,10 @@ func (w *Watcher) build(old *state, fresh bool) *state {
 	}
 	w.readPlan(s, scope.plan(), &s.plan, &s.planSeen)
 	w.readPlan(s, scope.intent(), &s.intent, &s.intentRaw)
-	for key, e := range w.lingers {
-		w.readNode(s, strings.TrimPrefix(key, scope.nodes()), e)
-	}
+	w.buildVanished(s, doubt)
 	for key, e := range w.entries {
 		if id, ok := strings.CutPrefix(key, scope.nodes()); ok {
-			w.readNode(s, id, e)
+			w.readNode(s, s.nodes, id, e)
 		} else if strings.HasPrefix(key, scope.history()) {
 			s.history = append(s.history, key)
 		}
@@ -324,7 +342,30 @@ func (w *Watcher) readPlan(s *state, key string, plan **placement.Plan, seen *st
 	*plan, *seen = p, string(e.Value)
 }
 
-func (w *Watcher) readNode(s *state, id string, e Entry) {
+// buildVanished reads what vanished, and forgets what came back or is of no use any more.
+func (w *Watcher) buildVanished(s *state, doubt bool) {
+	scope := w.opts.Scope
+	for key, e := range w.vanished {
+		if _, back := w.entries[key]; back {
+			delete(w.vanished, key)
+			continue
+		}
+		id, ok := strings.CutPrefix(key, scope.nodes())
+		if _, planned := s.plan.Index(id); !ok {
+			continue // it goes with its node
+		} else if doubt {
+			w.readNode(s, s.nodes, id, e)
+		} else if planned {
+			w.readNode(s, s.ended, id, e)
+		} else {
+			delete(w.vanished, key)
+			delete(w.vanished, scope.ready()+id)
+		}
+	}
+}
+
+// readNode reads the record of a node, and what it is ready for, into one of s's maps.
+func (w *Watcher) readNode(s *state, into map[string]NodeState, id string, e Entry) {
 	r, err := decodeNode(e.Value)
 	if err == nil {
 		err = checkName("node id", id)
@@ -338,7 +379,12 @@ func (w *Watcher) readNode(s *state, id string, e Entry) {
 	if _, ok := w.entries[w.opts.Scope.drain()+id]; ok {
 		n.Draining = true
 	}
-	if e, ok := w.entries[w.opts.Scope.ready()+id]; ok {
+	key := w.opts.Scope.ready() + id
+	e, ok := w.entries[key]
+	if !ok {
+		e, ok = w.vanished[key]
+	}
+	if ok {
 		var ready readyRecord
 		if err := decodeJSON(e.Value, &ready); err != nil {
 			s.bad[e.Key] = err
@@ -346,7 +392,7 @@ func (w *Watcher) readNode(s *state, id string, e Entry) {
 			n.Revision = ready.Revision
 		}
 	}
-	s.nodes[id] = n
+	into[id] = n
 }
 
 // mismatch says why a node cannot be used.

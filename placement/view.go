@@ -26,14 +26,16 @@ type Node struct {
 }
 
 // View is one immutable picture of the cluster: the committed plan and the nodes
-// that are registered. It is replaced whole, never edited.
+// that may serve it. It is replaced whole, never edited.
 type View struct {
 	// Plan is the committed plan; its revision numbers the placement.
 	Plan *Plan
-	// Nodes holds the registered nodes by ID. A node of the plan may be missing
-	// here: it is then not to be dispatched to.
+	// Nodes holds by ID the registered nodes, and those of the plan that were: a
+	// registration may end before its node. A node of the plan may be missing here: it is
+	// then not to be dispatched to.
 	Nodes map[string]Node
-	// Suspect marks nodes that gossip believes dead: a hint, never a verdict.
+	// Suspect marks nodes that gossip believes dead, or whose registration has ended: a
+	// hint, never a verdict.
 	Suspect map[string]bool
 }
 
