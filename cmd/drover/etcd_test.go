@@ -137,6 +137,36 @@ func (m *members) put(t *testing.T, c *clientv3.Client, key, value string) {
 	})
 }
 
+// compact forgets all revisions but the newest.
+func (m *members) compact(t *testing.T, c *clientv3.Client) {
+	t.Helper()
+	eventually(t, 20*slack*time.Second, "a compaction", func() (bool, string) {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		r, err := c.Get(ctx, "nothing")
+		if err == nil {
+			_, err = c.Compact(ctx, r.Header.Revision)
+		}
+		return err == nil, fmt.Sprint(err)
+	})
+}
+
+// revoke ends all leases.
+func (m *members) revoke(t *testing.T, c *clientv3.Client) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*slack*time.Second)
+	defer cancel()
+	r, err := c.Leases(ctx)
+	if err != nil || len(r.Leases) == 0 {
+		t.Fatalf("leases: %v, %v", r, err)
+	}
+	for _, l := range r.Leases {
+		if _, err := c.Revoke(ctx, l.ID); err != nil {
+			t.Log(err) // it may have ended, and another come in its place
+		}
+	}
+}
+
 // TestEtcdMembers runs three members: two go on without the third, which comes back to
 // the same state.
 func TestEtcdMembers(t *testing.T) {
