@@ -68,6 +68,7 @@ var banned = map[string][]string{
 // directModules are the modules that go.mod may require directly. A new one is a
 // design change: its commit says what it saves, what it pulls in, who maintains it.
 var directModules = []string{
+	"github.com/anishathalye/porcupine", // tests only
 	"github.com/dlclark/regexp2/v2",
 	"github.com/hashicorp/memberlist",
 	"github.com/rogpeppe/go-internal",
