@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +17,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(etcdDir); dir != "" {
+		serveEtcd(dir)
+	}
 	goleak.VerifyTestMain(m,
 		// The server's log rotation and its table of recent requests live as long as
 		// the process.
