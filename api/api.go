@@ -33,6 +33,9 @@ type Options struct {
 	// WriteTimeout bounds each write of an answer, so that a client that stops reading
 	// does not hold its sequences for ever. Zero means 30 s.
 	WriteTimeout time.Duration
+	// Unready says, for people who ask at /readyz, why the coordinator is not ready. It
+	// may be nil, and return nil if it does not know.
+	Unready func() error
 	// Events reports what happens; it may be empty.
 	Events Events
 }
@@ -195,8 +198,21 @@ func (s *server) readyz(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	h, err := s.health.Check(ctx, &healthv1.HealthCheckRequest{})
 	if err != nil || h.GetStatus() != healthv1.HealthCheckResponse_SERVING {
-		s.reply(w, http.StatusServiceUnavailable, map[string]string{"status": "not ready"})
+		s.reply(w, http.StatusServiceUnavailable, s.unready(err))
 		return
 	}
 	s.reply(w, http.StatusOK, map[string]string{"status": "ready"})
+}
+
+// unready is the answer of a coordinator that is not ready, or whose health service
+// answers with an error.
+func (s *server) unready(err error) map[string]string {
+	if err == nil && s.opts.Unready != nil {
+		err = s.opts.Unready()
+	}
+	answer := map[string]string{"status": "not ready"}
+	if err != nil {
+		answer["reason"] = err.Error()
+	}
+	return answer
 }

@@ -32,7 +32,7 @@ func (f *front) get(t *testing.T, path string) (int, string) {
 }
 
 func TestRoutes(t *testing.T) {
-	s := newFront(t, &fake{}, Options{})
+	s := newFront(t, &fake{}, Options{Unready: func() error { return errors.New("node a is gone") }})
 	s.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
 	for path, want := range map[string]struct {
 		code int
@@ -42,7 +42,7 @@ func TestRoutes(t *testing.T) {
 		"/v1/models/demo": {200, `"object":"model"`},
 		"/v1/models/gpt":  {404, `"code":"model_not_found"`},
 		"/healthz":        {200, "ok"},
-		"/readyz":         {503, "not ready"},
+		"/readyz":         {503, `{"reason":"node a is gone","status":"not ready"}`},
 		chatPath:          {405, `"error"`},
 		"/nowhere":        {404, `"error"`},
 	} {
@@ -51,7 +51,7 @@ func TestRoutes(t *testing.T) {
 		}
 	}
 	s.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
-	if code, text := s.get(t, "/readyz"); code != 200 {
+	if code, text := s.get(t, "/readyz"); code != 200 || strings.Contains(text, "reason") {
 		t.Errorf("ready, but status %d, %s", code, text)
 	}
 }

@@ -4,11 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -75,6 +75,9 @@ type Coordinator struct {
 	lastResort bool
 	engine     *coordinator.Coordinator
 	live       *health.Server
+	prover     *prover
+	// begun is set when the coordinator was ready for the first time.
+	begun atomic.Bool
 	// canaryToken is what Ready sends through the model.
 	canaryToken int32
 	log         *slog.Logger
@@ -209,6 +212,7 @@ func (c *Coordinator) serve(o CoordinatorOptions, engine *coordinator.Coordinato
 	c.live = health.NewServer()
 	c.live.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
 	closing := make(chan struct{})
+	c.prover = newProver(c.tryReady, c.sayReady)
 	register := func(s grpc.ServiceRegistrar) {
 		engine.Register(s)
 		healthv1.RegisterHealthServer(s, healthServer{c.live, closing})
@@ -239,7 +243,7 @@ func (c *Coordinator) serve(o CoordinatorOptions, engine *coordinator.Coordinato
 }
 
 func (c *Coordinator) serveHTTP(l net.Listener) {
-	server := api.New(c.Conn, api.Options{})
+	server := api.New(c.Conn, api.Options{Unready: c.prover.reason})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -304,87 +308,6 @@ func (c *Coordinator) connected() error {
 		return nil
 	}
 	return c.router.Ready()
-}
-
-const (
-	// readyPoll is how often WaitReady looks, canaryEvery how often readiness is proved
-	// again, canaryTimeout how long a token may take.
-	readyPoll     = 5 * time.Millisecond
-	canaryEvery   = 2 * time.Second
-	canaryTimeout = 5 * time.Second
-)
-
-// WaitReady waits until the coordinator is ready, then keeps its health service
-// truthful until Close.
-func (c *Coordinator) WaitReady(ctx context.Context) error {
-	began, told := time.Now(), time.Now()
-	for {
-		err := c.connected() // also with a last resort: it is not to be the first
-		if err == nil {
-			err = c.Ready(ctx)
-		}
-		if err == nil {
-			break
-		}
-		if time.Since(told) > 5*time.Second {
-			told = time.Now()
-			c.log.Info("waiting for the experts", "since", told.Sub(began).Round(time.Second),
-				"reason", err)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for the experts: %w (last: %v)", context.Cause(ctx), err)
-		case <-time.After(readyPoll):
-		}
-	}
-	c.live.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
-	c.keepHealth()
-	return nil
-}
-
-// keepHealth sends a canary token through the layers again and again.
-func (c *Coordinator) keepHealth() {
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		tick := time.NewTicker(canaryEvery)
-		defer tick.Stop()
-		for ok := true; ; {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			ok = c.check(ctx, ok)
-		}
-	}()
-	c.undo.push(func() {
-		cancel()
-		<-done
-	})
-}
-
-// check updates the health status and reports a change of it.
-func (c *Coordinator) check(ctx context.Context, was bool) bool {
-	limited, cancel := context.WithTimeout(ctx, canaryTimeout)
-	defer cancel()
-	err := c.Ready(limited)
-	if ctx.Err() != nil {
-		return was // closing
-	}
-	serving := healthv1.HealthCheckResponse_SERVING
-	if err != nil {
-		serving = healthv1.HealthCheckResponse_NOT_SERVING
-	}
-	c.live.SetServingStatus("", serving)
-	switch {
-	case was && err != nil:
-		c.log.Warn("not ready", "reason", err)
-	case !was && err == nil:
-		c.log.Info("ready again")
-	}
-	return err == nil
 }
 
 // Close ends the coordinator: it stops serving first, and leaves the cluster last.

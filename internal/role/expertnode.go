@@ -70,6 +70,8 @@ type ExpertNode struct {
 	member  *cluster.Member
 	server  *expertnode.Server
 	log     *slog.Logger
+	live    *health.Server
+	holds   holds
 	undo    stack
 }
 
@@ -159,9 +161,9 @@ func (n *ExpertNode) serve(listener net.Listener, server *expertnode.Server,
 	more []grpc.ServerOption) {
 	g := grpc.NewServer(append(expertnode.ServerOptions(), more...)...)
 	droverv1.RegisterExpertServiceServer(g, server)
-	live := health.NewServer()
-	live.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
-	healthv1.RegisterHealthServer(g, live)
+	n.live = health.NewServer()
+	n.live.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
+	healthv1.RegisterHealthServer(g, n.live)
 	reflection.Register(g)
 	n.undo.push(serve(g, listener))
 }
@@ -172,6 +174,7 @@ func (n *ExpertNode) join(ctx context.Context, o ExpertNodeOptions, node placeme
 	cfg := cluster.NodeConfig{Cluster: o.ClusterName, Node: node, NumericMode: o.Mode.String(),
 		Events: memberEvents(o.Log)}
 	cfg.Events.Ready = func(revision uint64) {
+		n.sayReady(func(h *holds) { h.loaded = revision })
 		s, err := p.server.Status(ctx, &droverv1.StatusRequest{})
 		if err != nil {
 			o.Log.Error("read the node's own status", "error", err)
@@ -190,8 +193,11 @@ func (n *ExpertNode) join(ctx context.Context, o ExpertNodeOptions, node placeme
 		Assign: func(ctx context.Context, r []placement.Replica) error {
 			return p.host.Assign(ctx, replicas(r))
 		},
-		Commit: func(revision uint64, _ []placement.Replica) { p.server.SetRevision(revision) },
-		Drop:   func(r []placement.Replica) { p.host.Drop(replicas(r)) },
+		Commit: func(revision uint64, _ []placement.Replica) {
+			p.server.SetRevision(revision)
+			n.sayReady(func(h *holds) { h.committed = revision })
+		},
+		Drop: func(r []placement.Replica) { p.host.Drop(replicas(r)) },
 	})
 	if err != nil {
 		return err
@@ -199,6 +205,7 @@ func (n *ExpertNode) join(ctx context.Context, o ExpertNodeOptions, node placeme
 	n.member, n.server = member, p.server
 	n.undo.push(member.Close)
 	n.undo.push(o.Gossip.Close)
+	n.undo.push(n.live.Shutdown) // it says that it is not ready before it is not
 	return nil
 }
 

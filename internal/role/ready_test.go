@@ -3,11 +3,15 @@ package role
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"drover/coordinator"
 	"drover/expertnode"
@@ -17,13 +21,17 @@ import (
 	droverv1 "drover/proto/drover/v1"
 )
 
-// switched are experts that can be switched off.
+// switched are experts that can be switched off, or get stuck until they are switched off.
 type switched struct {
 	moe.Experts
-	off atomic.Bool
+	off   atomic.Bool
+	stuck atomic.Bool
 }
 
 func (s *switched) Forward(ctx context.Context, b *moe.Batch, meanwhile func()) error {
+	for s.stuck.Load() && !s.off.Load() {
+		time.Sleep(time.Millisecond)
+	}
 	if s.off.Load() {
 		return errors.New("the experts are switched off")
 	}
@@ -31,7 +39,7 @@ func (s *switched) Forward(ctx context.Context, b *moe.Batch, meanwhile func()) 
 }
 
 // TestReady checks that a coordinator with more requests than it can run at once is ready
-// as long as its steps go well, and not when they fail.
+// as long as its steps go well, and not when they hang or fail.
 func TestReady(t *testing.T) {
 	m, err := OpenModel(filepath.Join("..", "..", "models", "tiny-maverick"),
 		model.Options{Mode: kernel.BF16})
@@ -96,6 +104,12 @@ func TestReady(t *testing.T) {
 	default:
 	}
 
+	// Stuck, no step ends and the canary waits in vain.
+	experts.stuck.Store(true)
+	await(t, "not ready", func() (bool, string) { // the step that ran may have ended meanwhile
+		err := ready(200 * time.Millisecond)
+		return status.Code(err) == codes.DeadlineExceeded, fmt.Sprint(err)
+	})
 	experts.off.Store(true)
 	<-ended
 	if err := ready(10 * time.Second); err == nil || !strings.Contains(err.Error(), "switched off") {
