@@ -100,7 +100,11 @@ func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
 	if err := c.WaitReady(ctx); err != nil {
 		return err
 	}
-	o.Log.Info("ready", "grpc", o.GRPC.Addr().String())
+	addresses := []any{"grpc", o.GRPC.Addr().String()}
+	if o.HTTP != nil {
+		addresses = append(addresses, "http", o.HTTP.Addr().String())
+	}
+	o.Log.Info("ready", addresses...)
 	<-ctx.Done()
 	return nil
 }
