@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,6 +44,7 @@ func TestProver(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
+				var mu sync.Mutex // guards proved and got
 				var proved time.Time
 				var got said
 				tries := slices.Clone(tc.tries)
@@ -50,11 +52,15 @@ func TestProver(t *testing.T) {
 					now := tries[0]
 					tries = tries[min(1, len(tries)-1):]
 					err := now(ctx)
+					mu.Lock()
+					defer mu.Unlock()
 					if err == nil {
 						proved = time.Now()
 					}
 					return err
 				}, func(unready error) {
+					mu.Lock()
+					defer mu.Unlock()
 					if unready == nil {
 						got = append(got, "ready")
 					} else {
@@ -76,11 +82,14 @@ func TestProver(t *testing.T) {
 				for range 3000 {
 					time.Sleep(33 * time.Millisecond)
 					synctest.Wait()
-					if age := time.Since(proved); age >= proofLasts && p.reason() == nil {
+					mu.Lock()
+					age, last := time.Since(proved), got[len(got)-1]
+					mu.Unlock()
+					if age >= proofLasts && p.reason() == nil {
 						t.Fatalf("ready %v after the last proof", age)
 					}
-					if ready := p.reason() == nil; ready != (got[len(got)-1] == "ready") {
-						t.Fatalf("ready is %v, said was %q", ready, got)
+					if ready := p.reason() == nil; ready != (last == "ready") {
+						t.Fatalf("ready is %v, said was %q", ready, last)
 					}
 				}
 				cancel()
