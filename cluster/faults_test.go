@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -294,21 +295,22 @@ func TestClockJumpsBack(t *testing.T) {
 // disk does: changes are slow, and nothing is lost.
 func TestSlowStore(t *testing.T) {
 	virtual(t, func(t *testing.T) {
-		slow := time.Duration(0)
+		var slow atomic.Int64 // nanoseconds
 		store := &faulty{Store: &Memory{}}
-		store.before = func() (time.Duration, error) { return slow, nil }
+		store.before = func() (time.Duration, error) { return time.Duration(slow.Load()), nil }
 		w := newWorld(t, store, PlannerOptions{})
 		defer w.close()
 		w.join("a")
 		w.join("b")
 		w.await(5*time.Second, "the plan", uses("a", "b"))
 		time.Sleep(5 * time.Second)
-		for _, slow = range []time.Duration{w.ttl / 4, w.ttl / 2, 4 * time.Second} {
+		for _, d := range []time.Duration{w.ttl / 4, w.ttl / 2, 4 * time.Second} {
+			slow.Store(int64(d))
 			check := w.quiet()
 			time.Sleep(time.Minute)
 			check()
 		}
-		slow = w.ttl / 4
+		slow.Store(int64(w.ttl / 4))
 		w.join("c")
 		w.await(time.Minute, "changes go on, slowly", uses("a", "b", "c"))
 	})

@@ -175,10 +175,12 @@ func storeKilled(t *testing.T, kills int) {
 	go func() {
 		defer close(ended)
 		for i := 0; pause(ctx, time.Duration(rng.IntN(20))*time.Millisecond); i++ {
-			if id := fmt.Sprintf("n%d", i%6); i%12 < 6 {
-				w.join(id)
+			// Six come, then they go; none comes twice, so that world.committed asks the
+			// life of a node that was ready.
+			if n := i / 12 * 6; i%12 < 6 {
+				w.join(fmt.Sprintf("n%d", n+i%12))
 			} else {
-				w.leave(id)
+				w.leave(fmt.Sprintf("n%d", n+i%12-6))
 			}
 		}
 	}()
