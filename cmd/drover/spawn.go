@@ -32,7 +32,8 @@ func (f *spawnFlags) flags(c *cobra.Command, when string) {
 // start runs the cluster; what it logs goes to log, unless that is nil.
 func (f *spawnFlags) start(ctx context.Context, log io.Writer) (*localcluster.Spawned, error) {
 	up := upFlags{mode: f.mode, options: localcluster.Options{ModelDir: f.model, Nodes: f.nodes,
-		Replicas: f.replicas, Coordinators: 1, RestartAfter: f.restartAfter}}
+		Replicas: f.replicas, Coordinators: 1, RestartAfter: f.restartAfter,
+		LastResort: usualLastResort}}
 	if err := up.check(); err != nil {
 		return nil, err
 	}
