@@ -53,15 +53,17 @@ func record(t *testing.T) *recorder {
 		}
 	}
 	integers := map[int][][]integerTile{
-		int8Bytes: {tilesInt8AVX2, tilesInt8VNNI}, int4Bytes: {tilesInt4AVX2, tilesInt4VNNI},
+		int8Bytes: {tilesInt8AVX2, tilesInt8VNNI, severalInt8VNNI},
+		int4Bytes: {tilesInt4AVX2, tilesInt4VNNI, severalInt4VNNI},
 	}
 	for size, tables := range integers {
 		for _, table := range tables {
 			kept := append([]integerTile{}, table...)
 			t.Cleanup(func() { copy(table, kept) })
 			for i, of := range kept {
-				table[i].mul = func(_ *float32, _, _ int, _ *byte, _ int, _ *int32, groups int) {
-					c.note(of.blocks*groups*size, (i+1)*of.blocks*blockRows*groups*groupInputs)
+				table[i].mul = func(_ *float32, _, _ int, _ *byte, _ int, _ *int32, groups int,
+					_ *byte, _ int) {
+					c.note(of.blocks*groups*size, of.rows*of.blocks*blockRows*groups*groupInputs)
 				}
 			}
 		}

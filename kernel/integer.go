@@ -55,8 +55,10 @@ func (a *Activations) Prepare(x tensor.Rows, f Format) {
 		return
 	}
 	a.groups = (x.Dim + groupInputs - 1) / groupInputs
-	most := panelRows(a.level)
-	a.panels = (x.N + most - 1) / most
+	a.panels = 1
+	if alone, several := panelRows(a.level, f); x.N > alone {
+		a.panels = (x.N + several - 1) / several
+	}
 	a.wide = f == WeightsInt8 && wideCodes(a.level)
 	a.packed = grow(a.packed, x.N*a.groups*a.rowWords())
 }

@@ -7,31 +7,56 @@ import "drover/tensor"
 // integerTile multiplies all rows of a panel with neighbouring blocks of outputs in one
 // call of assembly. It sets y[r][0:outputs] for each row r: ldy is the distance of the
 // rows of y in elements, w the first block, stride the distance of the blocks in bytes,
-// x the panel and groups, not 0, the number of its groups.
+// x the panel and groups, not 0, the number of its groups. Tiles of one of several panels
+// fetch weights for later calls: 16 times in a group, of each block by turns, from next in
+// the first block on, with the distance step. Others ignore next and step.
 type integerTile struct {
-	blocks int
-	mul    func(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+	rows, blocks int
+	mul          func(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int,
+		next *byte, step int)
 }
 
-// integerTiles returns the tiles of an instruction set, by rows from one on; there are
-// none for plain Go.
-func integerTiles(l instructions, f Format) []integerTile {
+// integerTiles are the tiles of an instruction set.
+type integerTiles struct {
+	alone   []integerTile // of the only panel, by rows from one on
+	several []integerTile // of one of several panels, by rows from fewest on, or nil: alone
+}
+
+// fewest is the least number of rows of one of several panels that have tiles of their own:
+// 9 rows or more are cut into panels of 6 at most.
+const fewest = 4
+
+// tilesOf returns the tiles of an instruction set; there are none for plain Go.
+func tilesOf(l instructions, f Format) integerTiles {
 	switch {
 	case l < avx2:
-		return nil
+		return integerTiles{}
 	case l < avx512VNNI && f == WeightsInt8:
-		return tilesInt8AVX2
+		return integerTiles{alone: tilesInt8AVX2}
 	case l < avx512VNNI:
-		return tilesInt4AVX2
+		return integerTiles{alone: tilesInt4AVX2}
 	case f == WeightsInt8:
-		return tilesInt8VNNI
+		return integerTiles{tilesInt8VNNI, severalInt8VNNI}
 	}
-	return tilesInt4VNNI
+	return integerTiles{tilesInt4VNNI, severalInt4VNNI}
 }
 
-// panelRows is the largest number of rows of a panel.
-func panelRows(l instructions) int {
-	return max(len(integerTiles(l, WeightsInt8)), 1)
+// of returns the tile for the rows of one of so many panels.
+func (t integerTiles) of(rows, panels int) integerTile {
+	if panels > 1 && t.several != nil {
+		return t.several[rows-fewest]
+	}
+	return t.alone[rows-1]
+}
+
+// panelRows is the largest number of rows of a panel, if it is alone or one of several.
+func panelRows(l instructions, f Format) (alone, several int) {
+	t := tilesOf(l, f)
+	alone = max(len(t.alone), 1)
+	if t.several == nil {
+		return alone, alone
+	}
+	return alone, fewest + len(t.several) - 1
 }
 
 // wideCodes reports whether codes of activations for weights of 8 bits are wide.
@@ -41,39 +66,58 @@ func wideCodes(l instructions) bool { return l == avx2 || l == avx512 }
 // second cache holds, are used for all panels before the next, so that they are read from
 // memory once, and panels, of which there may be more than it holds, not for every block.
 func (m *Matrix) mulInteger(y tensor.Rows, a *Activations, lo, hi int) bool {
-	if integerTiles(a.level, m.format) == nil {
+	if tilesOf(a.level, m.format).alone == nil {
 		return false
 	}
 	for n0 := lo; n0 < hi && y.N > 0; n0 += PartOutputs {
 		for p := range a.panels {
-			m.mulPanel(y, a, p, n0, min(n0+PartOutputs, hi))
+			m.mulPanel(y, a, p, n0, hi)
 		}
 	}
 	return true
 }
 
-// mulPanel sets outputs n0 to hi of the rows of a panel. Blocks that are too few for a
-// tile are multiplied one by one, by tiles that find each of their blocks in the same
-// place.
+// mulPanel sets PartOutputs outputs from n0 on, or those to hi, of the rows of a panel.
+// Blocks that are too few for a tile are multiplied one by one, by tiles that find each of
+// their blocks in the same place.
 func (m *Matrix) mulPanel(y tensor.Rows, a *Activations, panel, n0, hi int) {
 	first, rows := a.panel(panel)
-	t := integerTiles(a.level, m.format)[rows-1]
-	x := a.packed[first*a.groups*a.rowWords():]
-	for width := t.blocks * blockRows; n0 < hi; n0 += width {
-		stride := m.blockBytes
-		if blocks := (hi - n0 + blockRows - 1) / blockRows; blocks < t.blocks {
-			width, stride = blockRows, 0
+	t := tilesOf(a.level, m.format).of(rows, a.panels)
+	c := integerCall{x: a.packed[first*a.groups*a.rowWords():], groups: a.groups}
+	for end := min(n0+PartOutputs, hi); n0 < end; n0 += c.outputs {
+		c.outputs, c.stride = t.blocks*blockRows, m.blockBytes
+		if end-n0 <= c.outputs-blockRows {
+			c.outputs, c.stride = blockRows, 0
 		}
-		m.mulIntegerTile(y.Data[first*y.Dim+n0:], x, n0, min(width, hi-n0), stride, t)
+		// While all panels are multiplied with this part of the weights, each fetches its
+		// share of the next: memory is read as evenly as it can be.
+		c.next, c.step = m.block(n0), 0
+		if a.panels > 1 && n0+PartOutputs+c.outputs <= hi {
+			c.next = m.block(n0 + PartOutputs)[panel*m.blockBytes/a.panels:]
+			share := m.blockBytes / a.groups * t.blocks / fetches
+			c.step = min((share+a.panels-1)/a.panels, lineBytes)
+		}
+		outputs := min(c.outputs, end-n0)
+		m.mulIntegerTile(y.Data[first*y.Dim+n0:], n0, outputs, &c, t)
 	}
+}
+
+// fetches is how often a tile fetches in a group.
+const fetches = 16
+
+// integerCall is some of the arguments of a tile.
+type integerCall struct {
+	x                       []int32
+	groups, outputs, stride int
+	next                    []byte
+	step                    int
 }
 
 // mulIntegerTile is mulTile for formats of integers.
 //
 //go:noinline
-func (m *Matrix) mulIntegerTile(y []float32, x []int32, n0, outputs, stride int, t integerTile) {
-	groups := (m.K + groupInputs - 1) / groupInputs
-	t.mul(&y[0], m.N, outputs, &m.block(n0)[0], stride, &x[0], groups)
+func (m *Matrix) mulIntegerTile(y []float32, n0, outputs int, c *integerCall, t integerTile) {
+	t.mul(&y[0], m.N, outputs, &m.block(n0)[0], c.stride, &c.x[0], c.groups, &c.next[0], c.step)
 }
 
 // quantiseVector is quantiseRow by vector instructions; false means that there are none.

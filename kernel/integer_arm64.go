@@ -83,8 +83,11 @@ func integerMuls(l instructions, f Format) []integerMul {
 	return int4Dot
 }
 
-// panelRows is the largest number of rows of a panel.
-func panelRows(l instructions) int { return max(len(integerMuls(l, WeightsInt8)), 1) }
+// panelRows is the largest number of rows of a panel, if it is alone or one of several.
+func panelRows(l instructions, f Format) (alone, several int) {
+	most := max(len(integerMuls(l, f)), 1)
+	return most, most
+}
 
 // wideCodes reports whether codes of activations for weights of 8 bits are wide.
 func wideCodes(instructions) bool { return false }

@@ -9,8 +9,7 @@
 
 // Rules: VEX encodings only, VZEROUPPER before every return.
 
-// func mulInt8r1b4AVX2(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
-TEXT ·mulInt8r1b4AVX2(SB), 0, $288-56
+TEXT ·mulInt8r1b4AVX2(SB), 0, $288-72
 	LEAQ sums-288(SP), DI
 	ADDQ $31, DI
 	ANDQ $-32, DI
@@ -433,8 +432,7 @@ store:
 	VZEROUPPER
 	RET
 
-// func mulInt8r2b2AVX2(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
-TEXT ·mulInt8r2b2AVX2(SB), 0, $288-56
+TEXT ·mulInt8r2b2AVX2(SB), 0, $288-72
 	LEAQ sums-288(SP), DI
 	ADDQ $31, DI
 	ANDQ $-32, DI
@@ -778,8 +776,7 @@ store:
 	VZEROUPPER
 	RET
 
-// func mulInt8r3b1AVX2(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
-TEXT ·mulInt8r3b1AVX2(SB), 0, $224-56
+TEXT ·mulInt8r3b1AVX2(SB), 0, $224-72
 	LEAQ sums-224(SP), DI
 	ADDQ $31, DI
 	ANDQ $-32, DI
@@ -1031,8 +1028,7 @@ store:
 	VZEROUPPER
 	RET
 
-// func mulInt8r4b1AVX2(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
-TEXT ·mulInt8r4b1AVX2(SB), 0, $288-56
+TEXT ·mulInt8r4b1AVX2(SB), 0, $288-72
 	LEAQ sums-288(SP), DI
 	ADDQ $31, DI
 	ANDQ $-32, DI
@@ -1337,8 +1333,7 @@ store:
 	VZEROUPPER
 	RET
 
-// func mulInt4r1b4AVX2(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
-TEXT ·mulInt4r1b4AVX2(SB), 0, $544-56
+TEXT ·mulInt4r1b4AVX2(SB), 0, $544-72
 	LEAQ sums-544(SP), DI
 	ADDQ $31, DI
 	ANDQ $-32, DI
@@ -1886,8 +1881,7 @@ store:
 	VZEROUPPER
 	RET
 
-// func mulInt4r2b2AVX2(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
-TEXT ·mulInt4r2b2AVX2(SB), 0, $544-56
+TEXT ·mulInt4r2b2AVX2(SB), 0, $544-72
 	LEAQ sums-544(SP), DI
 	ADDQ $31, DI
 	ANDQ $-32, DI
@@ -2336,8 +2330,7 @@ store:
 	VZEROUPPER
 	RET
 
-// func mulInt4r3b1AVX2(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
-TEXT ·mulInt4r3b1AVX2(SB), 0, $416-56
+TEXT ·mulInt4r3b1AVX2(SB), 0, $416-72
 	LEAQ sums-416(SP), DI
 	ADDQ $31, DI
 	ANDQ $-32, DI
@@ -2666,8 +2659,7 @@ store:
 	VZEROUPPER
 	RET
 
-// func mulInt4r4b1AVX2(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
-TEXT ·mulInt4r4b1AVX2(SB), 0, $544-56
+TEXT ·mulInt4r4b1AVX2(SB), 0, $544-72
 	LEAQ sums-544(SP), DI
 	ADDQ $31, DI
 	ANDQ $-32, DI

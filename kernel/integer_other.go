@@ -2,8 +2,8 @@
 
 package kernel
 
-// panelRows is the largest number of rows of a panel.
-func panelRows(instructions) int { return 1 }
+// panelRows is the largest number of rows of a panel, if it is alone or one of several.
+func panelRows(instructions, Format) (alone, several int) { return 1, 1 }
 
 // wideCodes reports whether codes of activations for weights of 8 bits are wide.
 func wideCodes(instructions) bool { return false }

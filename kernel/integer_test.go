@@ -19,7 +19,8 @@ func TestIntegerTiles(t *testing.T) {
 		}
 		r := rand.New(rand.NewPCG(31, 32))
 		for f := WeightsInt8; f <= WeightsInt4; f++ {
-			for rows := 1; rows <= 2*panelRows(level)+1; rows++ {
+			alone, several := panelRows(level, f)
+			for rows := 1; rows <= max(2*several, alone)+several; rows++ {
 				n, k := 65+r.IntN(64), 65+r.IntN(600)
 				name := fmt.Sprintf("%v: %d rows, %d × %d", f, rows, n, k)
 				m, x := extremeMatrix(t, r, n, k, f, 100), extremeRow(r, rows*k, 500)

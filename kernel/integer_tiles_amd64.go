@@ -3,100 +3,140 @@
 package kernel
 
 //go:noescape
-func mulInt8r1b4VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r1b4VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt8r2b4VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r2b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt8r3b4VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r3b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt8r4b4VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r4b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt8r5b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r5b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt8r6b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r6b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt8r7b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r7b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt8r8b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r8b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt8r9b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r9b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt8r10b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r10b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt8r11b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r11b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt8r12b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r12b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt4r1b4VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r4b2VNNISeveral(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt4r2b4VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r5b2VNNISeveral(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt4r3b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r6b2VNNISeveral(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt4r4b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt4r1b4VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt4r5b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt4r2b4VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt4r6b2VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt4r3b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt4r7b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt4r4b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt4r8b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt4r5b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt4r9b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt4r6b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt4r10b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt4r7b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt4r11b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt4r8b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt4r12b1VNNI(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt4r4b2VNNISeveral(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt8r1b4AVX2(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt4r5b2VNNISeveral(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt8r2b2AVX2(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt4r6b2VNNISeveral(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt8r3b1AVX2(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r1b4AVX2(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt8r4b1AVX2(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r2b2AVX2(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt4r1b4AVX2(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r3b1AVX2(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt4r2b2AVX2(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt8r4b1AVX2(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt4r3b1AVX2(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt4r1b4AVX2(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
-func mulInt4r4b1AVX2(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int)
+func mulInt4r2b2AVX2(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
+
+//go:noescape
+func mulInt4r3b1AVX2(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
+
+//go:noescape
+func mulInt4r4b1AVX2(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups int, next *byte, step int)
 
 //go:noescape
 func quantiseInt8AVX2(codes *int32, scale *int32, x *float32, groups, unit, rows int)
@@ -111,45 +151,53 @@ func quantiseInt8AVX512(codes *int32, scale *int32, x *float32, groups, unit, ro
 func quantiseInt4AVX512(codes *int32, scale *int32, x *float32, groups, unit, rows int)
 
 var tilesInt8VNNI = []integerTile{
-	{4, mulInt8r1b4VNNI},
-	{4, mulInt8r2b4VNNI},
-	{4, mulInt8r3b4VNNI},
-	{4, mulInt8r4b4VNNI},
-	{2, mulInt8r5b2VNNI},
-	{2, mulInt8r6b2VNNI},
-	{1, mulInt8r7b1VNNI},
-	{1, mulInt8r8b1VNNI},
-	{1, mulInt8r9b1VNNI},
-	{1, mulInt8r10b1VNNI},
-	{1, mulInt8r11b1VNNI},
-	{1, mulInt8r12b1VNNI},
+	{1, 4, mulInt8r1b4VNNI},
+	{2, 2, mulInt8r2b2VNNI},
+	{3, 2, mulInt8r3b2VNNI},
+	{4, 2, mulInt8r4b2VNNI},
+	{5, 2, mulInt8r5b2VNNI},
+	{6, 2, mulInt8r6b2VNNI},
+	{7, 2, mulInt8r7b2VNNI},
+	{8, 2, mulInt8r8b2VNNI},
+	{9, 2, mulInt8r9b2VNNI},
+	{10, 2, mulInt8r10b2VNNI},
+	{11, 2, mulInt8r11b2VNNI},
+	{12, 2, mulInt8r12b2VNNI},
+}
+
+var severalInt8VNNI = []integerTile{
+	{4, 2, mulInt8r4b2VNNISeveral},
+	{5, 2, mulInt8r5b2VNNISeveral},
+	{6, 2, mulInt8r6b2VNNISeveral},
 }
 
 var tilesInt4VNNI = []integerTile{
-	{4, mulInt4r1b4VNNI},
-	{4, mulInt4r2b4VNNI},
-	{2, mulInt4r3b2VNNI},
-	{2, mulInt4r4b2VNNI},
-	{2, mulInt4r5b2VNNI},
-	{2, mulInt4r6b2VNNI},
-	{1, mulInt4r7b1VNNI},
-	{1, mulInt4r8b1VNNI},
-	{1, mulInt4r9b1VNNI},
-	{1, mulInt4r10b1VNNI},
-	{1, mulInt4r11b1VNNI},
-	{1, mulInt4r12b1VNNI},
+	{1, 4, mulInt4r1b4VNNI},
+	{2, 4, mulInt4r2b4VNNI},
+	{3, 2, mulInt4r3b2VNNI},
+	{4, 2, mulInt4r4b2VNNI},
+	{5, 2, mulInt4r5b2VNNI},
+	{6, 2, mulInt4r6b2VNNI},
+	{7, 2, mulInt4r7b2VNNI},
+	{8, 2, mulInt4r8b2VNNI},
+}
+
+var severalInt4VNNI = []integerTile{
+	{4, 2, mulInt4r4b2VNNISeveral},
+	{5, 2, mulInt4r5b2VNNISeveral},
+	{6, 2, mulInt4r6b2VNNISeveral},
 }
 
 var tilesInt8AVX2 = []integerTile{
-	{4, mulInt8r1b4AVX2},
-	{2, mulInt8r2b2AVX2},
-	{1, mulInt8r3b1AVX2},
-	{1, mulInt8r4b1AVX2},
+	{1, 4, mulInt8r1b4AVX2},
+	{2, 2, mulInt8r2b2AVX2},
+	{3, 1, mulInt8r3b1AVX2},
+	{4, 1, mulInt8r4b1AVX2},
 }
 
 var tilesInt4AVX2 = []integerTile{
-	{4, mulInt4r1b4AVX2},
-	{2, mulInt4r2b2AVX2},
-	{1, mulInt4r3b1AVX2},
-	{1, mulInt4r4b1AVX2},
+	{1, 4, mulInt4r1b4AVX2},
+	{2, 2, mulInt4r2b2AVX2},
+	{3, 1, mulInt4r3b1AVX2},
+	{4, 1, mulInt4r4b1AVX2},
 }

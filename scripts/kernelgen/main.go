@@ -7,6 +7,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -45,23 +46,42 @@ type product struct {
 	// ahead is by how many groups weights are fetched before they are used; 0 leaves it
 	// to the processor, which is best where the arithmetic takes few instructions.
 	ahead int
+	// level of the caches that weights are fetched into.
+	level int
+	// several says that there are other panels, for which the weights are read again: each
+	// fetches its part of the next weights.
+	several bool
 }
 
 // vnni and avx2 are the products of a set of instructions, by bits and rows. Their blocks
-// and fetching were chosen by measurement: the fewer rows, the more streams of weights.
+// and fetching were chosen by measurement.
 func vnni(bits int) []product {
+	most := 8
+	if bits == 8 {
+		most = 12
+	}
 	var all []product
-	for rows := 1; rows <= 12; rows++ {
-		p := product{bits, rows, 2, "VNNI", 8}
+	for rows := 1; rows <= most; rows++ {
+		p := product{bits: bits, rows: rows, blocks: 2, set: "VNNI", ahead: 4}
 		switch {
-		case bits == 4 && rows <= 2:
-			p.blocks, p.ahead = 4, 4
-		case bits == 8 && rows <= 4:
+		case rows == 1 && bits == 8:
 			p.blocks, p.ahead = 4, 0
-		case rows > 6:
-			p.blocks = 1
+		case p.few():
+			p.blocks = 4
+		case bits == 4:
+			p.ahead = 8
 		}
 		all = append(all, p)
+	}
+	return all
+}
+
+// vnniSeveral are the products of one of several panels. Six rows and two blocks are the most
+// whose float sums stay in registers.
+func vnniSeveral(bits int) []product {
+	var all []product
+	for rows := 4; rows <= 6; rows++ {
+		all = append(all, product{bits: bits, rows: rows, blocks: 2, set: "VNNI", several: true})
 	}
 	return all
 }
@@ -69,7 +89,7 @@ func vnni(bits int) []product {
 func avx2(bits int) []product {
 	var all []product
 	for i, blocks := range []int{4, 2, 1, 1} {
-		p := product{bits, i + 1, blocks, "AVX2", 8}
+		p := product{bits: bits, rows: i + 1, blocks: blocks, set: "AVX2", ahead: 8, level: 1}
 		if p.rows == 1 || p.rows == 2 && bits == 8 {
 			p.ahead = 4
 		}
@@ -79,10 +99,15 @@ func avx2(bits int) []product {
 }
 
 func (p product) name() string {
-	return fmt.Sprintf("mulInt%dr%db%d%s", p.bits, p.rows, p.blocks, p.set)
+	several := ""
+	if p.several {
+		several = "Several"
+	}
+	return fmt.Sprintf("mulInt%dr%db%d%s%s", p.bits, p.rows, p.blocks, p.set, several)
 }
 
-const arguments = "y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int"
+const arguments = "y *float32, ldy, outputs int, w *byte, stride int,\n\t" +
+	"x *int32, groups int, next *byte, step int"
 
 // rowCodes is the bytes of the codes of a row's group: with AVX2 and 8 bits they are wide.
 func (p product) rowCodes() int {
@@ -132,14 +157,27 @@ func address(base string, at, b int) string {
 	return fmt.Sprintf("%s(%s)%s", place(at), base, []string{"", "(R8*1)", "(R8*2)", "(R9*1)"}[b])
 }
 
-// fetch fetches a line of each block that will be needed later into the second cache:
-// R13 is where SI will be.
+// fetch fetches a line of each block that will be needed later: R13 is where SI will be. The
+// first cache is best where it has room, since a line that only the second holds comes late.
 func (p product) fetch(a *asm, line int) {
 	if p.ahead == 0 {
 		return
 	}
 	for b := range p.blocks {
-		a.op("PREFETCHT1 %s", address("R13", line*lineBytes, b))
+		a.op("PREFETCHT%d %s", p.level, address("R13", line*lineBytes, b))
+	}
+}
+
+// fetchNext fetches a line of weights for a later call, of each block by turns: R13 is its
+// place in the first block, R12 the distance to the next. There are 16 of these in a group.
+func (p product) fetchNext(a *asm, turn int) {
+	if !p.several {
+		return
+	}
+	b := turn % p.blocks
+	a.op("PREFETCHT0 %s", address("R13", 0, b))
+	if b == p.blocks-1 {
+		a.op("ADDQ R12, R13")
 	}
 }
 
@@ -187,8 +225,7 @@ const asmHead = fileHead + `#include "textflag.h"
 // begin writes a function's head: it loads the arguments, and makes DI the place of the
 // sums in the frame, which begins at a multiple of align and has size bytes.
 func (p product) begin(a *asm, align, size int) {
-	fmt.Fprintf(a, "\n// func %s(%s)\n", p.name(), arguments)
-	fmt.Fprintf(a, "TEXT ·%s(SB), 0, $%d-56\n", p.name(), size+align)
+	fmt.Fprintf(a, "\nTEXT ·%s(SB), 0, $%d-72\n", p.name(), size+align)
 	a.op("LEAQ sums-%d(SP), DI", size+align)
 	a.op("ADDQ $%d, DI", align-1)
 	a.op("ANDQ $-%d, DI", align)
@@ -198,6 +235,10 @@ func (p product) begin(a *asm, align, size int) {
 	a.op("MOVQ groups+48(FP), CX")
 	if p.blocks == 4 {
 		a.op("LEAQ (R8)(R8*2), R9")
+	}
+	if p.several {
+		a.op("MOVQ next+56(FP), R13")
+		a.op("MOVQ step+64(FP), R12")
 	}
 	if p.ahead > 0 {
 		a.op("LEAQ -%d(CX), R12", p.ahead)
@@ -210,7 +251,8 @@ func (p product) begin(a *asm, align, size int) {
 func tilesFile() string {
 	var a asm
 	a.WriteString(fileHead + "package kernel\n")
-	for _, p := range append(append(append(vnni(8), vnni(4)...), avx2(8)...), avx2(4)...) {
+	all := slices.Concat(vnni(8), vnniSeveral(8), vnni(4), vnniSeveral(4), avx2(8), avx2(4))
+	for _, p := range all {
 		fmt.Fprintf(&a, "\n//go:noescape\nfunc %s(%s)\n", p.name(), arguments)
 	}
 	for _, q := range quantisers() {
@@ -220,12 +262,13 @@ func tilesFile() string {
 		name string
 		all  []product
 	}{
-		{"tilesInt8VNNI", vnni(8)}, {"tilesInt4VNNI", vnni(4)},
+		{"tilesInt8VNNI", vnni(8)}, {"severalInt8VNNI", vnniSeveral(8)},
+		{"tilesInt4VNNI", vnni(4)}, {"severalInt4VNNI", vnniSeveral(4)},
 		{"tilesInt8AVX2", avx2(8)}, {"tilesInt4AVX2", avx2(4)},
 	} {
 		fmt.Fprintf(&a, "\nvar %s = []integerTile{\n", list.name)
 		for _, p := range list.all {
-			a.op("{%d, %s},", p.blocks, p.name())
+			a.op("{%d, %d, %s},", p.rows, p.blocks, p.name())
 		}
 		a.WriteString("}\n")
 	}

@@ -1,16 +1,20 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
-// Registers of the products with VNNI: integer sums from Z0 on, then weights.
+// Registers of the products with VNNI: integer sums from Z0 on, float sums behind them where
+// both have room, then weights.
 const (
 	vnniWeights = 24 // to 27
 	vnniHigh    = 26
-	vnniInput   = 28
+	vnniInput   = 28 // and 29
 	vnniMask    = 30
 
-	// With few rows of 4 bits: sums of the high halves of bytes, which are 16 times too
-	// large, and sums of the first half of a group.
+	// With one or two rows of 4 bits: sums of the high halves of bytes, which are 16 times
+	// too large, and sums of the first half of a group.
 	vnniHighSums = 8
 	vnniHalves   = 16
 	vnniHighMask = 31
@@ -19,29 +23,34 @@ const (
 func vnniFile() string {
 	var a asm
 	a.WriteString(asmHead + "\n// Rules: EVEX encodings only, VZEROUPPER before every return.\n")
-	for _, p := range append(vnni(8), vnni(4)...) {
+	for _, p := range slices.Concat(vnni(8), vnniSeveral(8), vnni(4), vnniSeveral(4)) {
 		p.vnni(&a)
 	}
 	return a.String()
 }
 
-func (p product) sum(row, b int) string { return fmt.Sprintf("Z%d", row*p.blocks+b) }
+// sum holds the integer sums of a row and a block, and slot is the place of the float sums
+// in the frame.
+func (p product) sum(row, b int) string { return z(row*p.blocks + b) }
 
-// slot is the place of a row's float sums in the frame.
 func (p product) slot(row, b int) string {
 	return place((row*p.blocks+b)*lineBytes) + "(DI)"
 }
 
-// held says that there are registers enough for the float sums, which are written to the
-// frame at the end only.
-func (p product) held() bool { return p.bits == 8 && p.rows*p.blocks <= 12 }
+// few says that there are registers enough to sum high halves of bytes where they are.
+// That saves an instruction of five for a line, and so lets a processor look farther ahead.
+func (p product) few() bool { return p.bits == 4 && p.rows <= 2 }
 
-func (p product) heldSlot(row, b int) string { return z(12 + row*p.blocks + b) }
+// held says that the float sums are in registers, too. Stores of sums to the frame cost more
+// than anything else but the dot products.
+func (p product) held() bool { return !p.few() && p.rows*p.blocks <= 12 }
+
+func (p product) heldSum(row, b int) string { return z((p.rows+row)*p.blocks + b) }
 
 func z(i int) string { return fmt.Sprintf("Z%d", i) }
 
 func (p product) vnni(a *asm) {
-	p.begin(a, lineBytes, p.rows*p.blocks*lineBytes)
+	p.begin(a, lineBytes, p.halves()*p.rows*p.blocks*lineBytes)
 	if p.bits == 4 {
 		a.op("MOVL $0x0f0f0f0f, AX")
 		a.op("VPBROADCASTD AX, %s", z(vnniMask))
@@ -52,7 +61,7 @@ func (p product) vnni(a *asm) {
 	a.op("VPXORD Z0, Z0, Z0")
 	p.all(func(r, b int) {
 		if p.held() {
-			a.op("VMOVAPS Z0, %s", p.heldSlot(r, b))
+			a.op("VMOVAPS Z0, %s", p.heldSum(r, b))
 		} else {
 			a.op("VMOVUPS Z0, %s", p.slot(r, b))
 		}
@@ -67,43 +76,43 @@ func (p product) vnni(a *asm) {
 		p.vnniGroup4(a)
 	}
 	p.endGroup(a)
-	if p.held() {
-		p.all(func(r, b int) { a.op("VMOVUPS %s, %s", p.heldSlot(r, b), p.slot(r, b)) })
-	}
 	p.vnniStore(a)
 }
 
-// vnniBegin sets the integer sums to the rows' offsets.
-func (p product) vnniBegin(a *asm, half int) {
+// vnniBegin sets the integer sums to the rows' offsets; DX is at an input of the group.
+func (p product) vnniBegin(a *asm, half, input int) {
 	for r := range p.rows {
-		a.op("VPBROADCASTD %d(DX), %s", p.offset(r, half), p.sum(r, 0))
+		a.op("VPBROADCASTD %d(DX), %s", p.offset(r, half)-input, p.sum(r, 0))
 		for b := 1; b < p.blocks; b++ {
 			a.op("VMOVDQA64 %s, %s", p.sum(r, 0), p.sum(r, b))
 		}
 	}
 }
 
-// vnniDots adds four inputs of every row times the weights in registers.
-func (p product) vnniDots(a *asm, input, weights int) {
+// vnniDots adds four inputs of every row times the weights in registers. Inputs are loaded
+// once for all blocks: processors do no more loads than dot products at a time.
+func (p product) vnniDots(a *asm, input, weights, from, to int) {
 	for r := range p.rows {
-		x := place(p.codes(r, input)) + "(DX)"
-		for b := range p.blocks {
-			a.op("VPDPBUSD.BCST %s, %s, %s", x, z(weights+b), p.sum(r, b))
+		in := z(vnniInput + r%2)
+		a.op("VPBROADCASTD %s(DX), %s", place(p.codes(r, input)), in)
+		for b := from; b < to; b++ {
+			a.op("VPDPBUSD %s, %s, %s", in, z(weights+b-from), p.sum(r, b))
 		}
 	}
 }
 
 func (p product) vnniGroup8(a *asm) {
 	const unroll = 4
-	p.vnniBegin(a, 0)
+	p.vnniBegin(a, 0, 0)
 	a.op("MOVL $%d, BX", 16/unroll)
 	a.label("lines")
 	for l := range unroll {
+		p.fetchNext(a, l)
 		p.fetch(a, l)
 		for b := range p.blocks {
 			a.op("VMOVDQU64 %s, %s", block(l*lineBytes, b), z(vnniWeights+b))
 		}
-		p.vnniDots(a, 4*l, vnniWeights)
+		p.vnniDots(a, 4*l, vnniWeights, 0, p.blocks)
 	}
 	p.advance(a, unroll)
 	a.op("ADDQ $%d, DX", 4*unroll)
@@ -112,94 +121,96 @@ func (p product) vnniGroup8(a *asm) {
 	for b := range p.blocks {
 		a.op("VMOVUPS %s, %s", block(0, b), z(vnniWeights+b))
 	}
-	for r := range p.rows {
-		x := z(vnniInput + r%2)
-		a.op("VBROADCASTSS %d(DX), %s", p.scale(r)-groupInputs, x)
-		for b := range p.blocks {
-			s := p.sum(r, b)
-			a.op("VCVTDQ2PS %s, %s", s, s)
-			a.op("VMULPS %s, %s, %s", z(vnniWeights+b), s, s)
-			if p.held() {
-				a.op("VFMADD231PS %s, %s, %s", x, s, p.heldSlot(r, b))
-				continue
-			}
-			a.op("VFMADD213PS %s, %s, %s", p.slot(r, b), x, s)
-			a.op("VMOVUPS %s, %s", s, p.slot(r, b))
-		}
-	}
-	p.fetch(a, 0)
-	p.advance(a, 1)
-	a.op("ADDQ $%d, DX", p.unit()-groupInputs)
-}
-
-// vnniGroup4 sums both halves of a group in registers of their own.
-func (p product) vnniGroup4(a *asm) {
-	for half := range 2 {
-		for r := range p.rows {
-			a.op("VPBROADCASTD %d(DX), %s", p.offset(r, half), p.halfSum(half, r, 0))
-			for b := 1; b < p.blocks; b++ {
-				a.op("VMOVDQA64 %s, %s", p.halfSum(half, r, 0), p.halfSum(half, r, b))
-			}
-		}
-	}
-	for half := range 2 {
-		a.op("MOVL $2, BX")
-		a.label(fmt.Sprintf("half%d", half))
-		for l := range 2 {
-			p.fetch(a, l)
-			for b := range p.blocks {
-				low, high := z(vnniWeights+b), z(vnniHigh+b)
-				a.op("VMOVDQU64 %s, %s", block(l*lineBytes, b), high)
-				a.op("VPANDD %s, %s, %s", z(vnniMask), high, low)
-				a.op("VPSRLD $4, %s, %s", high, high)
-				a.op("VPANDD %s, %s, %s", z(vnniMask), high, high)
-			}
-			for nibble, weights := range []int{vnniWeights, vnniHigh} {
-				p.all(func(r, b int) {
-					a.op("VPDPBUSD.BCST %s(DX), %s, %s", place(p.codes(r, 8*l+4*nibble)),
-						z(weights+b), p.halfSum(half, r, b))
-				})
-			}
-		}
-		p.advance(a, 2)
-		a.op("ADDQ $16, DX")
-		a.op("DECL BX")
-		a.op("JNZ  half%d", half)
-	}
-	for half := range 2 {
-		for b := range p.blocks {
-			a.op("VCVTPH2PS %s, %s", block(half*lineBytes/2, b), z(vnniWeights+2*half+b))
-		}
-	}
 	p.all(func(r, b int) {
-		s, second, x := p.halfSum(0, r, b), p.halfSum(1, r, b), z(vnniInput+r%2)
-		if b == 0 {
-			a.op("VBROADCASTSS %d(DX), %s", p.scale(r)-groupInputs, x)
-		}
+		s := p.sum(r, b)
 		a.op("VCVTDQ2PS %s, %s", s, s)
-		a.op("VCVTDQ2PS %s, %s", second, second)
 		a.op("VMULPS %s, %s, %s", z(vnniWeights+b), s, s)
-		a.op("VFMADD231PS %s, %s, %s", z(vnniWeights+2+b), second, s)
-		a.op("VFMADD213PS %s, %s, %s", p.slot(r, b), x, s)
-		a.op("VMOVUPS %s, %s", s, p.slot(r, b))
+		p.vnniAdd(a, r, b)
 	})
 	p.fetch(a, 0)
 	p.advance(a, 1)
 	a.op("ADDQ $%d, DX", p.unit()-groupInputs)
 }
 
-// halfSum holds the integer sums of a half of a group.
-func (p product) halfSum(half, row, b int) string {
-	return z((half*p.rows+row)*p.blocks + b)
+// vnniAdd adds sums that were multiplied with the weights' scales to the float sums; DX is
+// behind the codes of the first row.
+func (p product) vnniAdd(a *asm, r, b int) {
+	s, x := p.sum(r, b), z(vnniInput+r%2)
+	if b == 0 {
+		a.op("VBROADCASTSS %d(DX), %s", p.scale(r)-groupInputs, x)
+	}
+	if p.held() {
+		a.op("VFMADD231PS %s, %s, %s", x, s, p.heldSum(r, b))
+		return
+	}
+	a.op("VFMADD213PS %s, %s, %s", p.slot(r, b), x, s)
+	a.op("VMOVUPS %s, %s", s, p.slot(r, b))
 }
 
-// few says that there are registers enough to sum high halves of bytes where they are.
-// That saves an instruction of five for a line, and so lets a processor look farther ahead.
-func (p product) few() bool { return p.bits == 4 && p.rows*p.blocks <= 8 }
+// vnniGroup4 scales the sums of a half before it begins the next; those of the first half
+// lie in the frame meanwhile.
+func (p product) vnniGroup4(a *asm) {
+	for half := range 2 {
+		p.vnniBegin(a, half, half*groupInputs/2)
+		a.op("MOVL $2, BX")
+		a.label(fmt.Sprintf("half%d", half))
+		for l := range 2 {
+			p.fetch(a, l)
+			for b := 0; b < p.blocks; b += 2 {
+				p.vnniLine4(a, l, b, min(b+2, p.blocks))
+			}
+		}
+		p.advance(a, 2)
+		a.op("ADDQ $16, DX")
+		a.op("DECL BX")
+		a.op("JNZ  half%d", half)
+		p.vnniScale4(a, half)
+	}
+	p.fetch(a, 0)
+	p.advance(a, 1)
+	a.op("ADDQ $%d, DX", p.unit()-groupInputs)
+}
+
+// vnniLine4 multiplies a line of two blocks.
+func (p product) vnniLine4(a *asm, l, from, to int) {
+	for b := from; b < to; b++ {
+		low, high := z(vnniWeights+b-from), z(vnniHigh+b-from)
+		a.op("VMOVDQU64 %s, %s", block(l*lineBytes, b), high)
+		a.op("VPANDD %s, %s, %s", z(vnniMask), high, low)
+		a.op("VPSRLD $4, %s, %s", high, high)
+		a.op("VPANDD %s, %s, %s", z(vnniMask), high, high)
+	}
+	p.fetchNext(a, 0)
+	p.vnniDots(a, 8*l, vnniWeights, from, to)
+	p.fetchNext(a, 1)
+	p.vnniDots(a, 8*l+4, vnniHigh, from, to)
+}
+
+// vnniScale4 ends a half.
+func (p product) vnniScale4(a *asm, half int) {
+	at := 4 * lineBytes // of the scales: SI is behind 4 lines, then behind 8
+	if half == 1 {
+		at = lineBytes / 2
+	}
+	for b := range p.blocks {
+		a.op("VCVTPH2PS %s, %s", block(at, b), z(vnniWeights+b))
+	}
+	p.all(func(r, b int) {
+		s, first := p.sum(r, b), place(((p.rows+r)*p.blocks+b)*lineBytes)+"(DI)"
+		a.op("VCVTDQ2PS %s, %s", s, s)
+		if half == 0 {
+			a.op("VMULPS %s, %s, %s", z(vnniWeights+b), s, s)
+			a.op("VMOVUPS %s, %s", s, first)
+			return
+		}
+		a.op("VFMADD213PS %s, %s, %s", first, z(vnniWeights+b), s)
+		p.vnniAdd(a, r, b)
+	})
+}
 
 func (p product) vnniFew4(a *asm) {
 	for half := range 2 {
-		p.vnniBegin(a, half)
+		p.vnniBegin(a, half, 0)
 		p.all(func(r, b int) {
 			high := z(vnniHighSums + r*p.blocks + b)
 			a.op("VPXORD %s, %s, %s", high, high, high)
@@ -277,16 +288,25 @@ func (p product) vnniStore(a *asm) {
 		}
 		a.op("KMOVW AX, K%d", b+1)
 	}
-	a.op("MOVL $%d, CX", p.rows)
-	a.label("store")
-	for b := range p.blocks {
-		a.op("VMOVUPS %s(DI), %s", place(b*lineBytes), z(b))
-		a.op("VMOVUPS %s, K%d, %s(R10)", z(b), b+1, place(b*lineBytes))
+	if p.held() {
+		p.all(func(r, b int) {
+			if r > 0 && b == 0 {
+				a.op("ADDQ R11, R10")
+			}
+			a.op("VMOVUPS %s, K%d, %s(R10)", p.heldSum(r, b), b+1, place(b*lineBytes))
+		})
+	} else {
+		a.op("MOVL $%d, CX", p.rows)
+		a.label("store")
+		for b := range p.blocks {
+			a.op("VMOVUPS %s(DI), %s", place(b*lineBytes), z(b))
+			a.op("VMOVUPS %s, K%d, %s(R10)", z(b), b+1, place(b*lineBytes))
+		}
+		a.op("ADDQ $%d, DI", p.blocks*lineBytes)
+		a.op("ADDQ R11, R10")
+		a.op("DECL CX")
+		a.op("JNZ  store")
 	}
-	a.op("ADDQ $%d, DI", p.blocks*lineBytes)
-	a.op("ADDQ R11, R10")
-	a.op("DECL CX")
-	a.op("JNZ  store")
 	a.op("VZEROUPPER")
 	a.op("RET")
 }
