@@ -41,10 +41,10 @@
 
 // LINES loads an input's weights to four blocks, and fetches what lies 2 KiB behind.
 #define LINES \
-	PREFETCHT1 2048(SI)(AX*1) \
-	PREFETCHT1 2048(R10)(AX*1) \
-	PREFETCHT1 2048(R11)(AX*1) \
-	PREFETCHT1 2048(R12)(AX*1) \
+	PREFETCHT0 2048(SI)(AX*1) \
+	PREFETCHT0 2048(R10)(AX*1) \
+	PREFETCHT0 2048(R11)(AX*1) \
+	PREFETCHT0 2048(R12)(AX*1) \
 	VMOVUPS (SI)(AX*1), Z16 \
 	VMOVUPS (R10)(AX*1), Z17 \
 	VMOVUPS (R11)(AX*1), Z18 \

@@ -105,6 +105,14 @@ r8b2:
 	VZEROUPPER
 	RET
 
+// AHEAD fetches what lies 2 KiB behind in each of four blocks, into the first cache: a line
+// that is only in the second comes too late for the few instructions of a step.
+#define AHEAD \
+	PREFETCHT0 2048(SI)(AX*1) \
+	PREFETCHT0 2048(R10)(AX*1) \
+	PREFETCHT0 2048(R11)(AX*1) \
+	PREFETCHT0 2048(R12)(AX*1)
+
 // func mulBF16r2b4AVX512(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int,
 //	next *byte)
 TEXT ·mulBF16r2b4AVX512(SB), NOSPLIT, $0-64
@@ -134,6 +142,7 @@ TEXT ·mulBF16r2b4AVX512(SB), NOSPLIT, $0-64
 	VFMADD231PS Z23, Z17, B
 
 r2b4:
+	AHEAD
 	VBROADCASTSS (DX), Z20
 	VBROADCASTSS 4(DX), Z21
 	VBROADCASTSS (DX)(R9*1), Z22
@@ -172,6 +181,7 @@ TEXT ·mulBF16r1b4AVX512(SB), NOSPLIT, $0-64
 	VFMADD231PS Z21, O, A
 
 r1b4:
+	AHEAD
 	VBROADCASTSS (DX), Z20
 	VBROADCASTSS 4(DX), Z21
 	BLOCK1((SI)(AX*1), Z4, Z5, Z0)
@@ -185,13 +195,6 @@ r1b4:
 	STORE4(DI, Z0, Z1, Z2, Z3)
 	VZEROUPPER
 	RET
-// AHEAD fetches what lies 2 KiB behind in each of four blocks. It stops at the second
-// cache: the first waits for too few lines at a time to keep memory busy.
-#define AHEAD \
-	PREFETCHT1 2048(SI)(AX*1) \
-	PREFETCHT1 2048(R10)(AX*1) \
-	PREFETCHT1 2048(R11)(AX*1) \
-	PREFETCHT1 2048(R12)(AX*1)
 
 // BLOCK3 adds two inputs of three rows, in Z20 to Z25, to one block of outputs.
 #define BLOCK3(W, A, B, C) \
