@@ -61,7 +61,7 @@ func record(t *testing.T) *recorder {
 			kept := append([]integerTile{}, table...)
 			t.Cleanup(func() { copy(table, kept) })
 			for i, of := range kept {
-				table[i].mul = func(_ *float32, _, _ int, _ *byte, _ int, _ *int32, groups int,
+				table[i].mul = func(_ *float32, _, _ int, _ *byte, _ int, _ *int32, groups, _ int,
 					_ *byte, _ int) {
 					c.note(of.blocks*groups*size, of.rows*of.blocks*blockRows*groups*groupInputs)
 				}

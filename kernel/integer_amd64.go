@@ -8,13 +8,16 @@ import "drover/tensor"
 // call of assembly. It sets y[r][0:outputs] for each row r: ldy is the distance of the
 // rows of y in elements, w the first block, stride the distance of the blocks in bytes,
 // x the panel and groups, not 0, the number of its groups. Tiles of one of several panels
-// fetch weights for later calls: 16 times in a group, of each block by turns, from next in
-// the first block on, with the distance step. Others ignore next and step.
+// add to y if add is not 0, and fetch weights for later calls: 16 times in a group, of each
+// block by turns, from next in the first block on, with the distance step. Others ignore
+// these three.
 type integerTile struct {
 	rows, blocks int
-	mul          func(y *float32, ldy, outputs int, w *byte, stride int, x *int32, groups int,
-		next *byte, step int)
+	mul          integerMul
 }
+
+type integerMul func(y *float32, ldy, outputs int, w *byte, stride int, x *int32,
+	groups, add int, next *byte, step int)
 
 // integerTiles are the tiles of an instruction set.
 type integerTiles struct {
@@ -41,14 +44,6 @@ func tilesOf(l instructions, f Format) integerTiles {
 	return integerTiles{tilesInt4VNNI, severalInt4VNNI}
 }
 
-// of returns the tile for the rows of one of so many panels.
-func (t integerTiles) of(rows, panels int) integerTile {
-	if panels > 1 && t.several != nil {
-		return t.several[rows-fewest]
-	}
-	return t.alone[rows-1]
-}
-
 // panelRows is the largest number of rows of a panel, if it is alone or one of several.
 func panelRows(l instructions, f Format) (alone, several int) {
 	t := tilesOf(l, f)
@@ -64,60 +59,57 @@ func wideCodes(l instructions) bool { return l == avx2 || l == avx512 }
 
 // mulInteger is mulVector for formats of integers. A few blocks of weights, which the
 // second cache holds, are used for all panels before the next, so that they are read from
-// memory once, and panels, of which there may be more than it holds, not for every block.
+// memory once.
 func (m *Matrix) mulInteger(y tensor.Rows, a *Activations, lo, hi int) bool {
-	if tilesOf(a.level, m.format).alone == nil {
+	t := tilesOf(a.level, m.format)
+	if t.alone == nil {
 		return false
+	}
+	if a.panels > 1 && t.several != nil {
+		s := severalPanels{m: m, y: y, a: a, tiles: t.several, lo: lo, hi: hi}
+		s.mul()
+		return true
 	}
 	for n0 := lo; n0 < hi && y.N > 0; n0 += PartOutputs {
 		for p := range a.panels {
-			m.mulPanel(y, a, p, n0, hi)
+			m.mulPanel(y, a, p, n0, min(n0+PartOutputs, hi))
 		}
 	}
 	return true
 }
 
-// mulPanel sets PartOutputs outputs from n0 on, or those to hi, of the rows of a panel.
-// Blocks that are too few for a tile are multiplied one by one, by tiles that find each of
-// their blocks in the same place.
+// mulPanel sets outputs n0 to hi of the rows of a panel. Blocks that are too few for a
+// tile are multiplied one by one, by tiles that find each of their blocks in the same
+// place.
 func (m *Matrix) mulPanel(y tensor.Rows, a *Activations, panel, n0, hi int) {
 	first, rows := a.panel(panel)
-	t := tilesOf(a.level, m.format).of(rows, a.panels)
+	t := tilesOf(a.level, m.format).alone[rows-1]
 	c := integerCall{x: a.packed[first*a.groups*a.rowWords():], groups: a.groups}
-	for end := min(n0+PartOutputs, hi); n0 < end; n0 += c.outputs {
-		c.outputs, c.stride = t.blocks*blockRows, m.blockBytes
-		if end-n0 <= c.outputs-blockRows {
-			c.outputs, c.stride = blockRows, 0
+	for width := t.blocks * blockRows; n0 < hi; n0 += width {
+		c.stride = m.blockBytes
+		if hi-n0 <= (t.blocks-1)*blockRows {
+			width, c.stride = blockRows, 0
 		}
-		// While all panels are multiplied with this part of the weights, each fetches its
-		// share of the next: memory is read as evenly as it can be.
-		c.next, c.step = m.block(n0), 0
-		if a.panels > 1 && n0+PartOutputs+c.outputs <= hi {
-			c.next = m.block(n0 + PartOutputs)[panel*m.blockBytes/a.panels:]
-			share := m.blockBytes / a.groups * t.blocks / fetches
-			c.step = min((share+a.panels-1)/a.panels, lineBytes)
-		}
-		outputs := min(c.outputs, end-n0)
-		m.mulIntegerTile(y.Data[first*y.Dim+n0:], n0, outputs, &c, t)
+		c.outputs, c.w = min(width, hi-n0), m.block(n0)
+		c.next = c.w
+		m.mulIntegerTile(y.Data[first*y.Dim+n0:], &c, t)
 	}
 }
 
-// fetches is how often a tile fetches in a group.
-const fetches = 16
-
-// integerCall is some of the arguments of a tile.
+// integerCall is most of the arguments of a tile.
 type integerCall struct {
-	x                       []int32
-	groups, outputs, stride int
-	next                    []byte
-	step                    int
+	outputs, stride   int
+	w                 []byte
+	x                 []int32
+	groups, add, step int
+	next              []byte
 }
 
 // mulIntegerTile is mulTile for formats of integers.
 //
 //go:noinline
-func (m *Matrix) mulIntegerTile(y []float32, n0, outputs int, c *integerCall, t integerTile) {
-	t.mul(&y[0], m.N, outputs, &m.block(n0)[0], c.stride, &c.x[0], c.groups, &c.next[0], c.step)
+func (m *Matrix) mulIntegerTile(y []float32, c *integerCall, t integerTile) {
+	t.mul(&y[0], m.N, c.outputs, &c.w[0], c.stride, &c.x[0], c.groups, c.add, &c.next[0], c.step)
 }
 
 // quantiseVector is quantiseRow by vector instructions; false means that there are none.

@@ -37,6 +37,17 @@ func TestIntegerTiles(t *testing.T) {
 	})
 }
 
+// TestIntegerSlices compares a product that is large enough to be cut into slices of inputs
+// and chunks of outputs.
+func TestIntegerSlices(t *testing.T) {
+	r := rand.New(rand.NewPCG(37, 38))
+	const rows, n, k = 37, 545, 6001
+	x := tensor.Rows{Data: extremeRow(r, rows*k, 100_000), N: rows, Dim: k}
+	for f := WeightsInt8; f <= WeightsInt4; f++ {
+		sameIntegers(t, f.String(), extremeMatrix(t, r, n, k, f, 100_000), x)
+	}
+}
+
 // largestCodes sets all codes of weights to the largest or the smallest, or all to the
 // largest.
 func largestCodes(r *rand.Rand, m *Matrix, same int) {

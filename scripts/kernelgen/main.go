@@ -107,7 +107,7 @@ func (p product) name() string {
 }
 
 const arguments = "y *float32, ldy, outputs int, w *byte, stride int,\n\t" +
-	"x *int32, groups int, next *byte, step int"
+	"x *int32, groups, add int, next *byte, step int"
 
 // rowCodes is the bytes of the codes of a row's group: with AVX2 and 8 bits they are wide.
 func (p product) rowCodes() int {
@@ -225,7 +225,7 @@ const asmHead = fileHead + `#include "textflag.h"
 // begin writes a function's head: it loads the arguments, and makes DI the place of the
 // sums in the frame, which begins at a multiple of align and has size bytes.
 func (p product) begin(a *asm, align, size int) {
-	fmt.Fprintf(a, "\nTEXT ·%s(SB), 0, $%d-72\n", p.name(), size+align)
+	fmt.Fprintf(a, "\nTEXT ·%s(SB), 0, $%d-80\n", p.name(), size+align)
 	a.op("LEAQ sums-%d(SP), DI", size+align)
 	a.op("ADDQ $%d, DI", align-1)
 	a.op("ANDQ $-%d, DI", align)
@@ -237,8 +237,8 @@ func (p product) begin(a *asm, align, size int) {
 		a.op("LEAQ (R8)(R8*2), R9")
 	}
 	if p.several {
-		a.op("MOVQ next+56(FP), R13")
-		a.op("MOVQ step+64(FP), R12")
+		a.op("MOVQ next+64(FP), R13")
+		a.op("MOVQ step+72(FP), R12")
 	}
 	if p.ahead > 0 {
 		a.op("LEAQ -%d(CX), R12", p.ahead)

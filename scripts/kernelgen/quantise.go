@@ -33,6 +33,21 @@ func (q quantiser) reg(i int) string {
 	return z(i)
 }
 
+// magnitude is the register with the bits of magnitudes, most the one with 127.
+func (q quantiser) magnitude() string {
+	if q.set == "AVX2" {
+		return "Y15"
+	}
+	return z(fourMagnitude)
+}
+
+func (q quantiser) most() string {
+	if q.set == "AVX2" {
+		return "X14"
+	}
+	return fmt.Sprintf("X%d", fourMost)
+}
+
 func quantiseFile() string {
 	var a asm
 	a.WriteString(fileHead + "#include \"textflag.h\"\n\n" +
@@ -56,19 +71,21 @@ func (q quantiser) write(a *asm) {
 	a.op("SHLQ $2, R9")
 	a.op("MOVL $0x7fffffff, AX")
 	a.op("VMOVD AX, X15")
-	a.op("VPBROADCASTD X15, %s", q.reg(15))
+	a.op("VPBROADCASTD X15, %s", q.magnitude())
 	a.op("MOVL $0x42fe0000, AX // 127")
 	a.op("VMOVD AX, X14")
 	if q.set == "AVX2" {
 		a.op("MOVQ $0x0703060205010400, AX // the order of packed parts")
 		a.op("VMOVQ AX, X13")
 		a.op("VPMOVZXBD X13, Y13")
+	} else {
+		q.four(a)
 	}
 	a.label("group")
 	q.largest(a)
 	a.op("VMOVD X8, AX")
-	a.op("VDIVSS X14, X8, X9")
-	a.op("VDIVSS X8, X14, X10")
+	a.op("VDIVSS %s, X8, X9", q.most())
+	a.op("VDIVSS X8, %s, X10", q.most())
 	a.op("LEAL -0x0d800000(AX), DX // of 2^-100")
 	a.op("CMPL DX, $(0x7f800000-0x0d800000)")
 	a.op("JAE  special")
@@ -81,7 +98,11 @@ func (q quantiser) write(a *asm) {
 	a.op("ADDQ R8, BX")
 	a.op("ADDQ $%d, SI", groupInputs*4)
 	a.op("DECQ CX")
-	a.op("JNZ  group")
+	if q.set == "AVX2" {
+		a.op("JNZ  group")
+	} else {
+		a.op("JNZ  four")
+	}
 	a.op("VZEROUPPER")
 	a.op("RET")
 	a.label("special")
@@ -108,10 +129,10 @@ func (q quantiser) largest(a *asm) {
 	for i := range q.vectors() {
 		a.op("%s %s(SI), %s", load, place(i*q.lanes()*4), q.reg(i))
 	}
-	a.op("%s %s, %s, %s", and, q.reg(0), q.reg(15), q.reg(8))
+	a.op("%s %s, %s, %s", and, q.reg(0), q.magnitude(), q.reg(8))
 	for i := 1; i < q.vectors(); i++ {
 		m, t := q.reg(8), q.reg(9+i%3)
-		a.op("%s %s, %s, %s", and, q.reg(i), q.reg(15), t)
+		a.op("%s %s, %s, %s", and, q.reg(i), q.magnitude(), t)
 		a.op("VPMAXSD %s, %s, %s", t, m, m)
 	}
 	if q.set != "AVX2" {

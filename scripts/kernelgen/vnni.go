@@ -58,14 +58,8 @@ func (p product) vnni(a *asm) {
 			a.op("VPSLLD $4, %s, %s", z(vnniMask), z(vnniHighMask))
 		}
 	}
-	a.op("VPXORD Z0, Z0, Z0")
-	p.all(func(r, b int) {
-		if p.held() {
-			a.op("VMOVAPS Z0, %s", p.heldSum(r, b))
-		} else {
-			a.op("VMOVUPS Z0, %s", p.slot(r, b))
-		}
-	})
+	p.vnniMasks(a)
+	p.vnniClear(a)
 	a.label("group")
 	switch {
 	case p.bits == 8:
@@ -273,21 +267,58 @@ func (p product) all(f func(r, b int)) {
 	}
 }
 
-// vnniStore writes the sums to y, as many outputs as there are.
-func (p product) vnniStore(a *asm) {
+// vnniMasks makes masks of the outputs that there are, and R10 and R11 what the rows of y
+// need.
+func (p product) vnniMasks(a *asm) {
 	a.op("MOVQ y+0(FP), R10")
 	a.op("MOVQ ldy+8(FP), R11")
 	a.op("SHLQ $2, R11")
-	a.op("MOVL $64, CX")
-	a.op("SUBQ outputs+16(FP), CX")
+	a.op("MOVL $64, BX")
+	a.op("SUBQ outputs+16(FP), BX")
 	a.op("MOVQ $-1, AX")
-	a.op("SHRQ CX, AX")
+	a.op("SHRXQ BX, AX, AX")
 	for b := range p.blocks {
 		if b > 0 {
 			a.op("SHRQ $16, AX")
 		}
 		a.op("KMOVW AX, K%d", b+1)
 	}
+}
+
+// vnniClear begins the float sums, with those in y if there were groups before.
+func (p product) vnniClear(a *asm) {
+	a.op("VPXORD Z0, Z0, Z0")
+	p.all(func(r, b int) {
+		if p.held() {
+			a.op("VMOVAPS Z0, %s", p.heldSum(r, b))
+		} else {
+			a.op("VMOVUPS Z0, %s", p.slot(r, b))
+		}
+	})
+	if !p.several {
+		return
+	}
+	a.op("IMUL3Q $%d, R11, BX", p.rows)
+	a.op("ADDQ R10, BX // what the next panel begins with or stores to")
+	p.all(func(r, b int) {
+		if r > 0 && b == 0 {
+			a.op("ADDQ R11, BX")
+		}
+		a.op("PREFETCHT0 %s(BX)", place(b*lineBytes))
+	})
+	a.op("CMPQ add+56(FP), $0")
+	a.op("JEQ  group")
+	p.all(func(r, b int) {
+		if r > 0 && b == 0 {
+			a.op("ADDQ R11, R10")
+		}
+		a.op("VMOVUPS.Z %s(R10), K%d, %s", place(b*lineBytes), b+1, p.heldSum(r, b))
+	})
+	a.op("MOVQ y+0(FP), R10")
+}
+
+// vnniStore writes the sums to y, as many outputs as there are.
+func (p product) vnniStore(a *asm) {
 	if p.held() {
 		p.all(func(r, b int) {
 			if r > 0 && b == 0 {

@@ -1,0 +1,84 @@
+package kernel
+
+import "drover/tensor"
+
+// severalPanels is a product of some outputs with several panels of rows. While all panels
+// are multiplied with a part of the weights, each fetches its share of the next part:
+// memory is read as evenly as it can be. The weights of a part, the next and a slice of all
+// rows stay in the second cache, and so do the sums of a chunk of outputs.
+type severalPanels struct {
+	m      *Matrix
+	y      tensor.Rows
+	a      *Activations
+	tiles  []integerTile
+	lo, hi int // outputs
+	groups int // of a slice
+}
+
+const (
+	// partOutputs is the outputs of a part, as many as a tile has.
+	partOutputs = 2 * blockRows
+	// chunkOutputs is the outputs whose slices follow each other.
+	chunkOutputs = 512
+	// fetches is how often a tile fetches in a group.
+	fetches = 16
+	// cachedBytes is the size of a slice of all rows and two parts: second caches of
+	// processors with VNNI have 1 MiB or more.
+	cachedBytes = 640 << 10
+)
+
+// part is a part of the weights: outputs from n on, in the chunk from chunk on, and the
+// groups from g on.
+type part struct{ chunk, n, g int }
+
+func (s *severalPanels) mul() {
+	rows := s.a.x.N * s.a.rowWords() * 4
+	slices := (s.a.groups*(rows+4*s.unit()) + cachedBytes - 1) / cachedBytes
+	s.groups = (s.a.groups + slices - 1) / slices
+	here := part{s.lo, s.lo, 0}
+	for here.n < s.hi {
+		next := s.after(here)
+		for p := range s.a.panels {
+			s.panel(p, here, next)
+		}
+		here = next
+	}
+}
+
+// unit is the bytes of a group of a block.
+func (s *severalPanels) unit() int { return s.m.blockBytes / s.a.groups }
+
+// after is the next part; behind the last, n is hi or more.
+func (s *severalPanels) after(here part) part {
+	next := part{here.chunk, here.n + partOutputs, here.g}
+	if next.n < min(here.chunk+chunkOutputs, s.hi) {
+		return next
+	}
+	next.n, next.g = here.chunk, here.g+s.groups
+	if next.g < s.a.groups {
+		return next
+	}
+	return part{here.chunk + chunkOutputs, here.chunk + chunkOutputs, 0}
+}
+
+// panel multiplies a panel with the part here.
+func (s *severalPanels) panel(panel int, here, next part) {
+	m, a, unit := s.m, s.a, s.unit()
+	first, rows := a.panel(panel)
+	c := integerCall{
+		outputs: min(partOutputs, s.hi-here.n), stride: m.blockBytes,
+		w:      m.block(here.n)[here.g*unit:],
+		x:      a.packed[(first*a.groups+here.g*rows)*a.rowWords():],
+		groups: min(s.groups, a.groups-here.g), add: here.g,
+	}
+	if c.outputs <= blockRows { // a tile that finds both blocks in the same place
+		c.stride = 0
+	}
+	c.next = c.w
+	if next.n < s.hi {
+		groups := min(s.groups, a.groups-next.g)
+		c.next = m.block(next.n)[(next.g+panel*groups/a.panels)*unit:]
+		c.step = min((unit*partOutputs/blockRows/fetches+a.panels-1)/a.panels, lineBytes)
+	}
+	m.mulIntegerTile(s.y.Data[first*s.y.Dim+here.n:], &c, s.tiles[rows-fewest])
+}

@@ -1,0 +1,139 @@
+package main
+
+import "fmt"
+
+// Registers of four groups at a time: the inputs from Z0 on, 4 for each group, then these.
+const (
+	fourSums      = 16 // to 19: a vector for each group, 20 to 27 while they are summed
+	fourOnes      = 28
+	fourMost      = 29
+	fourOrder     = 30
+	fourMagnitude = 31
+)
+
+// four quantises four groups while there are so many and none of them is special: what one
+// group needs sums across a vector for is done for four groups in one vector.
+func (q quantiser) four(a *asm) {
+	a.op("VBROADCASTSS X14, X%d", fourMost)
+	a.op("MOVL $0x01010101, AX")
+	a.op("VPBROADCASTD AX, %s", z(fourOnes))
+	a.op("MOVQ $0x0d0905010c080400, AX // the order of packed parts")
+	a.op("VMOVQ AX, X13")
+	a.op("MOVQ $0x0f0b07030e0a0602, AX")
+	a.op("VMOVQ AX, X12")
+	a.op("VPUNPCKLQDQ X12, X13, X13")
+	a.op("VPMOVZXBD X13, %s", z(fourOrder))
+	a.op("MOVL $0x0d800000, AX // 2^-100")
+	a.op("VMOVD AX, X11")
+	a.op("VPBROADCASTD X11, X26")
+	a.op("MOVL $(0x7f800000-0x0d800000), AX")
+	a.op("VMOVD AX, X11")
+	a.op("VPBROADCASTD X11, X27")
+	a.op("LEAQ (R8)(R8*2), R10")
+	a.label("four")
+	a.op("CMPQ CX, $4")
+	a.op("JB   group")
+	q.fourLargest(a)
+	q.fourCodes(a)
+	q.fourOffsets(a)
+	a.op("LEAQ (DI)(R8*4), DI")
+	a.op("LEAQ (BX)(R8*4), BX")
+	a.op("ADDQ $%d, SI", 4*groupInputs*4)
+	a.op("SUBQ $4, CX")
+	a.op("JNZ  four")
+	a.op("VZEROUPPER")
+	a.op("RET")
+}
+
+// across makes Z20 the sums, or largest, of four vectors: in each 128 bits a number of each.
+func across(a *asm, op string) {
+	s := func(i int) string { return z(fourSums + i) }
+	for i := range 2 {
+		a.op("VPUNPCKLDQ %s, %s, %s", s(2*i+1), s(2*i), z(20+2*i))
+		a.op("VPUNPCKHDQ %s, %s, %s", s(2*i+1), s(2*i), z(21+2*i))
+		a.op("%s %s, %s, %s", op, z(20+2*i), z(21+2*i), z(20+2*i))
+	}
+	a.op("VPUNPCKLQDQ Z22, Z20, Z21")
+	a.op("VPUNPCKHQDQ Z22, Z20, Z23")
+	a.op("%s Z21, Z23, Z20", op)
+}
+
+// fourLargest makes X24 the scales and X25 their inverses.
+func (q quantiser) fourLargest(a *asm) {
+	for i := range 16 {
+		sum := z(fourSums + i/4)
+		a.op("VMOVUPS %s(SI), %s", place(64*i), z(i))
+		if i%4 == 0 {
+			a.op("VPANDD %s, %s, %s", z(i), z(fourMagnitude), sum)
+			continue
+		}
+		a.op("VPANDD %s, %s, %s", z(i), z(fourMagnitude), z(20+i%4))
+		a.op("VPMAXSD %s, %s, %s", z(20+i%4), sum, sum)
+	}
+	across(a, "VPMAXSD")
+	a.op("VEXTRACTI64X4 $1, Z20, Y21")
+	a.op("VPMAXSD Y21, Y20, Y20")
+	a.op("VEXTRACTI32X4 $1, Y20, X21")
+	a.op("VPMAXSD X21, X20, X20")
+	a.op("VPSUBD X26, X20, X21")
+	a.op("VPCMPUD $5, X27, X21, K1 // one is special")
+	a.op("KORTESTW K1, K1")
+	a.op("JNZ  group")
+	a.op("VDIVPS X%d, X20, X24", fourMost)
+	a.op("VDIVPS X20, X%d, X25", fourMost)
+}
+
+// fourCodes writes the codes and sums each four of them.
+func (q quantiser) fourCodes(a *asm) {
+	for g := range 4 {
+		v := func(i int) string { return z(4*g + i) }
+		a.op("VPSHUFD $%#x, X25, X20", 0x55*g)
+		a.op("VBROADCASTSS X20, Z20")
+		for i := range 4 {
+			a.op("VMULPS Z20, %s, %s", v(i), v(i))
+			a.op("VCVTPS2DQ %s, %s", v(i), v(i))
+		}
+		a.op("VPACKSSDW %s, %s, %s", v(1), v(0), v(0))
+		a.op("VPACKSSDW %s, %s, %s", v(3), v(2), v(2))
+		a.op("VPACKSSWB %s, %s, %s", v(2), v(0), v(0))
+		a.op("VPERMD %s, %s, %s", v(0), z(fourOrder), v(0))
+		sum := z(fourSums + g)
+		a.op("VPXORD %s, %s, %s", sum, sum, sum)
+		a.op("VPDPBUSD %s, %s, %s", v(0), z(fourOnes), sum)
+		a.op("VMOVDQU64 %s, %s", v(0), fourth("DI", g))
+	}
+}
+
+// fourOffsets writes the scales and offsets.
+func (q quantiser) fourOffsets(a *asm) {
+	across(a, "VPADDD")
+	a.op("VEXTRACTI64X4 $1, Z20, Y21")
+	a.op("VPXORD X23, X23, X23")
+	for half := range 2 {
+		sum := 20 + half
+		a.op("VEXTRACTI32X4 $1, Y%d, X22", sum)
+		a.op("VPADDD X22, X%d, X%d", sum, sum)
+	}
+	shift, halves := 3, 2
+	if q.bits == 8 {
+		shift, halves = 7, 1
+		a.op("VPADDD X21, X20, X20")
+	}
+	to := []string{"BX", "R11", "R12"}
+	a.op("LEAQ (BX)(R9*1), R11")
+	a.op("LEAQ (BX)(R9*2), R12")
+	for half := range halves {
+		a.op("VPSLLD $%d, X%d, X%d", shift, 20+half, 20+half)
+		a.op("VPSUBD X%d, X23, X%d", 20+half, 20+half)
+	}
+	for i, from := range []int{24, 20, 21}[:1+halves] {
+		for g := range 4 {
+			a.op("VPEXTRD $%d, X%d, %s", g, from, fourth(to[i], g))
+		}
+	}
+}
+
+// fourth is the address of one of four groups; R8 is their distance, R10 three times that.
+func fourth(base string, g int) string {
+	return fmt.Sprintf("(%s)%s", base, []string{"", "(R8*1)", "(R8*2)", "(R10*1)"}[g])
+}
