@@ -12,33 +12,49 @@ type severalPanels struct {
 	a      *Activations
 	tiles  []integerTile
 	lo, hi int // outputs
-	groups int // of a slice
+	// from and to are the panels that are multiplied together.
+	from, to int
+	groups   int // of a slice
 }
 
 const (
 	// partOutputs is the outputs of a part, as many as a tile has.
 	partOutputs = 2 * blockRows
+	// mostPanels is how many are multiplied together, 64 rows: for so many, reading the
+	// weights again costs less than shorter slices.
+	mostPanels = 11
 	// chunkOutputs is the outputs whose slices follow each other.
 	chunkOutputs = 512
 	// fetches is how often a tile fetches in a group.
 	fetches = 16
 	// cachedBytes is the size of a slice of all rows and two parts: second caches of
 	// processors with VNNI have 1 MiB or more.
-	cachedBytes = 640 << 10
+	cachedBytes = 704 << 10
 )
 
 // part is a part of the weights: outputs from n on, in the chunk from chunk on, and the
 // groups from g on.
 type part struct{ chunk, n, g int }
 
+// mul multiplies the panels in turns of some, so that their slices are long.
 func (s *severalPanels) mul() {
-	rows := s.a.x.N * s.a.rowWords() * 4
-	slices := (s.a.groups*(rows+4*s.unit()) + cachedBytes - 1) / cachedBytes
+	turns := (s.a.panels + mostPanels - 1) / mostPanels
+	for i := range turns {
+		s.from, s.to = i*s.a.panels/turns, (i+1)*s.a.panels/turns
+		s.turn()
+	}
+}
+
+func (s *severalPanels) turn() {
+	first, _ := s.a.panel(s.from)
+	last, rows := s.a.panel(s.to - 1)
+	rows += last - first
+	slices := (s.a.groups*(rows*s.a.rowWords()*4+4*s.unit()) + cachedBytes - 1) / cachedBytes
 	s.groups = (s.a.groups + slices - 1) / slices
 	here := part{s.lo, s.lo, 0}
 	for here.n < s.hi {
 		next := s.after(here)
-		for p := range s.a.panels {
+		for p := s.from; p < s.to; p++ {
 			s.panel(p, here, next)
 		}
 		here = next
@@ -76,9 +92,9 @@ func (s *severalPanels) panel(panel int, here, next part) {
 	}
 	c.next = c.w
 	if next.n < s.hi {
-		groups := min(s.groups, a.groups-next.g)
-		c.next = m.block(next.n)[(next.g+panel*groups/a.panels)*unit:]
-		c.step = min((unit*partOutputs/blockRows/fetches+a.panels-1)/a.panels, lineBytes)
+		groups, panels := min(s.groups, a.groups-next.g), s.to-s.from
+		c.next = m.block(next.n)[(next.g+(panel-s.from)*groups/panels)*unit:]
+		c.step = min((unit*partOutputs/blockRows/fetches+panels-1)/panels, lineBytes)
 	}
 	m.mulIntegerTile(s.y.Data[first*s.y.Dim+here.n:], &c, s.tiles[rows-fewest])
 }

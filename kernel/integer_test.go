@@ -38,13 +38,15 @@ func TestIntegerTiles(t *testing.T) {
 }
 
 // TestIntegerSlices compares a product that is large enough to be cut into slices of inputs
-// and chunks of outputs.
+// and chunks of outputs, and one of more rows than are multiplied together.
 func TestIntegerSlices(t *testing.T) {
 	r := rand.New(rand.NewPCG(37, 38))
-	const rows, n, k = 37, 545, 6001
-	x := tensor.Rows{Data: extremeRow(r, rows*k, 100_000), N: rows, Dim: k}
 	for f := WeightsInt8; f <= WeightsInt4; f++ {
-		sameIntegers(t, f.String(), extremeMatrix(t, r, n, k, f, 100_000), x)
+		for _, s := range [][3]int{{61, 545, 5400}, {140, 49, 130}} {
+			rows, n, k := s[0], s[1], s[2]
+			x := tensor.Rows{Data: extremeRow(r, rows*k, 100_000), N: rows, Dim: k}
+			sameIntegers(t, fmt.Sprint(f, s), extremeMatrix(t, r, n, k, f, 100_000), x)
+		}
 	}
 }
 
