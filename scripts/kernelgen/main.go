@@ -46,8 +46,6 @@ type product struct {
 	// ahead is by how many groups weights are fetched before they are used; 0 leaves it
 	// to the processor, which is best where the arithmetic takes few instructions.
 	ahead int
-	// level of the caches that weights are fetched into.
-	level int
 	// several says that there are other panels, for which the weights are read again: each
 	// fetches its part of the next weights.
 	several bool
@@ -89,7 +87,7 @@ func vnniSeveral(bits int) []product {
 func avx2(bits int) []product {
 	var all []product
 	for i, blocks := range []int{4, 2, 1, 1} {
-		p := product{bits: bits, rows: i + 1, blocks: blocks, set: "AVX2", ahead: 8, level: 1}
+		p := product{bits: bits, rows: i + 1, blocks: blocks, set: "AVX2", ahead: 8}
 		if p.rows == 1 || p.rows == 2 && bits == 8 {
 			p.ahead = 4
 		}
@@ -157,14 +155,14 @@ func address(base string, at, b int) string {
 	return fmt.Sprintf("%s(%s)%s", place(at), base, []string{"", "(R8*1)", "(R8*2)", "(R9*1)"}[b])
 }
 
-// fetch fetches a line of each block that will be needed later: R13 is where SI will be. The
-// first cache is best where it has room, since a line that only the second holds comes late.
+// fetch fetches a line of each block that will be needed later: R13 is where SI will be. It
+// fetches into the first cache: a line that only the second holds comes late.
 func (p product) fetch(a *asm, line int) {
 	if p.ahead == 0 {
 		return
 	}
 	for b := range p.blocks {
-		a.op("PREFETCHT%d %s", p.level, address("R13", line*lineBytes, b))
+		a.op("PREFETCHT0 %s", address("R13", line*lineBytes, b))
 	}
 }
 
