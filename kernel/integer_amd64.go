@@ -26,7 +26,7 @@ type integerTiles struct {
 }
 
 // fewest is the least number of rows of one of several panels that have tiles of their own:
-// 9 rows or more are cut into panels of 6 at most.
+// 13 rows or more are cut into panels of 6 at most.
 const fewest = 4
 
 // tilesOf returns the tiles of an instruction set; there are none for plain Go.

@@ -87,11 +87,27 @@ func mulInt4r6b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
 	x *int32, groups, add int, next *byte, step int)
 
 //go:noescape
-func mulInt4r7b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+func mulInt4r7b1VNNI(y *float32, ldy, outputs int, w *byte, stride int,
 	x *int32, groups, add int, next *byte, step int)
 
 //go:noescape
-func mulInt4r8b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+func mulInt4r8b1VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups, add int, next *byte, step int)
+
+//go:noescape
+func mulInt4r9b1VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups, add int, next *byte, step int)
+
+//go:noescape
+func mulInt4r10b1VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups, add int, next *byte, step int)
+
+//go:noescape
+func mulInt4r11b1VNNI(y *float32, ldy, outputs int, w *byte, stride int,
+	x *int32, groups, add int, next *byte, step int)
+
+//go:noescape
+func mulInt4r12b1VNNI(y *float32, ldy, outputs int, w *byte, stride int,
 	x *int32, groups, add int, next *byte, step int)
 
 //go:noescape
@@ -178,8 +194,12 @@ var tilesInt4VNNI = []integerTile{
 	{4, 2, mulInt4r4b2VNNI},
 	{5, 2, mulInt4r5b2VNNI},
 	{6, 2, mulInt4r6b2VNNI},
-	{7, 2, mulInt4r7b2VNNI},
-	{8, 2, mulInt4r8b2VNNI},
+	{7, 1, mulInt4r7b1VNNI},
+	{8, 1, mulInt4r8b1VNNI},
+	{9, 1, mulInt4r9b1VNNI},
+	{10, 1, mulInt4r10b1VNNI},
+	{11, 1, mulInt4r11b1VNNI},
+	{12, 1, mulInt4r12b1VNNI},
 }
 
 var severalInt4VNNI = []integerTile{

@@ -54,18 +54,16 @@ type product struct {
 // vnni and avx2 are the products of a set of instructions, by bits and rows. Their blocks
 // and fetching were chosen by measurement.
 func vnni(bits int) []product {
-	most := 8
-	if bits == 8 {
-		most = 12
-	}
 	var all []product
-	for rows := 1; rows <= most; rows++ {
+	for rows := 1; rows <= 12; rows++ {
 		p := product{bits: bits, rows: rows, blocks: 2, set: "VNNI", ahead: 4}
 		switch {
 		case rows == 1 && bits == 8:
 			p.blocks, p.ahead = 4, 0
 		case p.few():
 			p.blocks = 4
+		case bits == 4 && rows > 6:
+			p.blocks, p.ahead = 1, 16
 		case bits == 4:
 			p.ahead = 8
 		}
