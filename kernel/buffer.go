@@ -37,7 +37,7 @@ func NewBuffer(size int) (*Buffer, error) {
 
 // hugeBytes is the size from which a buffer asks for huge pages: streams of weights then
 // miss the tables of pages less often.
-const hugeBytes = 4 << 20
+const hugeBytes = 2 << 20
 
 // Bytes returns the memory.
 func (b *Buffer) Bytes() []byte { return b.b }
