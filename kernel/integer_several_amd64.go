@@ -12,9 +12,10 @@ type severalPanels struct {
 	a      *Activations
 	tiles  []integerTile
 	lo, hi int // outputs
-	// from and to are the panels that are multiplied together.
-	from, to int
-	groups   int // of a slice
+	unit   int // bytes of a group of a block
+	// from and to are the panels that are multiplied together, each in slices of groups. Step
+	// is the distance of the lines that a panel fetches.
+	from, to, groups, step int
 }
 
 const (
@@ -38,6 +39,7 @@ type part struct{ chunk, n, g int }
 
 // mul multiplies the panels in turns of some, so that their slices are long.
 func (s *severalPanels) mul() {
+	s.unit = s.m.blockBytes / s.a.groups
 	turns := (s.a.panels + mostPanels - 1) / mostPanels
 	for i := range turns {
 		s.from, s.to = i*s.a.panels/turns, (i+1)*s.a.panels/turns
@@ -49,8 +51,10 @@ func (s *severalPanels) turn() {
 	first, _ := s.a.panel(s.from)
 	last, rows := s.a.panel(s.to - 1)
 	rows += last - first
-	slices := (s.a.groups*(rows*s.a.rowWords()*4+4*s.unit()) + cachedBytes - 1) / cachedBytes
+	slices := (s.a.groups*(rows*s.a.rowWords()*4+4*s.unit) + cachedBytes - 1) / cachedBytes
 	s.groups = (s.a.groups + slices - 1) / slices
+	panels := s.to - s.from
+	s.step = min((s.unit*partOutputs/blockRows/fetches+panels-1)/panels, lineBytes)
 	here := part{s.lo, s.lo, 0}
 	for here.n < s.hi {
 		next := s.after(here)
@@ -60,9 +64,6 @@ func (s *severalPanels) turn() {
 		here = next
 	}
 }
-
-// unit is the bytes of a group of a block.
-func (s *severalPanels) unit() int { return s.m.blockBytes / s.a.groups }
 
 // after is the next part; behind the last, n is hi or more.
 func (s *severalPanels) after(here part) part {
@@ -79,11 +80,11 @@ func (s *severalPanels) after(here part) part {
 
 // panel multiplies a panel with the part here.
 func (s *severalPanels) panel(panel int, here, next part) {
-	m, a, unit := s.m, s.a, s.unit()
+	m, a := s.m, s.a
 	first, rows := a.panel(panel)
 	c := integerCall{
 		outputs: min(partOutputs, s.hi-here.n), stride: m.blockBytes,
-		w:      m.block(here.n)[here.g*unit:],
+		w:      m.block(here.n)[here.g*s.unit:],
 		x:      a.packed[(first*a.groups+here.g*rows)*a.rowWords():],
 		groups: min(s.groups, a.groups-here.g), add: here.g,
 	}
@@ -92,9 +93,9 @@ func (s *severalPanels) panel(panel int, here, next part) {
 	}
 	c.next = c.w
 	if next.n < s.hi {
-		groups, panels := min(s.groups, a.groups-next.g), s.to-s.from
-		c.next = m.block(next.n)[(next.g+(panel-s.from)*groups/panels)*unit:]
-		c.step = min((unit*partOutputs/blockRows/fetches+panels-1)/panels, lineBytes)
+		groups := min(s.groups, a.groups-next.g)
+		c.next = m.block(next.n)[(next.g+(panel-s.from)*groups/(s.to-s.from))*s.unit:]
+		c.step = s.step
 	}
 	m.mulIntegerTile(s.y.Data[first*s.y.Dim+here.n:], &c, s.tiles[rows-fewest])
 }
