@@ -125,7 +125,7 @@ func (r *AttentionRun) Prepare(a *Attention, out, q tensor.Rows, seqs []Attentio
 		r.span = spanTokens
 	}
 	for len(r.scratch) < threads {
-		r.scratch = append(r.scratch, attentionScratch{})
+		r.scratch = append(r.scratch, newAttentionScratch())
 	}
 	r.pieces, r.merges = r.pieces[:0], r.merges[:0]
 	row, parts := 0, 0
@@ -143,7 +143,7 @@ func (r *AttentionRun) Prepare(a *Attention, out, q tensor.Rows, seqs []Attentio
 	if row != q.N {
 		panic(fmt.Sprintf("kernel: attention of %d rows for sequences of %d", q.N, row))
 	}
-	r.parts = grow(r.parts, parts)
+	r.parts = growFloats(r.parts, parts)
 	return len(r.pieces)
 }
 
@@ -214,7 +214,7 @@ func (r *AttentionRun) Do(thread, piece int) {
 // doSpans does a piece over all its spans, one after the other.
 func (r *AttentionRun) doSpans(s *attentionScratch, p *attentionPiece) {
 	size := r.stateFloats(p.n)
-	s.states = grow(s.states, 2*size)
+	s.states = growFloats(s.states, 2*size)
 	total, next := r.state(s.states[:size], p.n), r.state(s.states[size:], p.n)
 	last := (p.pos + p.n - 1) / r.span
 	for span := p.span; span <= last; span++ {
@@ -246,15 +246,15 @@ type softmaxState struct {
 	dims int
 }
 
-// stateFloats is the memory that the state of n queries needs.
+// stateFloats is the memory that the state of n queries needs, whole lines of it.
 func (r *AttentionRun) stateFloats(n int) int {
-	return n * r.group() * (1 + KVTokens + r.a.KV.dims())
+	return n*r.group()*(KVTokens+r.a.KV.dims()) + (n*r.group()+KVTokens-1)/KVTokens*KVTokens
 }
 
 func (r *AttentionRun) state(memory []float32, n int) softmaxState {
-	rows := n * r.group()
-	sums, out := memory[rows:], memory[rows*(1+KVTokens):]
-	return softmaxState{memory[:rows], sums[:rows*KVTokens], out[:rows*r.a.KV.dims()], r.a.KV.dims()}
+	rows, dims := n*r.group(), r.a.KV.dims()
+	sums, most := memory[rows*dims:], memory[rows*(dims+KVTokens):]
+	return softmaxState{most[:rows], sums[:rows*KVTokens], memory[:rows*dims], dims}
 }
 
 // part is the state of a piece that is one span.
@@ -266,7 +266,7 @@ func (r *AttentionRun) part(p *attentionPiece) softmaxState {
 func (t *softmaxState) merge(next softmaxState, first int, s *attentionScratch) {
 	for i := first; i < len(t.max); i++ {
 		best := max(t.max[i], next.max[i])
-		both := s.diff[:2]
+		both := s.both[:]
 		both[0], both[1] = t.max[i]-best, next.max[i]-best
 		expShifted(both, both, 0)
 		mergeRows(t.sums[i*KVTokens:(i+1)*KVTokens], next.sums[i*KVTokens:], both[0], both[1])

@@ -4,80 +4,132 @@ package kernel
 type kvKernels struct {
 	// keys and values are for 1, 2, ... rows. One call takes so many tiles of keys,
 	// or elements of values.
-	keys, values    []func(p *kvProduct)
+	keys, values    [maxProductRows]func(p *kvProduct)
 	tiles, elements int
 }
 
-// The products, and tails of 16 elements of values for one row.
+// The products by precision, from PrecisionExact on.
 var (
-	kvBF16AVX512 = kvKernels{
-		keys: []func(p *kvProduct){
-			keysBF16r1AVX512, keysBF16r2AVX512, keysBF16r3AVX512,
-			keysBF16r4AVX512, keysBF16r5AVX512, keysBF16r6AVX512,
+	kvAVX512 = [...]kvKernels{
+		{
+			keys: [maxProductRows]func(p *kvProduct){
+				keysF32r1AVX512, keysF32r2AVX512, keysF32r3AVX512,
+				keysF32r4AVX512, keysF32r5AVX512, keysF32r6AVX512,
+			},
+			values: [maxProductRows]func(p *kvProduct){
+				valuesF32r1AVX512, valuesF32r2AVX512, valuesF32r3AVX512,
+				valuesF32r4AVX512, valuesF32r5AVX512, valuesF32r6AVX512,
+			},
+			tiles: 4, elements: 64,
 		},
-		values: []func(p *kvProduct){
-			valuesBF16r1AVX512, valuesBF16r2AVX512, valuesBF16r3AVX512,
-			valuesBF16r4AVX512, valuesBF16r5AVX512, valuesBF16r6AVX512,
+		{
+			keys: [maxProductRows]func(p *kvProduct){
+				keysBF16r1AVX512, keysBF16r2AVX512, keysBF16r3AVX512,
+				keysBF16r4AVX512, keysBF16r5AVX512, keysBF16r6AVX512,
+			},
+			values: [maxProductRows]func(p *kvProduct){
+				valuesBF16r1AVX512, valuesBF16r2AVX512, valuesBF16r3AVX512,
+				valuesBF16r4AVX512, valuesBF16r5AVX512, valuesBF16r6AVX512,
+			},
+			tiles: 4, elements: 64,
 		},
-		tiles: 4, elements: 64,
+		{
+			keys: [maxProductRows]func(p *kvProduct){
+				keysInt8r1AVX512, keysInt8r2AVX512, keysInt8r3AVX512,
+				keysInt8r4AVX512, keysInt8r5AVX512, keysInt8r6AVX512,
+			},
+			values: [maxProductRows]func(p *kvProduct){
+				valuesInt8r1AVX512, valuesInt8r2AVX512, valuesInt8r3AVX512,
+				valuesInt8r4AVX512, valuesInt8r5AVX512, valuesInt8r6AVX512,
+			},
+			tiles: 4, elements: 64,
+		},
 	}
-	kvInt8AVX512 = kvKernels{
-		keys: []func(p *kvProduct){
-			keysInt8r1AVX512, keysInt8r2AVX512, keysInt8r3AVX512,
-			keysInt8r4AVX512, keysInt8r5AVX512, keysInt8r6AVX512,
+	kvAVX2 = [...]kvKernels{
+		{
+			keys: [maxProductRows]func(p *kvProduct){
+				keysF32r1AVX2, keysF32r2AVX2, keysF32r3AVX2,
+				keysF32r4AVX2, keysF32r5AVX2, keysF32r6AVX2,
+			},
+			values: [maxProductRows]func(p *kvProduct){
+				valuesF32r1AVX2, valuesF32r2AVX2, valuesF32r3AVX2,
+				valuesF32r4AVX2, valuesF32r5AVX2, valuesF32r6AVX2,
+			},
+			tiles: 1, elements: 16,
 		},
-		values: []func(p *kvProduct){
-			valuesInt8r1AVX512, valuesInt8r2AVX512, valuesInt8r3AVX512,
-			valuesInt8r4AVX512, valuesInt8r5AVX512, valuesInt8r6AVX512,
+		{
+			keys: [maxProductRows]func(p *kvProduct){
+				keysBF16r1AVX2, keysBF16r2AVX2, keysBF16r3AVX2,
+				keysBF16r4AVX2, keysBF16r5AVX2, keysBF16r6AVX2,
+			},
+			values: [maxProductRows]func(p *kvProduct){
+				valuesBF16r1AVX2, valuesBF16r2AVX2, valuesBF16r3AVX2,
+				valuesBF16r4AVX2, valuesBF16r5AVX2, valuesBF16r6AVX2,
+			},
+			tiles: 1, elements: 16,
 		},
-		tiles: 4, elements: 64,
-	}
-	kvF32AVX2 = kvKernels{
-		keys: []func(p *kvProduct){
-			keysF32r1AVX2, keysF32r2AVX2, keysF32r3AVX2,
+		{
+			keys: [maxProductRows]func(p *kvProduct){
+				keysInt8r1AVX2, keysInt8r2AVX2, keysInt8r3AVX2,
+				keysInt8r4AVX2, keysInt8r5AVX2, keysInt8r6AVX2,
+			},
+			values: [maxProductRows]func(p *kvProduct){
+				valuesInt8r1AVX2, valuesInt8r2AVX2, valuesInt8r3AVX2,
+				valuesInt8r4AVX2, valuesInt8r5AVX2, valuesInt8r6AVX2,
+			},
+			tiles: 1, elements: 16,
 		},
-		values: []func(p *kvProduct){
-			valuesF32r1AVX2, valuesF32r2AVX2, valuesF32r3AVX2,
-		},
-		tiles: 2, elements: 32,
-	}
-	kvBF16AVX2 = kvKernels{
-		keys: []func(p *kvProduct){
-			keysBF16r1AVX2, keysBF16r2AVX2, keysBF16r3AVX2,
-		},
-		values: []func(p *kvProduct){
-			valuesBF16r1AVX2, valuesBF16r2AVX2, valuesBF16r3AVX2,
-		},
-		tiles: 2, elements: 32,
-	}
-	kvInt8AVX2 = kvKernels{
-		keys: []func(p *kvProduct){
-			keysInt8r1AVX2, keysInt8r2AVX2, keysInt8r3AVX2,
-		},
-		values: []func(p *kvProduct){
-			valuesInt8r1AVX2, valuesInt8r2AVX2, valuesInt8r3AVX2,
-		},
-		tiles: 2, elements: 32,
 	}
 )
 
-// kvKernels returns the products of a layout, nil where only plain Go can multiply.
-func (l *KVLayout) kernels() (k *kvKernels, tail func(p *kvProduct)) {
-	wide := level >= avx512
+// kernels returns the products of a layout, and those for the last of a value's elements,
+// if they are too few; nil where only plain Go can multiply.
+func (l *KVLayout) kernels() (k, tail *kvKernels) {
+	i := l.Precision - PrecisionExact
 	switch {
 	case level < avx2:
 		return nil, nil
-	case l.Precision == PrecisionInt8 && wide:
-		return &kvInt8AVX512, tailInt8AVX2
-	case l.Precision == PrecisionInt8:
-		return &kvInt8AVX2, tailInt8AVX2
-	case l.Precision == PrecisionBF16 && wide:
-		return &kvBF16AVX512, tailBF16AVX2
-	case l.Precision == PrecisionBF16:
-		return &kvBF16AVX2, tailBF16AVX2
+	case level < avx512:
+		return &kvAVX2[i], &kvAVX2[i]
 	}
-	return &kvF32AVX2, tailF32AVX2
+	return &kvAVX512[i], &kvAVX2[i]
 }
+
+//go:noescape
+func keysF32r1AVX512(p *kvProduct)
+
+//go:noescape
+func keysF32r2AVX512(p *kvProduct)
+
+//go:noescape
+func keysF32r3AVX512(p *kvProduct)
+
+//go:noescape
+func keysF32r4AVX512(p *kvProduct)
+
+//go:noescape
+func keysF32r5AVX512(p *kvProduct)
+
+//go:noescape
+func keysF32r6AVX512(p *kvProduct)
+
+//go:noescape
+func valuesF32r1AVX512(p *kvProduct)
+
+//go:noescape
+func valuesF32r2AVX512(p *kvProduct)
+
+//go:noescape
+func valuesF32r3AVX512(p *kvProduct)
+
+//go:noescape
+func valuesF32r4AVX512(p *kvProduct)
+
+//go:noescape
+func valuesF32r5AVX512(p *kvProduct)
+
+//go:noescape
+func valuesF32r6AVX512(p *kvProduct)
 
 //go:noescape
 func keysBF16r1AVX512(p *kvProduct)
@@ -161,6 +213,15 @@ func keysF32r2AVX2(p *kvProduct)
 func keysF32r3AVX2(p *kvProduct)
 
 //go:noescape
+func keysF32r4AVX2(p *kvProduct)
+
+//go:noescape
+func keysF32r5AVX2(p *kvProduct)
+
+//go:noescape
+func keysF32r6AVX2(p *kvProduct)
+
+//go:noescape
 func valuesF32r1AVX2(p *kvProduct)
 
 //go:noescape
@@ -168,6 +229,15 @@ func valuesF32r2AVX2(p *kvProduct)
 
 //go:noescape
 func valuesF32r3AVX2(p *kvProduct)
+
+//go:noescape
+func valuesF32r4AVX2(p *kvProduct)
+
+//go:noescape
+func valuesF32r5AVX2(p *kvProduct)
+
+//go:noescape
+func valuesF32r6AVX2(p *kvProduct)
 
 //go:noescape
 func keysBF16r1AVX2(p *kvProduct)
@@ -179,6 +249,15 @@ func keysBF16r2AVX2(p *kvProduct)
 func keysBF16r3AVX2(p *kvProduct)
 
 //go:noescape
+func keysBF16r4AVX2(p *kvProduct)
+
+//go:noescape
+func keysBF16r5AVX2(p *kvProduct)
+
+//go:noescape
+func keysBF16r6AVX2(p *kvProduct)
+
+//go:noescape
 func valuesBF16r1AVX2(p *kvProduct)
 
 //go:noescape
@@ -186,6 +265,15 @@ func valuesBF16r2AVX2(p *kvProduct)
 
 //go:noescape
 func valuesBF16r3AVX2(p *kvProduct)
+
+//go:noescape
+func valuesBF16r4AVX2(p *kvProduct)
+
+//go:noescape
+func valuesBF16r5AVX2(p *kvProduct)
+
+//go:noescape
+func valuesBF16r6AVX2(p *kvProduct)
 
 //go:noescape
 func keysInt8r1AVX2(p *kvProduct)
@@ -197,6 +285,15 @@ func keysInt8r2AVX2(p *kvProduct)
 func keysInt8r3AVX2(p *kvProduct)
 
 //go:noescape
+func keysInt8r4AVX2(p *kvProduct)
+
+//go:noescape
+func keysInt8r5AVX2(p *kvProduct)
+
+//go:noescape
+func keysInt8r6AVX2(p *kvProduct)
+
+//go:noescape
 func valuesInt8r1AVX2(p *kvProduct)
 
 //go:noescape
@@ -206,10 +303,10 @@ func valuesInt8r2AVX2(p *kvProduct)
 func valuesInt8r3AVX2(p *kvProduct)
 
 //go:noescape
-func tailF32AVX2(p *kvProduct)
+func valuesInt8r4AVX2(p *kvProduct)
 
 //go:noescape
-func tailBF16AVX2(p *kvProduct)
+func valuesInt8r5AVX2(p *kvProduct)
 
 //go:noescape
-func tailInt8AVX2(p *kvProduct)
+func valuesInt8r6AVX2(p *kvProduct)

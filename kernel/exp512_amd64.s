@@ -1,3 +1,4 @@
+#include "go_asm.h"
 #include "textflag.h"
 
 // Rules: VEX and EVEX encodings only, VZEROUPPER before every return. Every step is a
@@ -95,3 +96,170 @@ swiGLUStep:
 	JNZ  swiGLUStep
 	VZEROUPPER
 	RET
+
+// FOUR does one thing to four vectors.
+#define FOUR(DO) \
+	DO(Z4, Z8, Z12, Z0) \
+	DO(Z5, Z9, Z13, Z1) \
+	DO(Z6, Z10, Z14, Z2) \
+	DO(Z7, Z11, Z15, Z3)
+
+// The steps of EXP, for four vectors by turns: one alone would wait for itself.
+#define BELOW(X, A, B, C) VMAXPS X, Z26, X
+#define COPYROUND(X, A, B, C) VMOVAPS Z16, A
+#define SHIFTED(X, A, B, C) VFMADD231PS Z17, X, A
+#define WHOLE(X, A, B, C) VSUBPS Z16, A, B
+#define RESTHI(X, A, B, C) VFMADD231PS Z18, B, X
+#define RESTLO(X, A, B, C) VFMADD231PS Z19, B, X
+#define COPYX6(X, A, B, C) VMOVAPS Z20, C
+#define ADDX5(X, A, B, C) VFMADD213PS Z21, X, C
+#define ADDX4(X, A, B, C) VFMADD213PS Z22, X, C
+#define ADDX3(X, A, B, C) VFMADD213PS Z23, X, C
+#define ADDX2(X, A, B, C) VFMADD213PS Z24, X, C
+#define ADDX1(X, A, B, C) VFMADD213PS Z27, X, C
+#define POWER2(X, A, B, C) VSCALEFPS B, C, X
+
+// EXPFOUR sets Z4 to Z7, which are not above 0 or are NaN, to e^ of them.
+#define EXPFOUR \
+	FOUR(BELOW) \
+	FOUR(COPYROUND) \
+	FOUR(SHIFTED) \
+	FOUR(WHOLE) \
+	FOUR(RESTHI) \
+	FOUR(COPYX6) \
+	FOUR(RESTLO) \
+	FOUR(ADDX5) \
+	FOUR(ADDX4) \
+	FOUR(ADDX3) \
+	FOUR(ADDX2) \
+	FOUR(ADDX1) \
+	FOUR(ADDX1) \
+	FOUR(POWER2)
+
+// VMAXPS returns its second source where one is NaN, which stands first here: the larger
+// of the scores so far, which is none.
+
+// func softmaxAVX512(b *softmaxBlock)
+TEXT ·softmaxAVX512(SB), NOSPLIT, $0-8
+	MOVQ b+0(FP), AX
+	MOVQ softmaxBlock_scores(AX), SI
+	MOVQ softmaxBlock_stride(AX), R9
+	SHLQ $2, R9
+	MOVQ softmaxBlock_rows(AX), CX
+	MOVQ softmaxBlock_best(AX), DI
+	MOVQ softmaxBlock_shrink(AX), BX
+	MOVQ softmaxBlock_seen(AX), R10
+	MOVQ softmaxBlock_keyScales(AX), R11
+	MOVL $0xff800000, DX
+	VPBROADCASTD DX, Z29
+
+	// Final scores, and the largest.
+largest:
+	VMOVUPS 0(SI), Z4
+	VMOVUPS 64(SI), Z5
+	VMOVUPS 128(SI), Z6
+	VMOVUPS 192(SI), Z7
+	TESTQ R11, R11
+	JZ hide
+	VMULPS 0(R11), Z4, Z4
+	VMULPS 64(R11), Z5, Z5
+	VMULPS 128(R11), Z6, Z6
+	VMULPS 192(R11), Z7, Z7
+
+hide:
+	KMOVW 0(R10), K1
+	KMOVW 2(R10), K2
+	KMOVW 4(R10), K3
+	KMOVW 6(R10), K4
+	VBLENDMPS Z4, Z29, K1, Z4
+	VBLENDMPS Z5, Z29, K2, Z5
+	VBLENDMPS Z6, Z29, K3, Z6
+	VBLENDMPS Z7, Z29, K4, Z7
+	VMOVUPS Z4, 0(SI)
+	VMOVUPS Z5, 64(SI)
+	VMOVUPS Z6, 128(SI)
+	VMOVUPS Z7, 192(SI)
+	VBROADCASTSS (DI), Z8
+	VMAXPS Z8, Z4, Z4
+	VMAXPS Z8, Z5, Z5
+	VMAXPS Z4, Z6, Z4
+	VMAXPS Z5, Z7, Z5
+	VMAXPS Z4, Z5, Z4
+	VEXTRACTF64X4 $1, Z4, Y5
+	VMAXPS Y5, Y4, Y4
+	VEXTRACTF128 $1, Y4, X5
+	VMAXPS X5, X4, X4
+	VPSHUFD $0x4e, X4, X5
+	VMAXPS X5, X4, X4
+	VPSHUFD $0xb1, X4, X5
+	VMAXPS X5, X4, X4
+	VSUBSS X4, X8, X8
+	VMOVSS X4, (DI)
+	VMOVSS X8, (BX)
+	ADDQ R9, SI
+	ADDQ $4, DI
+	ADDQ $4, BX
+	ADDQ $8, R10
+	DECQ CX
+	JNZ largest
+
+	// Exponentials and sums.
+	MOVQ softmaxBlock_scores(AX), SI
+	MOVQ softmaxBlock_rows(AX), CX
+	MOVQ softmaxBlock_best(AX), DI
+	MOVQ softmaxBlock_sums(AX), DX
+	MOVQ softmaxBlock_shrink(AX), BX
+	MOVQ softmaxBlock_valueScales(AX), R12
+	LEAQ ·expTable(SB), R8
+	CONSTANTS
+	VPXORD Z30, Z30, Z30
+
+row:
+	VBROADCASTSS (DI), Z29
+	VMOVUPS 0(SI), Z4
+	VMOVUPS 64(SI), Z5
+	VMOVUPS 128(SI), Z6
+	VMOVUPS 192(SI), Z7
+	VSUBPS Z29, Z4, Z4
+	VSUBPS Z29, Z5, Z5
+	VSUBPS Z29, Z6, Z6
+	VSUBPS Z29, Z7, Z7
+	EXPFOUR
+	VUCOMISS (BX), X30
+	JNE grown
+	JP grown
+	VMOVAPS Z27, Z0 // e^0, which it is mostly
+
+sum:
+	VMOVSS X0, (BX)
+	VMULPS (DX), Z0, Z0
+	VADDPS Z4, Z0, Z0
+	VADDPS Z5, Z0, Z0
+	VADDPS Z6, Z0, Z0
+	VADDPS Z7, Z0, Z0
+	VMOVUPS Z0, (DX)
+	TESTQ R12, R12
+	JZ store
+	VMULPS 0(R12), Z4, Z4
+	VMULPS 64(R12), Z5, Z5
+	VMULPS 128(R12), Z6, Z6
+	VMULPS 192(R12), Z7, Z7
+
+store:
+	VMOVUPS Z4, 0(SI)
+	VMOVUPS Z5, 64(SI)
+	VMOVUPS Z6, 128(SI)
+	VMOVUPS Z7, 192(SI)
+	ADDQ R9, SI
+	ADDQ $4, DI
+	ADDQ $64, DX
+	ADDQ $4, BX
+	DECQ CX
+	JNZ row
+	VZEROUPPER
+	RET
+
+grown:
+	VBROADCASTSS (BX), Z0
+	EXP
+	JMP sum

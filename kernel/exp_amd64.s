@@ -1,3 +1,4 @@
+#include "go_asm.h"
 #include "textflag.h"
 
 // Rules: VEX encodings only, VZEROUPPER before every return. Every step is a lane of
@@ -99,5 +100,160 @@ swiGLUStep:
 	ADDQ $32, DI
 	SUBQ $8, CX
 	JNZ  swiGLUStep
+	VZEROUPPER
+	RET
+
+// VMAXPS returns its second source where one is NaN, which stands first here: the larger
+// of the scores so far, which is none.
+
+// SCALE multiplies 8 scores by scales at S.
+#define SCALE(S, AT) \
+	VMOVUPS AT(SI), Y0 \
+	VMULPS AT(S), Y0, Y0 \
+	VMOVUPS Y0, AT(SI)
+
+// HIDE makes those of 8 scores minus infinity whose bits in the byte at B are 0. Y1 is
+// minus infinity, Y2 one bit in each lane.
+#define HIDE(B, AT) \
+	VPBROADCASTB B(R10), Y3 \
+	VPAND Y2, Y3, Y3 \
+	VPCMPEQD Y2, Y3, Y3 \
+	VBLENDVPS Y3, AT(SI), Y1, Y0 \
+	VMOVUPS Y0, AT(SI)
+
+// EXPSCORES replaces 8 scores by e^(score - Y8).
+#define EXPSCORES(AT) \
+	VMOVUPS AT(SI), Y0 \
+	VSUBPS Y8, Y0, Y0 \
+	EXP \
+	VMOVUPS Y0, AT(SI)
+
+// func softmaxAVX2(b *softmaxBlock)
+TEXT ·softmaxAVX2(SB), NOSPLIT, $0-8
+	MOVQ b+0(FP), AX
+	MOVQ softmaxBlock_scores(AX), SI
+	MOVQ softmaxBlock_stride(AX), R9
+	SHLQ $2, R9
+	MOVQ softmaxBlock_rows(AX), CX
+	MOVQ softmaxBlock_best(AX), DI
+	MOVQ softmaxBlock_sums(AX), DX
+	MOVQ softmaxBlock_shrink(AX), BX
+	MOVQ softmaxBlock_seen(AX), R10
+	MOVQ softmaxBlock_keyScales(AX), R11
+	MOVQ softmaxBlock_valueScales(AX), R12
+	LEAQ ·expTable(SB), R8
+	CONSTANTS
+
+row:
+	TESTQ R11, R11
+	JZ hide
+	SCALE(R11, 0)
+	SCALE(R11, 32)
+	SCALE(R11, 64)
+	SCALE(R11, 96)
+	SCALE(R11, 128)
+	SCALE(R11, 160)
+	SCALE(R11, 192)
+	SCALE(R11, 224)
+
+hide:
+	CMPQ (R10), $-1
+	JEQ largest
+	MOVL $0xff800000, AX
+	VMOVD AX, X1
+	VPBROADCASTD X1, Y1
+	VMOVUPS ·laneBits(SB), Y2
+	HIDE(0, 0)
+	HIDE(1, 32)
+	HIDE(2, 64)
+	HIDE(3, 96)
+	HIDE(4, 128)
+	HIDE(5, 160)
+	HIDE(6, 192)
+	HIDE(7, 224)
+
+largest:
+	VBROADCASTSS (DI), Y2
+	VMOVUPS (SI), Y0
+	VMOVUPS 32(SI), Y1
+	VMAXPS Y2, Y0, Y0
+	VMAXPS Y2, Y1, Y1
+	VMOVUPS 64(SI), Y3
+	VMAXPS Y0, Y3, Y0
+	VMOVUPS 96(SI), Y3
+	VMAXPS Y1, Y3, Y1
+	VMOVUPS 128(SI), Y3
+	VMAXPS Y0, Y3, Y0
+	VMOVUPS 160(SI), Y3
+	VMAXPS Y1, Y3, Y1
+	VMOVUPS 192(SI), Y3
+	VMAXPS Y0, Y3, Y0
+	VMOVUPS 224(SI), Y3
+	VMAXPS Y1, Y3, Y1
+	VMAXPS Y1, Y0, Y0
+	VEXTRACTF128 $1, Y0, X1
+	VMAXPS X1, X0, X0
+	VPSHUFD $0x4e, X0, X1
+	VMAXPS X1, X0, X0
+	VPSHUFD $0xb1, X0, X1
+	VMAXPS X1, X0, X0
+	VMOVSS X0, (DI)
+	VBROADCASTSS X0, Y8
+	VSUBPS Y8, Y2, Y0
+	VXORPS X1, X1, X1
+	VUCOMISS X1, X0
+	VMOVAPS Y15, Y1 // e^0, which it is mostly
+	JNE grown
+	JNP scores
+
+grown:
+	EXP
+	VMOVAPS Y0, Y1
+
+scores:
+	VMOVSS X1, (BX)
+	VMULPS 0(DX), Y1, Y0
+	VMULPS 32(DX), Y1, Y1
+	VMOVUPS Y0, 0(DX)
+	VMOVUPS Y1, 32(DX)
+	EXPSCORES(0)
+	EXPSCORES(32)
+	EXPSCORES(64)
+	EXPSCORES(96)
+	EXPSCORES(128)
+	EXPSCORES(160)
+	EXPSCORES(192)
+	EXPSCORES(224)
+	VMOVUPS 0(DX), Y0
+	VMOVUPS 32(DX), Y1
+	VADDPS 0(SI), Y0, Y0
+	VADDPS 32(SI), Y1, Y1
+	VADDPS 64(SI), Y0, Y0
+	VADDPS 96(SI), Y1, Y1
+	VADDPS 128(SI), Y0, Y0
+	VADDPS 160(SI), Y1, Y1
+	VADDPS 192(SI), Y0, Y0
+	VADDPS 224(SI), Y1, Y1
+	VMOVUPS Y0, 0(DX)
+	VMOVUPS Y1, 32(DX)
+	TESTQ R12, R12
+	JZ next
+	SCALE(R12, 0)
+	SCALE(R12, 32)
+	SCALE(R12, 64)
+	SCALE(R12, 96)
+	SCALE(R12, 128)
+	SCALE(R12, 160)
+	SCALE(R12, 192)
+	SCALE(R12, 224)
+
+next:
+	ADDQ R9, SI
+	ADDQ $4, DI
+	ADDQ $64, DX
+	ADDQ $4, BX
+	ADDQ $8, R10
+	DECQ CX
+	JNZ row
 	VZEROUPPER
 	RET
