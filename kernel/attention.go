@@ -77,10 +77,11 @@ const (
 // the largest use: Prepare, then Do for every piece, in any order and by several threads
 // at a time. The zero value is ready.
 type AttentionRun struct {
-	a      Attention
-	out, q tensor.Rows // (rows, Heads*HeadDim)
-	seqs   []AttentionSequence
-	tiles  KVTiles
+	a       Attention
+	out, q  tensor.Rows // (rows, Heads*HeadDim)
+	seqs    []AttentionSequence
+	tiles   KVTiles
+	threads int
 	// span is spanTokens; tests make it smaller.
 	span int
 
@@ -120,7 +121,7 @@ func (r *AttentionRun) Prepare(a *Attention, out, q tensor.Rows, seqs []Attentio
 		panic(fmt.Sprintf("kernel: attention of (%d,%d) into (%d,%d) with %d heads over %d of %d",
 			q.N, q.Dim, out.N, out.Dim, a.Heads, a.KV.Heads, a.KV.HeadDim))
 	}
-	r.a, r.out, r.q, r.seqs, r.tiles = *a, out, q, seqs, tiles
+	r.a, r.out, r.q, r.seqs, r.tiles, r.threads = *a, out, q, seqs, tiles, threads
 	if r.span == 0 {
 		r.span = spanTokens
 	}
@@ -193,6 +194,7 @@ func growBy[T any](s []T, n int) []T {
 func (r *AttentionRun) Do(thread, piece int) {
 	p := &r.pieces[piece]
 	s := &r.scratch[thread]
+	s.following = piece + r.threads
 	s.begin(r, p)
 	if p.merge < 0 {
 		r.doSpans(s, p)

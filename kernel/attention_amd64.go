@@ -1,16 +1,26 @@
 package kernel
 
-// softmaxAVX2 is softmaxGo.
+// scoresAVX2 is scoresGo.
 //
 //go:noescape
-func softmaxAVX2(b *softmaxBlock)
+func scoresAVX2(b *softmaxBlock)
 
-// softmaxAVX512 is softmaxGo.
+// exponentialsAVX2 is exponentialsGo.
 //
 //go:noescape
-func softmaxAVX512(b *softmaxBlock)
+func exponentialsAVX2(b *softmaxBlock)
 
-// laneBits is what softmaxAVX2 reads: one bit for each of eight lanes.
+// scoresAVX512 is scoresGo.
+//
+//go:noescape
+func scoresAVX512(b *softmaxBlock)
+
+// exponentialsAVX512 is exponentialsGo.
+//
+//go:noescape
+func exponentialsAVX512(b *softmaxBlock)
+
+// laneBits is what scoresAVX2 reads: one bit for each of eight lanes.
 //
 //lint:ignore U1000 only assembly reads it
 var laneBits = [8]uint32{1, 2, 4, 8, 16, 32, 64, 128}
@@ -87,16 +97,30 @@ func (s *attentionScratch) findRuns(v valuesAt, stride int) {
 	}
 }
 
-// softmax is one call of assembly, too.
+// finishScores is one call of assembly, too.
 //
 //go:noinline
-func softmax(b *softmaxBlock) {
+func finishScores(b *softmaxBlock) {
 	switch {
 	case level >= avx512:
-		softmaxAVX512(b)
+		scoresAVX512(b)
 	case level >= avx2:
-		softmaxAVX2(b)
+		scoresAVX2(b)
 	default:
-		softmaxGo(b)
+		scoresGo(b)
+	}
+}
+
+// exponentials is one call of assembly, too.
+//
+//go:noinline
+func exponentials(b *softmaxBlock) {
+	switch {
+	case level >= avx512:
+		exponentialsAVX512(b)
+	case level >= avx2:
+		exponentialsAVX2(b)
+	default:
+		exponentialsGo(b)
 	}
 }

@@ -18,14 +18,17 @@ const (
 
 // attentionScratch is one thread's memory.
 type attentionScratch struct {
-	q       []float32 // (rows, HeadDim): a piece's queries times Scale
-	states  []float32 // of a piece over all spans: the total, and a span's
-	kv      kvTiles
-	product kvProduct
-	softmax softmaxBlock
-	scores  []float32 // stepRows*blockTokens
-	// shrink is, for each block and row, what the row's sums so far are multiplied by.
-	shrink [stepBlocks][stepRows]float32
+	q      []float32 // (rows, HeadDim): a piece's queries times Scale
+	states []float32 // of a piece over all spans: the total, and a span's
+	kv     kvTiles
+	// following is the index of the piece that comes next, perhaps.
+	following int
+	product   kvProduct
+	softmax   softmaxBlock
+	scores    []float32 // stepRows*blockTokens
+	// best and shrink are, for each block and row, the largest score so far and what the
+	// row's sums so far are multiplied by.
+	best, shrink [stepBlocks][stepRows]float32
 	// ends are the first positions of blocks that each row does not see, seen the positions
 	// of one block that it sees, as bits.
 	ends [stepRows]int
@@ -72,11 +75,12 @@ type kvProduct struct {
 // what one call of assembly reads.
 type softmaxBlock struct {
 	scores       []float32
-	stride, rows int       // floats between rows, and their number
-	best         []float32 // the largest score of each row, which rises
-	sums         []float32 // (rows, KVTokens)
-	shrink       []float32
-	seen         []uint64
+	stride, rows int // floats between rows, and their number
+	// before is the largest score of each row before the block, best with it. shrink is by
+	// how much that rose, negative, then what it makes of sums.
+	before, best, shrink []float32
+	sums                 []float32 // (rows, KVTokens)
+	seen                 []uint64
 	// In 8 bits scores are multiplied by the first, exponentials in the end by the second.
 	keyScales, valueScales []float32
 }
@@ -123,8 +127,7 @@ func (r *AttentionRun) attend(s *attentionScratch, t softmaxState, p *attentionP
 	}
 	clear(t.sums)
 	clear(t.out)
-	begin := max(r.a.from(p.pos), span*r.span)
-	end := min(p.pos+p.n, (span+1)*r.span)
+	begin, end := r.begin(p, span), r.end(p, span)
 	group, rows := r.group(), len(t.max)
 	for at := begin - begin%blockTokens; at < end; at += s.kv.blocks * blockTokens {
 		s.kv.blocks = r.blocks(p, at, end)
@@ -133,7 +136,7 @@ func (r *AttentionRun) attend(s *attentionScratch, t softmaxState, p *attentionP
 			w := rowsAt{first, min(rows-first, stepRows), max(begin-at, 0), p.pos - at + 1, group,
 				s.kv.blocks * blockTokens}
 			if first+w.n == rows {
-				r.lookAhead(s, p, at+w.tokens, end)
+				r.lookAhead(s, p, at+w.tokens, span)
 			}
 			r.step(s, t, w)
 		}
@@ -197,16 +200,36 @@ func (r *AttentionRun) load(s *attentionScratch, p *attentionPiece, at int, seen
 	}
 }
 
-// lookAhead makes the last rows' products fetch the keys of the blocks at a position, if
-// that comes before end; those of others fetch their own blocks' keys for the next rows.
-func (r *AttentionRun) lookAhead(s *attentionScratch, p *attentionPiece, at, end int) {
-	table := r.seqs[p.seq].Table
-	for i := range s.kv.next {
-		if at+i*KVTokens < end {
-			tile := r.tiles.Tile(table, at/KVTokens+i)
-			s.kv.next[i] = &tile[p.head*r.a.KV.headBytes()]
-		}
+// lookAhead makes the last rows' products fetch the keys that come next: at a position of
+// the piece, or where it has no more, in the piece that this thread probably does next.
+// Products of other rows fetch their own blocks' keys for the next rows.
+func (r *AttentionRun) lookAhead(s *attentionScratch, p *attentionPiece, at, span int) {
+	end := r.end(p, span)
+	if p.merge < 0 {
+		end = p.pos + p.n
 	}
+	for i := range s.kv.next {
+		if at >= end {
+			if s.following >= len(r.pieces) || p == &r.pieces[s.following] {
+				return
+			}
+			p = &r.pieces[s.following]
+			at, end = r.begin(p, p.span), r.end(p, p.span)
+		}
+		tile := r.tiles.Tile(r.seqs[p.seq].Table, at/KVTokens)
+		s.kv.next[i] = &tile[p.head*r.a.KV.headBytes()]
+		at += KVTokens
+	}
+}
+
+// begin and end are the positions of a span that a piece's queries see: from the first to
+// without the second.
+func (r *AttentionRun) begin(p *attentionPiece, span int) int {
+	return max(r.a.from(p.pos), span*r.span)
+}
+
+func (r *AttentionRun) end(p *attentionPiece, span int) int {
+	return min(p.pos+p.n, (span+1)*r.span)
 }
 
 // step adds blocks to some rows.
@@ -217,9 +240,16 @@ func (r *AttentionRun) step(s *attentionScratch, t softmaxState, w rowsAt) {
 	if !s.keysVector(l, q, w) {
 		s.keysGo(l, q, w)
 	}
+	before := t.max[w.first : w.first+w.n]
 	for block := range s.kv.blocks {
-		r.exponentials(s, t, w, block)
+		s.findSeen(w, block)
+		finishScores(s.block(l, t, w, block, before))
+		before = s.best[block][:w.n]
 	}
+	for block := range s.kv.blocks {
+		exponentials(s.block(l, t, w, block, nil))
+	}
+	copy(t.max[w.first:], before)
 	s.product.runs = 0
 	for i := 0; i < w.n; {
 		n := w.share(w.n - i)
@@ -228,21 +258,27 @@ func (r *AttentionRun) step(s *attentionScratch, t softmaxState, w rowsAt) {
 	}
 }
 
-// exponentials replaces a block's scores.
-func (r *AttentionRun) exponentials(s *attentionScratch, t softmaxState, w rowsAt, block int) {
-	at, b := block*blockTokens, &s.softmax
+// findSeen sets seen to the positions of a block that each row sees.
+func (s *attentionScratch) findSeen(w rowsAt, block int) {
+	at := block * blockTokens
 	lo := max(w.lo-at, 0)
 	for i, end := range s.ends[:w.n] {
 		s.seen[i] = ^uint64(0) >> max(blockTokens-(end-at), 0) >> lo << lo
 	}
-	rows := w.first + w.n
-	*b = softmaxBlock{scores: s.scores[at:], stride: w.tokens, rows: w.n, best: t.max[w.first:rows],
-		sums: t.sums[w.first*KVTokens : rows*KVTokens], shrink: s.shrink[block][:w.n], seen: s.seen[:w.n]}
-	if r.a.KV.Precision == PrecisionInt8 {
-		b.keyScales = s.kv.keyScales[at : at+blockTokens]
-		b.valueScales = s.kv.valueScales[at : at+blockTokens]
+}
+
+// block makes the softmax one of a block.
+func (s *attentionScratch) block(l *KVLayout, t softmaxState, w rowsAt, block int,
+	before []float32) *softmaxBlock {
+	at, rows := block*blockTokens, w.first+w.n
+	s.softmax = softmaxBlock{scores: s.scores[at:], stride: w.tokens, rows: w.n, before: before,
+		best: s.best[block][:w.n], shrink: s.shrink[block][:w.n],
+		sums: t.sums[w.first*KVTokens : rows*KVTokens], seen: s.seen[:w.n]}
+	if l.Precision == PrecisionInt8 {
+		s.softmax.keyScales = s.kv.keyScales[at : at+blockTokens]
+		s.softmax.valueScales = s.kv.valueScales[at : at+blockTokens]
 	}
-	softmax(b)
+	return &s.softmax
 }
 
 // addValues adds the blocks' values to rows from to to: first the positions that all of
@@ -315,14 +351,30 @@ func (s *attentionScratch) valuesGo(l *KVLayout, y []float32, v valuesAt) {
 	}
 }
 
-// softmaxGo replaces scores.
-func softmaxGo(b *softmaxBlock) {
-	for i, old := range b.best {
-		row := b.scores[i*b.stride : i*b.stride+blockTokens]
-		b.best[i] = b.scoresGo(row, old, b.seen[i])
-		b.shrink[i] = exp32(old - b.best[i])
-		expShiftedGo(row, row, b.best[i])
-		sums := b.sums[i*KVTokens : (i+1)*KVTokens]
+// scoresGo makes final scores: those of positions that a row does not see count nothing.
+func scoresGo(b *softmaxBlock) {
+	for i, best := range b.before {
+		row, seen := b.row(i), b.seen[i]
+		if b.keyScales != nil {
+			scaleScores(row, b.keyScales)
+		}
+		for t, v := range row {
+			if seen>>t&1 == 0 {
+				row[t] = float32(math.Inf(-1))
+			} else if v > best {
+				best = v
+			}
+		}
+		b.best[i], b.shrink[i] = best, b.before[i]-best
+	}
+}
+
+// exponentialsGo replaces scores and adds them to the sums.
+func exponentialsGo(b *softmaxBlock) {
+	for i, best := range b.best {
+		row, sums := b.row(i), b.sums[i*KVTokens:(i+1)*KVTokens]
+		expShiftedGo(row, row, best)
+		b.shrink[i] = exp32(b.shrink[i])
 		for j, v := range sums {
 			v = float32(v * b.shrink[i])
 			for t := j; t < blockTokens; t += KVTokens {
@@ -336,21 +388,7 @@ func softmaxGo(b *softmaxBlock) {
 	}
 }
 
-// scoresGo makes the final scores of a row: those of positions that it does not see count
-// nothing. It returns the largest, or best.
-func (b *softmaxBlock) scoresGo(row []float32, best float32, seen uint64) float32 {
-	if b.keyScales != nil {
-		scaleScores(row, b.keyScales)
-	}
-	for t, v := range row {
-		if seen>>t&1 == 0 {
-			row[t] = float32(math.Inf(-1))
-		} else if v > best {
-			best = v
-		}
-	}
-	return best
-}
+func (b *softmaxBlock) row(i int) []float32 { return b.scores[i*b.stride : i*b.stride+blockTokens] }
 
 func scaleScores(scores, scales []float32) {
 	for t := range scores {

@@ -6,4 +6,6 @@ func (s *attentionScratch) keysVector(*KVLayout, []float32, rowsAt) bool { retur
 
 func (s *attentionScratch) valuesVector(*KVLayout, []float32, valuesAt) bool { return false }
 
-func softmax(b *softmaxBlock) { softmaxGo(b) }
+func finishScores(b *softmaxBlock) { scoresGo(b) }
+
+func exponentials(b *softmaxBlock) { exponentialsGo(b) }

@@ -139,22 +139,22 @@ swiGLUStep:
 // VMAXPS returns its second source where one is NaN, which stands first here: the larger
 // of the scores so far, which is none.
 
-// func softmaxAVX512(b *softmaxBlock)
-TEXT ·softmaxAVX512(SB), NOSPLIT, $0-8
+// func scoresAVX512(b *softmaxBlock)
+TEXT ·scoresAVX512(SB), NOSPLIT, $0-8
 	MOVQ b+0(FP), AX
 	MOVQ softmaxBlock_scores(AX), SI
 	MOVQ softmaxBlock_stride(AX), R9
 	SHLQ $2, R9
 	MOVQ softmaxBlock_rows(AX), CX
+	MOVQ softmaxBlock_before(AX), DX
 	MOVQ softmaxBlock_best(AX), DI
 	MOVQ softmaxBlock_shrink(AX), BX
 	MOVQ softmaxBlock_seen(AX), R10
 	MOVQ softmaxBlock_keyScales(AX), R11
-	MOVL $0xff800000, DX
-	VPBROADCASTD DX, Z29
+	MOVL $0xff800000, AX
+	VPBROADCASTD AX, Z29
 
-	// Final scores, and the largest.
-largest:
+row:
 	VMOVUPS 0(SI), Z4
 	VMOVUPS 64(SI), Z5
 	VMOVUPS 128(SI), Z6
@@ -179,7 +179,7 @@ hide:
 	VMOVUPS Z5, 64(SI)
 	VMOVUPS Z6, 128(SI)
 	VMOVUPS Z7, 192(SI)
-	VBROADCASTSS (DI), Z8
+	VBROADCASTSS (DX), Z8
 	VMAXPS Z8, Z4, Z4
 	VMAXPS Z8, Z5, Z5
 	VMAXPS Z4, Z6, Z4
@@ -197,14 +197,21 @@ hide:
 	VMOVSS X4, (DI)
 	VMOVSS X8, (BX)
 	ADDQ R9, SI
+	ADDQ $4, DX
 	ADDQ $4, DI
 	ADDQ $4, BX
 	ADDQ $8, R10
 	DECQ CX
-	JNZ largest
+	JNZ row
+	VZEROUPPER
+	RET
 
-	// Exponentials and sums.
+// func exponentialsAVX512(b *softmaxBlock)
+TEXT ·exponentialsAVX512(SB), NOSPLIT, $0-8
+	MOVQ b+0(FP), AX
 	MOVQ softmaxBlock_scores(AX), SI
+	MOVQ softmaxBlock_stride(AX), R9
+	SHLQ $2, R9
 	MOVQ softmaxBlock_rows(AX), CX
 	MOVQ softmaxBlock_best(AX), DI
 	MOVQ softmaxBlock_sums(AX), DX

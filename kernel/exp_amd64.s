@@ -128,21 +128,18 @@ swiGLUStep:
 	EXP \
 	VMOVUPS Y0, AT(SI)
 
-// func softmaxAVX2(b *softmaxBlock)
-TEXT ·softmaxAVX2(SB), NOSPLIT, $0-8
+// func scoresAVX2(b *softmaxBlock)
+TEXT ·scoresAVX2(SB), NOSPLIT, $0-8
 	MOVQ b+0(FP), AX
 	MOVQ softmaxBlock_scores(AX), SI
 	MOVQ softmaxBlock_stride(AX), R9
 	SHLQ $2, R9
 	MOVQ softmaxBlock_rows(AX), CX
+	MOVQ softmaxBlock_before(AX), DX
 	MOVQ softmaxBlock_best(AX), DI
-	MOVQ softmaxBlock_sums(AX), DX
 	MOVQ softmaxBlock_shrink(AX), BX
 	MOVQ softmaxBlock_seen(AX), R10
 	MOVQ softmaxBlock_keyScales(AX), R11
-	MOVQ softmaxBlock_valueScales(AX), R12
-	LEAQ ·expTable(SB), R8
-	CONSTANTS
 
 row:
 	TESTQ R11, R11
@@ -173,7 +170,7 @@ hide:
 	HIDE(7, 224)
 
 largest:
-	VBROADCASTSS (DI), Y2
+	VBROADCASTSS (DX), Y2
 	VMOVUPS (SI), Y0
 	VMOVUPS 32(SI), Y1
 	VMAXPS Y2, Y0, Y0
@@ -197,23 +194,46 @@ largest:
 	VMAXPS X1, X0, X0
 	VPSHUFD $0xb1, X0, X1
 	VMAXPS X1, X0, X0
+	VSUBSS X0, X2, X2
 	VMOVSS X0, (DI)
-	VBROADCASTSS X0, Y8
-	VSUBPS Y8, Y2, Y0
+	VMOVSS X2, (BX)
+	ADDQ R9, SI
+	ADDQ $4, DX
+	ADDQ $4, DI
+	ADDQ $4, BX
+	ADDQ $8, R10
+	DECQ CX
+	JNZ row
+	VZEROUPPER
+	RET
+
+// func exponentialsAVX2(b *softmaxBlock)
+TEXT ·exponentialsAVX2(SB), NOSPLIT, $0-8
+	MOVQ b+0(FP), AX
+	MOVQ softmaxBlock_scores(AX), SI
+	MOVQ softmaxBlock_stride(AX), R9
+	SHLQ $2, R9
+	MOVQ softmaxBlock_rows(AX), CX
+	MOVQ softmaxBlock_best(AX), DI
+	MOVQ softmaxBlock_sums(AX), DX
+	MOVQ softmaxBlock_shrink(AX), BX
+	MOVQ softmaxBlock_valueScales(AX), R12
+	LEAQ ·expTable(SB), R8
+	CONSTANTS
+
+row:
+	VBROADCASTSS (DI), Y8
+	VBROADCASTSS (BX), Y0
 	VXORPS X1, X1, X1
 	VUCOMISS X1, X0
-	VMOVAPS Y15, Y1 // e^0, which it is mostly
 	JNE grown
-	JNP scores
+	JP grown
+	VMOVAPS Y15, Y0 // e^0, which it is mostly
 
-grown:
-	EXP
-	VMOVAPS Y0, Y1
-
-scores:
-	VMOVSS X1, (BX)
-	VMULPS 0(DX), Y1, Y0
-	VMULPS 32(DX), Y1, Y1
+sum:
+	VMOVSS X0, (BX)
+	VMULPS 32(DX), Y0, Y1
+	VMULPS 0(DX), Y0, Y0
 	VMOVUPS Y0, 0(DX)
 	VMOVUPS Y1, 32(DX)
 	EXPSCORES(0)
@@ -252,8 +272,11 @@ next:
 	ADDQ $4, DI
 	ADDQ $64, DX
 	ADDQ $4, BX
-	ADDQ $8, R10
 	DECQ CX
 	JNZ row
 	VZEROUPPER
 	RET
+
+grown:
+	EXP
+	JMP sum
