@@ -3,22 +3,22 @@ package kernel
 // scoresAVX2 is scoresGo.
 //
 //go:noescape
-func scoresAVX2(b *softmaxBlock)
+func scoresAVX2(b *softmaxBlocks)
 
 // exponentialsAVX2 is exponentialsGo.
 //
 //go:noescape
-func exponentialsAVX2(b *softmaxBlock)
+func exponentialsAVX2(b *softmaxBlocks)
 
 // scoresAVX512 is scoresGo.
 //
 //go:noescape
-func scoresAVX512(b *softmaxBlock)
+func scoresAVX512(b *softmaxBlocks)
 
 // exponentialsAVX512 is exponentialsGo.
 //
 //go:noescape
-func exponentialsAVX512(b *softmaxBlock)
+func exponentialsAVX512(b *softmaxBlocks)
 
 // laneBits is what scoresAVX2 reads: one bit for each of eight lanes.
 //
@@ -70,7 +70,7 @@ func (s *attentionScratch) valuesVector(l *KVLayout, y []float32, v valuesAt) bo
 		s.findRuns(v, dims*size)
 	}
 	p.x, p.ldx, p.ldy = &s.scores[v.row*v.tokens+v.lo], v.tokens*4, dims*4
-	p.shrink = &s.shrink[0][v.row]
+	p.shrink = &s.softmax.shrink[0][v.row]
 	for d := 0; d < dims; d += k.elements {
 		if d+k.elements > dims {
 			k = tail
@@ -100,7 +100,7 @@ func (s *attentionScratch) findRuns(v valuesAt, stride int) {
 // finishScores is one call of assembly, too.
 //
 //go:noinline
-func finishScores(b *softmaxBlock) {
+func finishScores(b *softmaxBlocks) {
 	switch {
 	case level >= avx512:
 		scoresAVX512(b)
@@ -114,7 +114,7 @@ func finishScores(b *softmaxBlock) {
 // exponentials is one call of assembly, too.
 //
 //go:noinline
-func exponentials(b *softmaxBlock) {
+func exponentials(b *softmaxBlocks) {
 	switch {
 	case level >= avx512:
 		exponentialsAVX512(b)

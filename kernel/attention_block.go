@@ -24,16 +24,10 @@ type attentionScratch struct {
 	// following is the index of the piece that comes next, perhaps.
 	following int
 	product   kvProduct
-	softmax   softmaxBlock
-	scores    []float32 // stepRows*blockTokens
-	// best and shrink are, for each block and row, the largest score so far and what the
-	// row's sums so far are multiplied by.
-	best, shrink [stepBlocks][stepRows]float32
-	// ends are the first positions of blocks that each row does not see, seen the positions
-	// of one block that it sees, as bits.
-	ends [stepRows]int
-	seen [stepRows]uint64
-	both [2]float32
+	softmax   softmaxBlocks
+	scores    []float32     // stepRows*blockTokens
+	ends      [stepRows]int // the first positions of the blocks that each row does not see
+	both      [2]float32
 }
 
 // kvTiles is the keys and values of one head in some blocks: of tiles first to last,
@@ -71,18 +65,19 @@ type kvProduct struct {
 	shrinkAt [stepTiles]int
 }
 
-// softmaxBlock is some rows' scores in one block, which softmax replaces by exponentials:
-// what one call of assembly reads.
-type softmaxBlock struct {
-	scores       []float32
-	stride, rows int // floats between rows, and their number
-	// before is the largest score of each row before the block, best with it. shrink is by
-	// how much that rose, negative, then what it makes of sums.
-	before, best, shrink []float32
+// softmaxBlocks is some rows' scores in some blocks, which softmax replaces by
+// exponentials: what calls of assembly read.
+type softmaxBlocks struct {
+	scores               []float32 // (rows, stride)
+	stride, rows, blocks int
+	max                  []float32 // the largest score of each row before the blocks
 	sums                 []float32 // (rows, KVTokens)
-	seen                 []uint64
 	// In 8 bits scores are multiplied by the first, exponentials in the end by the second.
-	keyScales, valueScales []float32
+	keyScales, valueScales []float32 // (blocks, blockTokens)
+	// best is the largest score of each row with a block. shrink is by how much that rose,
+	// negative, then what it makes of the sums so far.
+	best, shrink [stepBlocks][stepRows]float32
+	seen         [stepBlocks][stepRows]uint64 // the positions that each row sees, as bits
 }
 
 func newAttentionScratch() attentionScratch {
@@ -240,16 +235,11 @@ func (r *AttentionRun) step(s *attentionScratch, t softmaxState, w rowsAt) {
 	if !s.keysVector(l, q, w) {
 		s.keysGo(l, q, w)
 	}
-	before := t.max[w.first : w.first+w.n]
-	for block := range s.kv.blocks {
-		s.findSeen(w, block)
-		finishScores(s.block(l, t, w, block, before))
-		before = s.best[block][:w.n]
-	}
-	for block := range s.kv.blocks {
-		exponentials(s.block(l, t, w, block, nil))
-	}
-	copy(t.max[w.first:], before)
+	b := &s.softmax
+	s.prepare(l, t, w)
+	finishScores(b)
+	exponentials(b)
+	copy(b.max, b.best[b.blocks-1][:])
 	s.product.runs = 0
 	for i := 0; i < w.n; {
 		n := w.share(w.n - i)
@@ -258,27 +248,22 @@ func (r *AttentionRun) step(s *attentionScratch, t softmaxState, w rowsAt) {
 	}
 }
 
-// findSeen sets seen to the positions of a block that each row sees.
-func (s *attentionScratch) findSeen(w rowsAt, block int) {
-	at := block * blockTokens
-	lo := max(w.lo-at, 0)
-	for i, end := range s.ends[:w.n] {
-		s.seen[i] = ^uint64(0) >> max(blockTokens-(end-at), 0) >> lo << lo
-	}
-}
-
-// block makes the softmax one of a block.
-func (s *attentionScratch) block(l *KVLayout, t softmaxState, w rowsAt, block int,
-	before []float32) *softmaxBlock {
-	at, rows := block*blockTokens, w.first+w.n
-	s.softmax = softmaxBlock{scores: s.scores[at:], stride: w.tokens, rows: w.n, before: before,
-		best: s.best[block][:w.n], shrink: s.shrink[block][:w.n],
-		sums: t.sums[w.first*KVTokens : rows*KVTokens], seen: s.seen[:w.n]}
+// prepare makes the softmax one of some rows.
+func (s *attentionScratch) prepare(l *KVLayout, t softmaxState, w rowsAt) {
+	b, rows := &s.softmax, w.first+w.n
+	b.scores, b.stride, b.rows, b.blocks = s.scores, w.tokens, w.n, s.kv.blocks
+	b.max, b.sums = t.max[w.first:rows], t.sums[w.first*KVTokens:rows*KVTokens]
+	b.keyScales, b.valueScales = nil, nil
 	if l.Precision == PrecisionInt8 {
-		s.softmax.keyScales = s.kv.keyScales[at : at+blockTokens]
-		s.softmax.valueScales = s.kv.valueScales[at : at+blockTokens]
+		b.keyScales, b.valueScales = s.kv.keyScales, s.kv.valueScales
 	}
-	return &s.softmax
+	for block := range b.blocks {
+		at := block * blockTokens
+		lo, seen := max(w.lo-at, 0), b.seen[block][:w.n]
+		for i, end := range s.ends[:w.n] {
+			seen[i] = ^uint64(0) >> max(blockTokens-(end-at), 0) >> lo << lo
+		}
+	}
 }
 
 // addValues adds the blocks' values to rows from to to: first the positions that all of
@@ -338,7 +323,7 @@ func (s *attentionScratch) valuesGo(l *KVLayout, y []float32, v valuesAt) {
 		row, x := y[i*dims:(i+1)*dims], s.scores[(v.row+i)*v.tokens:]
 		for t := v.lo; t < v.hi; t++ {
 			if v.shrinks(t) {
-				scaleGo(row, row, s.shrink[t/blockTokens][v.row+i])
+				scaleGo(row, row, s.softmax.shrink[t/blockTokens][v.row+i])
 			}
 			values := s.kv.values[t/KVTokens][t%KVTokens*dims*size:]
 			for d := 0; d < dims; d += KVTokens {
@@ -352,43 +337,53 @@ func (s *attentionScratch) valuesGo(l *KVLayout, y []float32, v valuesAt) {
 }
 
 // scoresGo makes final scores: those of positions that a row does not see count nothing.
-func scoresGo(b *softmaxBlock) {
-	for i, best := range b.before {
-		row, seen := b.row(i), b.seen[i]
-		if b.keyScales != nil {
-			scaleScores(row, b.keyScales)
-		}
-		for t, v := range row {
-			if seen>>t&1 == 0 {
-				row[t] = float32(math.Inf(-1))
-			} else if v > best {
-				best = v
+func scoresGo(b *softmaxBlocks) {
+	before := b.max
+	for block := range b.blocks {
+		for i, best := range before[:b.rows] {
+			row, seen := b.row(block, i), b.seen[block][i]
+			if b.keyScales != nil {
+				scaleScores(row, b.keyScales[block*blockTokens:])
 			}
+			for t, v := range row {
+				if seen>>t&1 == 0 {
+					row[t] = float32(math.Inf(-1))
+				} else if v > best {
+					best = v
+				}
+			}
+			b.best[block][i], b.shrink[block][i] = best, before[i]-best
 		}
-		b.best[i], b.shrink[i] = best, b.before[i]-best
+		before = b.best[block][:]
 	}
 }
 
 // exponentialsGo replaces scores and adds them to the sums.
-func exponentialsGo(b *softmaxBlock) {
-	for i, best := range b.best {
-		row, sums := b.row(i), b.sums[i*KVTokens:(i+1)*KVTokens]
-		expShiftedGo(row, row, best)
-		b.shrink[i] = exp32(b.shrink[i])
-		for j, v := range sums {
-			v = float32(v * b.shrink[i])
-			for t := j; t < blockTokens; t += KVTokens {
-				v += row[t]
+func exponentialsGo(b *softmaxBlocks) {
+	for block := range b.blocks {
+		for i, best := range b.best[block][:b.rows] {
+			row, sums := b.row(block, i), b.sums[i*KVTokens:(i+1)*KVTokens]
+			expShiftedGo(row, row, best)
+			shrink := exp32(b.shrink[block][i])
+			b.shrink[block][i] = shrink
+			for j, v := range sums {
+				v = float32(v * shrink)
+				for t := j; t < blockTokens; t += KVTokens {
+					v += row[t]
+				}
+				sums[j] = v
 			}
-			sums[j] = v
-		}
-		if b.valueScales != nil {
-			scaleScores(row, b.valueScales)
+			if b.valueScales != nil {
+				scaleScores(row, b.valueScales[block*blockTokens:])
+			}
 		}
 	}
 }
 
-func (b *softmaxBlock) row(i int) []float32 { return b.scores[i*b.stride : i*b.stride+blockTokens] }
+func (b *softmaxBlocks) row(block, i int) []float32 {
+	at := i*b.stride + block*blockTokens
+	return b.scores[at : at+blockTokens]
+}
 
 func scaleScores(scores, scales []float32) {
 	for t := range scores {

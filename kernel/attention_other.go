@@ -6,6 +6,6 @@ func (s *attentionScratch) keysVector(*KVLayout, []float32, rowsAt) bool { retur
 
 func (s *attentionScratch) valuesVector(*KVLayout, []float32, valuesAt) bool { return false }
 
-func finishScores(b *softmaxBlock) { scoresGo(b) }
+func finishScores(b *softmaxBlocks) { scoresGo(b) }
 
-func exponentials(b *softmaxBlock) { exponentialsGo(b) }
+func exponentials(b *softmaxBlocks) { exponentialsGo(b) }

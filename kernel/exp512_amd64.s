@@ -139,20 +139,25 @@ swiGLUStep:
 // VMAXPS returns its second source where one is NaN, which stands first here: the larger
 // of the scores so far, which is none.
 
-// func scoresAVX512(b *softmaxBlock)
+// func scoresAVX512(b *softmaxBlocks)
 TEXT ·scoresAVX512(SB), NOSPLIT, $0-8
 	MOVQ b+0(FP), AX
-	MOVQ softmaxBlock_scores(AX), SI
-	MOVQ softmaxBlock_stride(AX), R9
+	MOVQ softmaxBlocks_scores(AX), R12
+	MOVQ softmaxBlocks_stride(AX), R9
 	SHLQ $2, R9
-	MOVQ softmaxBlock_rows(AX), CX
-	MOVQ softmaxBlock_before(AX), DX
-	MOVQ softmaxBlock_best(AX), DI
-	MOVQ softmaxBlock_shrink(AX), BX
-	MOVQ softmaxBlock_seen(AX), R10
-	MOVQ softmaxBlock_keyScales(AX), R11
-	MOVL $0xff800000, AX
-	VPBROADCASTD AX, Z29
+	MOVQ softmaxBlocks_max(AX), DX
+	MOVQ softmaxBlocks_keyScales(AX), R11
+	MOVQ softmaxBlocks_blocks(AX), R13
+	XORQ R8, R8 // of the block, in best and shrink
+	MOVL $0xff800000, CX
+	VPBROADCASTD CX, Z29
+
+block:
+	MOVQ R12, SI
+	MOVQ softmaxBlocks_rows(AX), CX
+	LEAQ softmaxBlocks_best(AX)(R8*1), DI
+	LEAQ softmaxBlocks_shrink(AX)(R8*1), BX
+	LEAQ softmaxBlocks_seen(AX)(R8*2), R10
 
 row:
 	VMOVUPS 0(SI), Z4
@@ -203,23 +208,38 @@ hide:
 	ADDQ $8, R10
 	DECQ CX
 	JNZ row
+	LEAQ softmaxBlocks_best(AX)(R8*1), DX
+	ADDQ $(const_stepRows*4), R8
+	ADDQ $(const_blockTokens*4), R12
+	TESTQ R11, R11
+	JZ same
+	ADDQ $(const_blockTokens*4), R11
+
+same:
+	DECQ R13
+	JNZ block
 	VZEROUPPER
 	RET
 
-// func exponentialsAVX512(b *softmaxBlock)
+// func exponentialsAVX512(b *softmaxBlocks)
 TEXT ·exponentialsAVX512(SB), NOSPLIT, $0-8
 	MOVQ b+0(FP), AX
-	MOVQ softmaxBlock_scores(AX), SI
-	MOVQ softmaxBlock_stride(AX), R9
+	MOVQ softmaxBlocks_scores(AX), R11
+	MOVQ softmaxBlocks_stride(AX), R9
 	SHLQ $2, R9
-	MOVQ softmaxBlock_rows(AX), CX
-	MOVQ softmaxBlock_best(AX), DI
-	MOVQ softmaxBlock_sums(AX), DX
-	MOVQ softmaxBlock_shrink(AX), BX
-	MOVQ softmaxBlock_valueScales(AX), R12
+	MOVQ softmaxBlocks_valueScales(AX), R12
+	MOVQ softmaxBlocks_blocks(AX), R13
+	XORQ R10, R10 // of the block, in best and shrink
 	LEAQ ·expTable(SB), R8
 	CONSTANTS
 	VPXORD Z30, Z30, Z30
+
+block:
+	MOVQ R11, SI
+	MOVQ softmaxBlocks_rows(AX), CX
+	MOVQ softmaxBlocks_sums(AX), DX
+	LEAQ softmaxBlocks_best(AX)(R10*1), DI
+	LEAQ softmaxBlocks_shrink(AX)(R10*1), BX
 
 row:
 	VBROADCASTSS (DI), Z29
@@ -263,6 +283,15 @@ store:
 	ADDQ $4, BX
 	DECQ CX
 	JNZ row
+	ADDQ $(const_stepRows*4), R10
+	ADDQ $(const_blockTokens*4), R11
+	TESTQ R12, R12
+	JZ same
+	ADDQ $(const_blockTokens*4), R12
+
+same:
+	DECQ R13
+	JNZ block
 	VZEROUPPER
 	RET
 

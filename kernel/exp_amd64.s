@@ -128,18 +128,23 @@ swiGLUStep:
 	EXP \
 	VMOVUPS Y0, AT(SI)
 
-// func scoresAVX2(b *softmaxBlock)
+// func scoresAVX2(b *softmaxBlocks)
 TEXT ·scoresAVX2(SB), NOSPLIT, $0-8
 	MOVQ b+0(FP), AX
-	MOVQ softmaxBlock_scores(AX), SI
-	MOVQ softmaxBlock_stride(AX), R9
+	MOVQ softmaxBlocks_scores(AX), R12
+	MOVQ softmaxBlocks_stride(AX), R9
 	SHLQ $2, R9
-	MOVQ softmaxBlock_rows(AX), CX
-	MOVQ softmaxBlock_before(AX), DX
-	MOVQ softmaxBlock_best(AX), DI
-	MOVQ softmaxBlock_shrink(AX), BX
-	MOVQ softmaxBlock_seen(AX), R10
-	MOVQ softmaxBlock_keyScales(AX), R11
+	MOVQ softmaxBlocks_max(AX), DX
+	MOVQ softmaxBlocks_keyScales(AX), R11
+	MOVQ softmaxBlocks_blocks(AX), R13
+	XORQ R8, R8 // of the block, in best and shrink
+
+block:
+	MOVQ R12, SI
+	MOVQ softmaxBlocks_rows(AX), CX
+	LEAQ softmaxBlocks_best(AX)(R8*1), DI
+	LEAQ softmaxBlocks_shrink(AX)(R8*1), BX
+	LEAQ softmaxBlocks_seen(AX)(R8*2), R10
 
 row:
 	TESTQ R11, R11
@@ -156,9 +161,8 @@ row:
 hide:
 	CMPQ (R10), $-1
 	JEQ largest
-	MOVL $0xff800000, AX
-	VMOVD AX, X1
-	VPBROADCASTD X1, Y1
+	VPCMPEQD Y1, Y1, Y1
+	VPSLLD $23, Y1, Y1
 	VMOVUPS ·laneBits(SB), Y2
 	HIDE(0, 0)
 	HIDE(1, 32)
@@ -204,22 +208,37 @@ largest:
 	ADDQ $8, R10
 	DECQ CX
 	JNZ row
+	LEAQ softmaxBlocks_best(AX)(R8*1), DX
+	ADDQ $(const_stepRows*4), R8
+	ADDQ $(const_blockTokens*4), R12
+	TESTQ R11, R11
+	JZ same
+	ADDQ $(const_blockTokens*4), R11
+
+same:
+	DECQ R13
+	JNZ block
 	VZEROUPPER
 	RET
 
-// func exponentialsAVX2(b *softmaxBlock)
+// func exponentialsAVX2(b *softmaxBlocks)
 TEXT ·exponentialsAVX2(SB), NOSPLIT, $0-8
 	MOVQ b+0(FP), AX
-	MOVQ softmaxBlock_scores(AX), SI
-	MOVQ softmaxBlock_stride(AX), R9
+	MOVQ softmaxBlocks_scores(AX), R11
+	MOVQ softmaxBlocks_stride(AX), R9
 	SHLQ $2, R9
-	MOVQ softmaxBlock_rows(AX), CX
-	MOVQ softmaxBlock_best(AX), DI
-	MOVQ softmaxBlock_sums(AX), DX
-	MOVQ softmaxBlock_shrink(AX), BX
-	MOVQ softmaxBlock_valueScales(AX), R12
+	MOVQ softmaxBlocks_valueScales(AX), R12
+	MOVQ softmaxBlocks_blocks(AX), R13
+	XORQ R10, R10 // of the block, in best and shrink
 	LEAQ ·expTable(SB), R8
 	CONSTANTS
+
+block:
+	MOVQ R11, SI
+	MOVQ softmaxBlocks_rows(AX), CX
+	MOVQ softmaxBlocks_sums(AX), DX
+	LEAQ softmaxBlocks_best(AX)(R10*1), DI
+	LEAQ softmaxBlocks_shrink(AX)(R10*1), BX
 
 row:
 	VBROADCASTSS (DI), Y8
@@ -274,6 +293,15 @@ next:
 	ADDQ $4, BX
 	DECQ CX
 	JNZ row
+	ADDQ $(const_stepRows*4), R10
+	ADDQ $(const_blockTokens*4), R11
+	TESTQ R12, R12
+	JZ same
+	ADDQ $(const_blockTokens*4), R12
+
+same:
+	DECQ R13
+	JNZ block
 	VZEROUPPER
 	RET
 
