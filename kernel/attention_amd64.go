@@ -20,6 +20,11 @@ func scoresAVX512(b *softmaxBlocks)
 //go:noescape
 func exponentialsAVX512(b *softmaxBlocks)
 
+// fetchScales fetches the scales of a head in a tile into the cache.
+//
+//go:noescape
+func fetchScales(p *byte)
+
 // laneBits is what scoresAVX2 reads: one bit for each of eight lanes.
 //
 //lint:ignore U1000 only assembly reads it

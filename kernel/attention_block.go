@@ -212,7 +212,11 @@ func (r *AttentionRun) lookAhead(s *attentionScratch, p *attentionPiece, at, spa
 			at, end = r.begin(p, p.span), r.end(p, p.span)
 		}
 		tile := r.tiles.Tile(r.seqs[p.seq].Table, at/KVTokens)
-		s.kv.next[i] = &tile[p.head*r.a.KV.headBytes()]
+		head := tile[p.head*r.a.KV.headBytes():]
+		s.kv.next[i] = &head[r.a.KV.scaleBytes()]
+		if r.a.KV.Precision == PrecisionInt8 {
+			fetchScales(&head[0])
+		}
 		at += KVTokens
 	}
 }
