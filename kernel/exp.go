@@ -52,11 +52,13 @@ func expShiftedGo(y, x []float32, shift float32) {
 	}
 }
 
-// Sigmoid returns 1 / (1 + e^-x).
-func Sigmoid(x float32) float32 {
-	e := [1]float32{-x}
-	expShifted(e[:], e[:], 0)
-	return float32(1 / float32(1+e[0]))
+// Sigmoid sets y = 1 / (1 + e^-x). y may be x.
+func Sigmoid(y, x []float32) { sigmoid(y, x) }
+
+func sigmoidGo(y, x []float32) {
+	for i, v := range x {
+		y[i] = float32(1 / float32(1+exp32(-v)))
+	}
 }
 
 // swiGLUGo sets y = silu(gate) * up for one row.

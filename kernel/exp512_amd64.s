@@ -97,6 +97,27 @@ swiGLUStep:
 	VZEROUPPER
 	RET
 
+// func sigmoidAVX512(y, x *float32, n int)
+TEXT ·sigmoidAVX512(SB), NOSPLIT, $0-24
+	MOVQ y+0(FP), DI
+	MOVQ x+8(FP), SI
+	MOVQ n+16(FP), CX
+	LEAQ ·expTable(SB), R8
+	CONSTANTS
+
+sigmoidStep:
+	VPXORD (SI), Z28, Z0
+	EXP
+	VADDPS Z27, Z0, Z0
+	VDIVPS Z0, Z27, Z0
+	VMOVUPS Z0, (DI)
+	ADDQ $64, SI
+	ADDQ $64, DI
+	SUBQ $16, CX
+	JNZ  sigmoidStep
+	VZEROUPPER
+	RET
+
 // FOUR does one thing to four vectors.
 #define FOUR(DO) \
 	DO(Z4, Z8, Z12, Z0) \

@@ -103,6 +103,28 @@ swiGLUStep:
 	VZEROUPPER
 	RET
 
+// func sigmoidAVX2(y, x *float32, n int)
+TEXT ·sigmoidAVX2(SB), NOSPLIT, $0-24
+	MOVQ y+0(FP), DI
+	MOVQ x+8(FP), SI
+	MOVQ n+16(FP), CX
+	LEAQ ·expTable(SB), R8
+	CONSTANTS
+	VBROADCASTSS SIGN(R8), Y8
+
+sigmoidStep:
+	VXORPS (SI), Y8, Y0
+	EXP
+	VADDPS Y15, Y0, Y0
+	VDIVPS Y0, Y15, Y0
+	VMOVUPS Y0, (DI)
+	ADDQ $32, SI
+	ADDQ $32, DI
+	SUBQ $8, CX
+	JNZ  sigmoidStep
+	VZEROUPPER
+	RET
+
 // VMAXPS returns its second source where one is NaN, which stands first here: the larger
 // of the scores so far, which is none.
 

@@ -94,10 +94,6 @@ func TestRecordedBytes(t *testing.T) {
 		RotatePairs(out.Row(0), a[:50], b[:50])
 		RotateHalves(out.Row(1), a[:50], b[:50])
 		check("rotate", out.Data)
-		for i, v := range a {
-			y[i] = Sigmoid(v)
-		}
-		check("sigmoid", y)
 		for _, kv := range []Precision{PrecisionExact, PrecisionBF16, PrecisionInt8} {
 			check(fmt.Sprint("attention ", kv), exactAttention(r, kv).Data)
 		}

@@ -53,6 +53,16 @@ func expShiftedAVX512(y, x *float32, shift float32, n int)
 //go:noescape
 func swiGLUAVX512(y, gate, up *float32, n int)
 
+// sigmoidAVX2 is sigmoidGo; n is a multiple of 8 and not 0.
+//
+//go:noescape
+func sigmoidAVX2(y, x *float32, n int)
+
+// sigmoidAVX512 is sigmoidGo; n is a multiple of 16 and not 0.
+//
+//go:noescape
+func sigmoidAVX512(y, x *float32, n int)
+
 // addAVX2 is addGo; n is a multiple of 8 and not 0.
 //
 //go:noescape
@@ -124,6 +134,28 @@ func swiGLU(y, gate, up []float32) {
 	copy(part[:], gate)
 	copy(with[:], up)
 	swiGLUAVX2(&part[0], &part[0], &with[0], len(part))
+	copy(y, part[:])
+}
+
+func sigmoid(y, x []float32) {
+	y = y[:len(x)]
+	if level >= avx512 {
+		for n := whole(len(x), 16); n > 0; n = whole(len(x), 16) {
+			sigmoidAVX512(&y[0], &x[0], n)
+			y, x = y[n:], x[n:]
+		}
+	}
+	for n := whole(len(x), 8); n > 0; n = whole(len(x), 8) {
+		sigmoidAVX2(&y[0], &x[0], n)
+		y, x = y[n:], x[n:]
+	}
+	if level < avx2 || len(x) == 0 {
+		sigmoidGo(y, x)
+		return
+	}
+	var part [8]float32
+	copy(part[:], x)
+	sigmoidAVX2(&part[0], &part[0], len(part))
 	copy(y, part[:])
 }
 

@@ -74,3 +74,5 @@ func widen(dst []float32, src []byte) {
 func expShifted(y, x []float32, shift float32) { expShiftedGo(y, x, shift) }
 
 func swiGLU(y, gate, up []float32) { swiGLUGo(y, gate, up) }
+
+func sigmoid(y, x []float32) { sigmoidGo(y, x) }

@@ -11,6 +11,8 @@ func expShifted(y, x []float32, shift float32) { expShiftedGo(y, x, shift) }
 
 func swiGLU(y, gate, up []float32) { swiGLUGo(y, gate, up) }
 
+func sigmoid(y, x []float32) { sigmoidGo(y, x) }
+
 func add(y, x []float32) { addGo(y, x) }
 
 func scale(y, x []float32, s float32) { scaleGo(y, x, s) }

@@ -68,6 +68,8 @@ var loops = []loop{
 		func(y, a, _ []float32, s float32) { expShiftedGo(y, a, s) }},
 	{"swiGLU", func(y, a, b []float32, _ float32) { swiGLU(y, a, b) },
 		func(y, a, b []float32, _ float32) { swiGLUGo(y, a, b) }},
+	{"sigmoid", func(y, a, _ []float32, _ float32) { sigmoid(y, a) },
+		func(y, a, _ []float32, _ float32) { sigmoidGo(y, a) }},
 	{"round", func(y, a, _ []float32, _ float32) { copy(y, a); round(y) },
 		func(y, a, _ []float32, _ float32) { copy(y, a); roundGo(y) }},
 	{"narrow", func(y, a, _ []float32, _ float32) { narrowed(y, a, narrow) },

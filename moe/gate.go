@@ -32,8 +32,9 @@ func SigmoidTopK(logits tensor.Rows, k int, r *Routes) {
 		experts, weights := r.Experts[i*k:(i+1)*k], r.Weights[i*k:(i+1)*k]
 		topK(logits.Row(i), experts)
 		for j, e := range experts {
-			weights[j] = kernel.Sigmoid(logits.Row(i)[e])
+			weights[j] = logits.Row(i)[e]
 		}
+		kernel.Sigmoid(weights, weights)
 	}
 }
 

@@ -17,7 +17,8 @@ func TestSigmoidTopK(t *testing.T) {
 	if want := []int32{1, 2, 0, 1}; !slices.Equal(r.Experts, want) {
 		t.Errorf("experts are %v, want %v: largest first, ties to the lower number", r.Experts, want)
 	}
-	if w := kernel.Sigmoid(3); r.Weights[0] != w || r.Weights[1] != w || r.Weights[2] != 0.5 {
+	w := []float32{3}
+	if kernel.Sigmoid(w, w); r.Weights[0] != w[0] || r.Weights[1] != w[0] || r.Weights[2] != 0.5 {
 		t.Errorf("weights are %v", r.Weights)
 	}
 }

@@ -56,11 +56,8 @@ func newSmallKernel(name string) smallKernel {
 		return smallKernel{experts, experts, 1,
 			func(_, x tensor.Rows, s *smallScratch) { moe.SigmoidTopK(x, 1, &s.routes) }}
 	}
-	return smallKernel{hidden, hidden, flopsSigmoid, func(y, x tensor.Rows, _ *smallScratch) {
-		for i, v := range x.Data {
-			y.Data[i] = kernel.Sigmoid(v)
-		}
-	}}
+	return smallKernel{hidden, hidden, flopsSigmoid,
+		func(y, x tensor.Rows, _ *smallScratch) { kernel.Sigmoid(y.Data, x.Data) }}
 }
 
 // small measures a small kernel on rows that lie in memory.
