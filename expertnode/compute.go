@@ -119,115 +119,238 @@ func (f *frame) end() {
 // computeFrames takes frames from the queue until Close. It is the only goroutine
 // that computes.
 func (s *Server) computeFrames() {
-	c := computer{server: s}
+	c := computer{server: s, maxRows: s.opts.MaxFrameBytes / (s.spec.Hidden * s.dtype.Size())}
 	for {
 		select {
-		case f := <-s.queue:
-			f.stream.forget(f.request.Dispatch.FrameID)
-			c.run(f)
+		case <-s.queue.wake:
 		case <-s.done:
 			return
+		}
+		for c.frames = s.queue.take(c.frames[:0], c.maxRows); len(c.frames) > 0; {
+			c.run()
+			select {
+			case <-s.done:
+				return
+			default:
+			}
+			c.frames = s.queue.take(c.frames[:0], c.maxRows)
 		}
 	}
 }
 
 // computer is the memory of the compute goroutine.
 type computer struct {
-	server *Server
-	x, y   []float32
-	batch  moe.Batch
-	errs   []error
+	server  *Server
+	maxRows int      // of several frames together
+	frames  []*frame // taken from the queue
+	shares  []share  // those of them that are computed
+	x, y    []float32
+	batch   moe.Batch
+	errs    []error
 }
 
-// run answers one frame.
-func (c *computer) run(f *frame) {
+// share is one frame's part in a batch.
+type share struct {
+	frame  *frame
+	reply  *wire.Response
+	cursor int    // in the frame's experts
+	row    int    // in the frame's rows, or of those that go back
+	bytes  []byte // of the rows that go back
+}
+
+// run answers the frames, all of one layer, with one computation.
+func (c *computer) run() {
 	started := time.Now()
-	switch {
-	case f.stream.ctx.Err() != nil:
-		f.end() // nobody is left to read an answer
-		return
-	case f.cancelled.Load():
-		f.refuse(wire.StatusCancelled, "")
-		return
-	case !f.deadline.IsZero() && started.After(f.deadline):
-		f.refuse(wire.StatusDeadline, fmt.Sprintf("waited %v", started.Sub(f.received)))
+	c.shares = c.shares[:0]
+	for _, f := range c.frames {
+		f.stream.forget(f.request.Dispatch.FrameID)
+		switch {
+		case f.stream.ctx.Err() != nil:
+			f.end() // nobody is left to read an answer
+		case f.cancelled.Load():
+			f.refuse(wire.StatusCancelled, "")
+		case !f.deadline.IsZero() && started.After(f.deadline):
+			f.refuse(wire.StatusDeadline, fmt.Sprintf("waited %v", started.Sub(f.received)))
+		default:
+			c.shares = append(c.shares, share{frame: f, reply: f.reply()})
+		}
+	}
+	clear(c.frames)
+	if len(c.shares) == 0 {
 		return
 	}
-	r := f.reply()
-	r.Combine.QueueMicros = micros(started.Sub(f.received))
-	c.compute(f, r)
-	r.Combine.ComputeMicros = micros(time.Since(started))
-	c.server.frames.Add(1)
-	c.server.rows.Add(uint64(r.Combine.RowCount))
-	f.answer(r)
+	c.compute()
+	c.answer(time.Now(), time.Since(started))
+	clear(c.shares)
+}
+
+// answer sends the replies. Each frame is told its part of the computation's time, by
+// what it asked for; the rest of its time it has waited.
+func (c *computer) answer(now time.Time, took time.Duration) {
+	s, whole := c.server, 0
+	for i := range c.shares {
+		whole += c.shares[i].work()
+	}
+	s.batches.Add(1)
+	for i := range c.shares {
+		sh := &c.shares[i]
+		r := sh.reply
+		part := took * time.Duration(sh.work()) / time.Duration(whole)
+		r.Combine.ComputeMicros = micros(part)
+		r.Combine.QueueMicros = micros(now.Sub(sh.frame.received) - part)
+		s.frames.Add(1)
+		s.rows.Add(uint64(r.Combine.RowCount))
+		sh.frame.answer(r)
+	}
+}
+
+// work is the size of a frame's computation: weights are read once for each expert,
+// which costs as much as about 8 rows' arithmetic.
+func (sh *share) work() int {
+	d := &sh.frame.request.Dispatch
+	return 8*len(d.ExpertIDs) + int(d.RowCount)
 }
 
 func micros(d time.Duration) uint32 {
 	return uint32(min(max(d.Microseconds(), 0), math.MaxUint32))
 }
 
-// compute fills the Combine: the rows of the experts that could be computed, in
-// order, and the statuses if not all of them are OK.
-func (c *computer) compute(f *frame, r *wire.Response) {
-	s := c.server
-	c.take(f)
-	if detail := c.computeBatch(); detail != "" {
-		for range c.batch.Experts {
+// compute fills the replies: the rows of the experts that could be computed, in order,
+// and the statuses if not all of them are OK. A panic is a bug, of one of the frames: then
+// each is computed alone, and the one that panics again gets an internal error instead
+// of every request its node.
+func (c *computer) compute() {
+	c.gather(c.shares)
+	detail := c.computeBatch()
+	if detail == "" {
+		c.scatter(c.shares)
+		return
+	}
+	for i := range c.shares {
+		alone := c.shares[i : i+1]
+		if len(c.shares) > 1 {
+			c.gather(alone)
+			detail = c.computeBatch()
+		}
+		if detail == "" {
+			c.scatter(alone)
+			continue
+		}
+		r := alone[0].reply
+		for range alone[0].frame.request.Dispatch.ExpertIDs {
 			r.Combine.Statuses = append(r.Combine.Statuses, wire.StatusInternal)
 		}
 		r.Combine.RowCount, r.Combine.Detail = 0, detail
-		return
-	}
-	allOK, in, out := true, 0, 0
-	for i, n := range c.batch.Counts {
-		status := statusOf(c.errs[i])
-		r.Combine.Statuses = append(r.Combine.Statuses, status)
-		if status != wire.StatusOK {
-			if allOK && status == wire.StatusNotHosted {
-				f.report(status, c.errs[i].Error())
-			}
-			allOK, r.Combine.Detail = false, c.errs[i].Error()
-		} else {
-			if out != in { // an expert before has no rows
-				copy(c.batch.Y.Slice(out, out+int(n)).Data, c.batch.Y.Slice(in, in+int(n)).Data)
-			}
-			out += int(n)
-		}
-		in += int(n)
-	}
-	if allOK {
-		r.Combine.Statuses = r.Combine.Statuses[:0]
-	}
-	r.Combine.RowCount = uint32(out)
-	if out > 0 {
-		hidden := s.spec.Hidden
-		rows, bytes := s.pool.NewBuffer(out * hidden * s.dtype.Size())
-		wire.PutRows(bytes, c.y[:out*hidden], s.dtype)
-		r.Rows = rows
 	}
 }
 
-// take makes c.batch of a frame.
-func (c *computer) take(f *frame) {
-	s, d := c.server, &f.request.Dispatch
-	n, hidden := int(d.RowCount), s.spec.Hidden
-	c.x = resize(c.x, n*hidden)
-	c.y = resize(c.y, n*hidden)
-	wire.TakeRows(c.x, f.request.RowBytes(), s.dtype)
-	b := &c.batch
-	b.Layer, b.Experts, b.Counts = int(d.Layer), b.Experts[:0], b.Counts[:0]
-	for i, expert := range d.ExpertIDs {
-		b.Experts = append(b.Experts, int32(expert))
-		b.Counts = append(b.Counts, int32(d.ExpertRowCounts[i]))
+// gather makes c.batch of frames: their experts in ascending order, and for each of
+// them the rows of the first frame that has some, then those of the next.
+func (c *computer) gather(shares []share) {
+	s, b, total := c.server, &c.batch, 0
+	hidden, size := s.spec.Hidden, s.spec.Hidden*s.dtype.Size()
+	for i := range shares {
+		shares[i].cursor, shares[i].row = 0, 0
+		total += int(shares[i].frame.request.Dispatch.RowCount)
 	}
-	b.X = tensor.Rows{Data: c.x, N: n, Dim: hidden}
-	b.Y = tensor.Rows{Data: c.y, N: n, Dim: hidden}
+	c.x, c.y = resize(c.x, total*hidden), resize(c.y, total*hidden)
+	b.Layer, b.Experts, b.Counts = int(shares[0].frame.request.Dispatch.Layer),
+		b.Experts[:0], b.Counts[:0]
+	for at := 0; at < total; {
+		expert, n := nextExpert(shares), 0
+		for i := range shares {
+			sh := &shares[i]
+			if rows := sh.rowsOf(expert); rows > 0 {
+				from := sh.frame.request.RowBytes()[sh.row*size:]
+				wire.TakeRows(c.x[(at+n)*hidden:(at+n+rows)*hidden], from[:rows*size], s.dtype)
+				sh.row, sh.cursor, n = sh.row+rows, sh.cursor+1, n+rows
+			}
+		}
+		b.Experts, b.Counts = append(b.Experts, int32(expert)), append(b.Counts, int32(n))
+		at += n
+	}
+	b.X = tensor.Rows{Data: c.x, N: total, Dim: hidden}
+	b.Y = tensor.Rows{Data: c.y, N: total, Dim: hidden}
 	c.errs = slices.Grow(c.errs[:0], len(b.Experts))[:len(b.Experts)]
 	clear(c.errs)
 }
 
-// computeBatch computes c.batch. A panic is a bug; it costs this frame an internal
-// error, which detail describes, instead of every request its node.
+// nextExpert is the lowest expert at a cursor. There is one while rows are left.
+func nextExpert(shares []share) uint32 {
+	lowest := uint32(math.MaxUint32)
+	for i := range shares {
+		ids := shares[i].frame.request.Dispatch.ExpertIDs
+		if at := shares[i].cursor; at < len(ids) {
+			lowest = min(lowest, ids[at])
+		}
+	}
+	return lowest
+}
+
+// rowsOf is the number of rows for an expert at the cursor.
+func (sh *share) rowsOf(expert uint32) int {
+	d := &sh.frame.request.Dispatch
+	if sh.cursor >= len(d.ExpertIDs) || d.ExpertIDs[sh.cursor] != expert {
+		return 0
+	}
+	return int(d.ExpertRowCounts[sh.cursor])
+}
+
+// scatter fills the replies from what was computed of c.batch.
+func (c *computer) scatter(shares []share) {
+	s := c.server
+	hidden, size := s.spec.Hidden, s.spec.Hidden*s.dtype.Size()
+	for i := range shares {
+		c.prepare(&shares[i])
+	}
+	at := 0
+	for b, expert := range c.batch.Experts {
+		for i := range shares {
+			sh := &shares[i]
+			rows := sh.rowsOf(uint32(expert))
+			if rows == 0 {
+				continue
+			}
+			if c.errs[b] == nil {
+				wire.PutRows(sh.bytes[sh.row*size:(sh.row+rows)*size],
+					c.y[at*hidden:(at+rows)*hidden], s.dtype)
+				sh.row += rows
+			}
+			sh.cursor++
+			at += rows
+		}
+	}
+}
+
+// prepare sets the statuses of a frame's reply and makes room for its rows.
+func (c *computer) prepare(sh *share) {
+	s, r, d := c.server, sh.reply, &sh.frame.request.Dispatch
+	allOK, rows := true, 0
+	for i, expert := range d.ExpertIDs {
+		b, _ := slices.BinarySearch(c.batch.Experts, int32(expert)) // it is there
+		err := c.errs[b]
+		status := statusOf(err)
+		r.Combine.Statuses = append(r.Combine.Statuses, status)
+		if status == wire.StatusOK {
+			rows += int(d.ExpertRowCounts[i])
+			continue
+		}
+		if allOK && status == wire.StatusNotHosted {
+			sh.frame.report(status, err.Error())
+		}
+		allOK, r.Combine.Detail = false, err.Error()
+	}
+	if allOK {
+		r.Combine.Statuses = r.Combine.Statuses[:0]
+	}
+	r.Combine.RowCount = uint32(rows)
+	sh.cursor, sh.row, sh.bytes = 0, 0, nil
+	if rows > 0 {
+		r.Rows, sh.bytes = s.pool.NewBuffer(rows * s.spec.Hidden * s.dtype.Size())
+	}
+}
+
+// computeBatch computes c.batch. A panic is told in detail.
 func (c *computer) computeBatch() (detail string) {
 	defer func() {
 		if v := recover(); v != nil {

@@ -23,7 +23,7 @@ const (
 // whether that was so before ctx ended. Call Drain before, or there will be more.
 func (s *Server) Idle(ctx context.Context) bool {
 	for looks := 0; looks < idleLooks; looks++ {
-		if len(s.queue) > 0 || s.computing.Load() > 0 || s.fetchers.Load() > 0 {
+		if s.queue.waiting() > 0 || s.computing.Load() > 0 || s.fetchers.Load() > 0 {
 			looks = 0
 		}
 		if s.pause(ctx, idleLook) != nil {

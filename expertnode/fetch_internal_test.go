@@ -14,9 +14,9 @@ import (
 
 // waiting is a server without streams whose queue the test fills.
 func waiting(frames int) *Server {
-	s := &Server{queue: make(chan *frame, 8), done: make(chan struct{})}
+	s := &Server{queue: newFrameQueue(8), done: make(chan struct{})}
 	for range frames {
-		s.queue <- nil
+		s.queue.push(new(frame))
 	}
 	return s
 }
@@ -35,7 +35,7 @@ func TestFetchYields(t *testing.T) {
 			t.Errorf("an idle node waits %v", d)
 		}
 		behind := waiting(1)
-		time.AfterFunc(20*time.Millisecond-1, func() { <-behind.queue })
+		time.AfterFunc(20*time.Millisecond-1, func() { behind.queue.take(nil, 0) })
 		if d := wait(behind, &pace{}); d != 20*time.Millisecond {
 			t.Errorf("a frame waits almost 20 ms, the chunk after it %v", d)
 		}
@@ -163,8 +163,8 @@ func TestIdle(t *testing.T) {
 		if !s.Idle(t.Context()) || !done.Load() {
 			t.Error("it is not idle after the computation")
 		}
-		s.queue <- nil
-		time.AfterFunc(time.Second, func() { <-s.queue })
+		s.queue.push(new(frame))
+		time.AfterFunc(time.Second, func() { s.queue.take(nil, 0) })
 		began = time.Now()
 		if !s.Idle(t.Context()) || time.Since(began) < time.Second {
 			t.Errorf("idle after %v with a frame in the queue for 1 s", time.Since(began))

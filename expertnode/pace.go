@@ -67,7 +67,8 @@ func (p *pace) wait(ctx context.Context, s *Server, n int64) error {
 		if err := s.pause(ctx, p.rest(time.Now(), n, s.frames.Load())); err != nil {
 			return err
 		}
-		for waited := time.Duration(0); len(s.queue) > 0 && waited < fetchYield; waited += fetchLook {
+		waited := time.Duration(0)
+		for ; s.queue.waiting() > 0 && waited < fetchYield; waited += fetchLook {
 			if err := s.pause(ctx, fetchLook); err != nil {
 				return err
 			}

@@ -145,7 +145,8 @@ func dtypeOf(m kernel.Mode) wire.DType {
 }
 
 // Server is the gRPC ExpertService of one node. Its streams feed one bounded queue,
-// from which one goroutine computes frame by frame, first come first served.
+// from which one goroutine computes, first come first served: the frame that has waited
+// longest, together with those of the same layer.
 type Server struct {
 	droverv1.UnimplementedExpertServiceServer
 
@@ -153,7 +154,7 @@ type Server struct {
 	spec  moe.Spec
 	dtype wire.DType
 	pool  *wire.Pool
-	queue chan *frame
+	queue *frameQueue
 	done  chan struct{} // closed by Close
 
 	idle    sync.Pool // of *frame
@@ -162,6 +163,7 @@ type Server struct {
 	draining     atomic.Bool
 	computing    atomic.Int64  // calls of ComputeBatch
 	frames, rows atomic.Uint64 // computed so far
+	batches      atomic.Uint64 // in so many computations
 	revision     atomic.Uint64
 
 	fetching     chan struct{} // holds a token for each replica that is sent
@@ -190,7 +192,7 @@ func NewServer(opts Options) (*Server, error) {
 		spec:     opts.Replicas.Spec(),
 		dtype:    dtypeOf(opts.Mode),
 		pool:     new(wire.Pool),
-		queue:    make(chan *frame, opts.QueueFrames),
+		queue:    newFrameQueue(opts.QueueFrames),
 		done:     make(chan struct{}),
 		advanced: make(chan struct{}),
 		fetching: make(chan struct{}, opts.MaxFetches),
@@ -282,6 +284,7 @@ func (s *Server) Status(context.Context, *droverv1.StatusRequest) (
 		WeightBytes:       uint64(s.opts.Replicas.Bytes()),
 		Frames:            s.frames.Load(),
 		Rows:              s.rows.Load(),
+		Batches:           s.batches.Load(),
 		Pid:               uint64(os.Getpid()),
 		ResidentBytes:     residentBytes(),
 		FetchedBytes:      s.fetchedBytes.Load(),

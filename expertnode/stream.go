@@ -266,9 +266,7 @@ func (st *stream) accept(f *frame, corrupt bool) error {
 	st.mu.Lock()
 	st.waiting[d.FrameID] = f
 	st.mu.Unlock()
-	select {
-	case s.queue <- f:
-	default:
+	if !s.queue.push(f) {
 		st.forget(d.FrameID)
 		f.refuse(wire.StatusOverloaded,
 			fmt.Sprintf("%d frames wait, the limit", s.opts.QueueFrames))

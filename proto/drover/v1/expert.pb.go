@@ -1258,7 +1258,10 @@ type StatusResponse struct {
 	Rows          uint64 `protobuf:"varint,12,opt,name=rows,proto3" json:"rows,omitempty"`
 	Pid           uint64 `protobuf:"varint,13,opt,name=pid,proto3" json:"pid,omitempty"`
 	// Bytes of packed weights that the node has sent to others by Fetch.
-	FetchedBytes  uint64 `protobuf:"varint,14,opt,name=fetched_bytes,json=fetchedBytes,proto3" json:"fetched_bytes,omitempty"`
+	FetchedBytes uint64 `protobuf:"varint,14,opt,name=fetched_bytes,json=fetchedBytes,proto3" json:"fetched_bytes,omitempty"`
+	// Computations that the frames were put into: frames of one layer that wait together, from
+	// whichever coordinators, are computed together.
+	Batches       uint64 `protobuf:"varint,15,opt,name=batches,proto3" json:"batches,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1391,6 +1394,13 @@ func (x *StatusResponse) GetFetchedBytes() uint64 {
 	return 0
 }
 
+func (x *StatusResponse) GetBatches() uint64 {
+	if x != nil {
+		return x.Batches
+	}
+	return 0
+}
+
 var File_drover_v1_expert_proto protoreflect.FileDescriptor
 
 const file_drover_v1_expert_proto_rawDesc = "" +
@@ -1477,7 +1487,7 @@ const file_drover_v1_expert_proto_rawDesc = "" +
 	"\x06offset\x18\x01 \x01(\x04R\x06offset\x12\x16\n" +
 	"\x06crc32c\x18\x02 \x01(\aR\x06crc32c\x12\x18\n" +
 	"\aweights\x18\x03 \x01(\fR\aweights\"\x0f\n" +
-	"\rStatusRequest\"\xdd\x03\n" +
+	"\rStatusRequest\"\xf7\x03\n" +
 	"\x0eStatusResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12!\n" +
@@ -1493,7 +1503,8 @@ const file_drover_v1_expert_proto_rawDesc = "" +
 	"\x06frames\x18\v \x01(\x04R\x06frames\x12\x12\n" +
 	"\x04rows\x18\f \x01(\x04R\x04rows\x12\x10\n" +
 	"\x03pid\x18\r \x01(\x04R\x03pid\x12#\n" +
-	"\rfetched_bytes\x18\x0e \x01(\x04R\ffetchedBytes*A\n" +
+	"\rfetched_bytes\x18\x0e \x01(\x04R\ffetchedBytes\x12\x18\n" +
+	"\abatches\x18\x0f \x01(\x04R\abatches*A\n" +
 	"\x05Dtype\x12\x15\n" +
 	"\x11DTYPE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
