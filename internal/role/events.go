@@ -1,6 +1,7 @@
 package role
 
 import (
+	"context"
 	"log/slog"
 	"time"
 
@@ -63,7 +64,11 @@ func routerEvents(log *slog.Logger) router.Events {
 	return router.Events{
 		LinkUp: func(id string, lane int) { log.Debug("link up", "node", id, "lane", lane) },
 		LinkDown: func(id string, lane int, err error) {
-			log.Warn("link down", "node", id, "lane", lane, "error", err)
+			level := slog.LevelWarn
+			if lane > 0 { // every lane notices; once is enough
+				level = slog.LevelDebug
+			}
+			log.Log(context.Background(), level, "link down", "node", id, "lane", lane, "error", err)
 		},
 		Suspected: func(id string, lane int) {
 			log.Warn("node is silent and routed around", "node", id, "lane", lane)
