@@ -71,14 +71,10 @@ Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 			opts.Progress, clear = progress(g, "measurements")
 			rep, err := bench.Kernels(c.Context(), opts)
 			clear()
-			switch {
-			case err != nil:
+			if err != nil {
 				return err
-			case asJSON:
-				return json.NewEncoder(g.out).Encode(rep)
 			}
-			_, err = io.WriteString(g.out, rep.Text())
-			return err
+			return printReport(g, rep, asJSON)
 		},
 	}
 	c.Flags().BoolVar(&opts.Quick, "quick", false, "measure less, for a look")
@@ -123,14 +119,10 @@ Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 			opts.Progress, clear = progress(g, "measurements")
 			rep, err := to.bench(c.Context(), g, opts)
 			clear()
-			switch {
-			case err != nil:
+			if err != nil {
 				return err
-			case asJSON:
-				return json.NewEncoder(g.out).Encode(rep)
 			}
-			_, err = io.WriteString(g.out, rep.Text())
-			return err
+			return printReport(g, rep, asJSON)
 		},
 	}
 	to.flags(c)
@@ -171,4 +163,13 @@ func (t *target) bench(ctx context.Context, g *globals, opts bench.Options) (
 	defer stop()
 	return bench.Remote(ctx, droverv1.NewCoordinatorServiceClient(conn),
 		"through "+orDefaultEndpoint(t.endpoint), opts)
+}
+
+// printReport prints what was measured, as a table for people or as JSON.
+func printReport(g *globals, rep interface{ Text() string }, asJSON bool) error {
+	if asJSON {
+		return json.NewEncoder(g.out).Encode(rep)
+	}
+	_, err := io.WriteString(g.out, rep.Text())
+	return err
 }

@@ -1,9 +1,6 @@
 package main
 
 import (
-	"encoding/json"
-	"io"
-
 	"github.com/spf13/cobra"
 
 	"drover/internal/bench"
@@ -51,14 +48,10 @@ Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 			opts.Progress, clear = progress(g, "rounds")
 			rep, err := bench.Overlap(c.Context(), dir, mode, opts)
 			clear()
-			switch {
-			case err != nil:
+			if err != nil {
 				return err
-			case asJSON:
-				return json.NewEncoder(g.out).Encode(rep)
 			}
-			_, err = io.WriteString(g.out, rep.Text())
-			return err
+			return printReport(g, rep, asJSON)
 		},
 	}
 	c.Flags().StringVar(&dir, "model", "", "model directory")

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -101,11 +99,7 @@ func (f *serveBenchFlags) run(c *cobra.Command, g *globals) error {
 	if err != nil {
 		return err
 	}
-	if f.asJSON {
-		err = json.NewEncoder(g.out).Encode(rep)
-	} else {
-		_, err = io.WriteString(g.out, rep.Text())
-	}
+	err = printReport(g, rep, f.asJSON)
 	switch {
 	case err != nil:
 		return err

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -116,11 +115,7 @@ func (f *stormFlags) run(c *cobra.Command, g *globals) error {
 	if err != nil {
 		return err
 	}
-	if f.asJSON {
-		err = json.NewEncoder(g.out).Encode(rep)
-	} else {
-		_, err = io.WriteString(g.out, rep.Text())
-	}
+	err = printReport(g, rep, f.asJSON)
 	if err == nil && len(rep.Violations) > 0 {
 		err = errors.New(strings.Join(rep.Violations, "; "))
 	}
