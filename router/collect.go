@@ -108,7 +108,9 @@ func (l *lane) land(index int) {
 	f.session.flights--
 	for _, i := range f.parts {
 		p := &l.parts[i]
-		if p.inFlight--; p.inFlight == 0 && !p.done {
+		if p.inFlight--; p.inFlight > 0 {
+			p.late = !l.hopeful(i) // of those that are left
+		} else if !p.done {
 			l.waiting++
 		}
 	}
@@ -350,17 +352,43 @@ func (l *lane) hedgeLate(f *flight, now time.Duration) {
 		f.hedgeAt = min(now+max((now-f.sent)/2, minHedge), f.sent+timeout)
 		return
 	}
-	if rows := l.hedge(f, now); rows > 0 {
+	rows := l.hedge(f, now)
+	if rows > 0 {
 		f.session.link.state.late()
 		l.extra.spend(rows)
+	}
+	f.hedgeAt = now + max(now-f.sent, minHedge) // also after a hedge: who was asked may refuse
+	if now-f.sent >= timeout {
+		if rows == 0 {
+			l.checkLate(f)
+			f.session.link.state.stuck(now)
+		}
+		l.giveLate(f, errLate)
+		l.repeat(f, now)
+	}
+}
+
+// repeatAfter is the number of frame timeouts after which a frame is sent again to a node
+// that shows signs of life.
+const repeatAfter = 4
+
+// repeat sends a frame that was given up to the same node again, each time after twice as
+// long. A frame or an answer may be lost without a trace, by a corrupt byte in what is
+// around it; a node that lost nothing and is slow computes the frame several times.
+func (l *lane) repeat(f *flight, now time.Duration) {
+	k := f.session.link
+	if f.why != purposeFirst && f.why != purposeHedge || k.session.Load() != f.session ||
+		now-f.sent < repeatAfter*l.router.opts.FrameTimeout {
 		return
 	}
-	f.hedgeAt = now + max(now-f.sent, minHedge)
-	if now-f.sent >= timeout {
-		l.checkLate(f)
-		f.session.link.state.stuck(now)
-		l.giveLate(f, errLate)
+	l.beginChoice()
+	for _, i := range f.parts {
+		if p := &l.parts[i]; !p.done {
+			p.target = k
+			k.assigned++
+		}
 	}
+	l.extra.spend(l.sendParts(k, now, purposeRepeat))
 }
 
 // hedge sends the parts of a waiting flight to another replica too, where there is

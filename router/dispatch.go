@@ -230,10 +230,11 @@ func (l *lane) smallest(node int) int {
 type purpose uint8
 
 const (
-	purposeFirst purpose = iota // its parts are in flight nowhere else
-	purposeHedge                // they wait elsewhere for too long
-	purposeProbe                // to learn about the link
-	purposeCheck                // to compare what nodes return
+	purposeFirst  purpose = iota // its parts are in flight nowhere else
+	purposeHedge                 // they wait elsewhere for too long
+	purposeProbe                 // to learn about the link
+	purposeCheck                 // to compare what nodes return
+	purposeRepeat                // they may be lost on the way
 )
 
 // sendParts sends the parts chosen for a link, in as few frames as their bound and
@@ -318,7 +319,7 @@ func (l *lane) count(f *flight) {
 	case purposeFirst:
 		c.rows.Add(rows)
 		l.extra.earn(f.rows, l.router.opts.HedgeFraction)
-	case purposeHedge:
+	case purposeHedge, purposeRepeat:
 		c.hedgedRows.Add(rows)
 	case purposeProbe:
 		c.probedRows.Add(rows)
