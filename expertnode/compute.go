@@ -46,15 +46,6 @@ func (s *Server) checkShape(d *wire.Dispatch, rowBytes int) error {
 	return nil
 }
 
-func (s *Server) holdsAll(d *wire.Dispatch) bool {
-	for _, expert := range d.ExpertIDs {
-		if !s.opts.Replicas.Holds(int(d.Layer), int(expert)) {
-			return false
-		}
-	}
-	return true
-}
-
 // refuse answers a frame with one status for all of its experts and no rows.
 func (f *frame) refuse(status wire.Status, detail string) {
 	r := f.reply()

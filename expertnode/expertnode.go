@@ -4,8 +4,9 @@
 // A Host keeps the weights and knows nothing of streams; a Server keeps streams and
 // a queue of frames, and asks the Host for each expert's rows. Three rules hold:
 //
-//   - N1, an expert is computed if it is held, whatever the frame's placement
-//     revision says: weights depend on checkpoint, mode, layer and expert alone.
+//   - N1, an expert is computed if it is held, and refused at once if not, whatever the
+//     frame's placement revision says: weights depend on checkpoint, mode, layer and expert
+//     alone, and a placement is in force only when its nodes have loaded it.
 //   - N2, every Dispatch is answered by one Combine, also if it was cancelled,
 //     late, corrupt or refused; only a breach of the protocol, or a message so corrupt
 //     that it is no Dispatch, ends a stream.

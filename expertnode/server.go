@@ -73,9 +73,6 @@ type Options struct {
 	// QueueFrames bounds the frames that wait for computation, over all streams.
 	// Beyond it frames are answered as overloaded. Zero means 1024.
 	QueueFrames int
-	// CatchUp is how long a frame of a newer placement revision waits for this
-	// node's own, if it asks for an expert that is not held. Zero means 50 ms.
-	CatchUp time.Duration
 	// CheckpointBytes, if not nil, returns the bytes of tensors read so far, for Status.
 	CheckpointBytes func() uint64
 	// Packed gives access to the packed weights that Fetch sends to other nodes. Nil means
@@ -105,9 +102,6 @@ func (o *Options) setDefaults() {
 	if o.QueueFrames == 0 {
 		o.QueueFrames = 1024
 	}
-	if o.CatchUp == 0 {
-		o.CatchUp = 50 * time.Millisecond
-	}
 	if o.MaxFetches == 0 {
 		o.MaxFetches = 4
 	}
@@ -130,7 +124,7 @@ func (o *Options) validate() error {
 	case o.CreditBytes < int64(o.MaxFrameBytes):
 		return fmt.Errorf("serve experts: credit of %d bytes is less than a frame of %d",
 			o.CreditBytes, o.MaxFrameBytes)
-	case o.MaxStreams < 0 || o.QueueFrames < 0 || o.CatchUp < 0 || o.MaxFetches < 0:
+	case o.MaxStreams < 0 || o.QueueFrames < 0 || o.MaxFetches < 0:
 		return errors.New("serve experts: negative bounds")
 	}
 	return nil
@@ -172,10 +166,9 @@ type Server struct {
 	fetchedBytes atomic.Uint64 // sent so far
 	fetchPace    pace
 
-	mu       sync.Mutex    // guards the fields below
-	advanced chan struct{} // closed and replaced when the revision rises
-	streams  int
-	closed   bool
+	mu      sync.Mutex // guards the fields below
+	streams int
+	closed  bool
 
 	running sync.WaitGroup // the compute goroutine, two for each stream, one for each Fetch
 }
@@ -194,7 +187,6 @@ func NewServer(opts Options) (*Server, error) {
 		pool:     new(wire.Pool),
 		queue:    newFrameQueue(opts.QueueFrames),
 		done:     make(chan struct{}),
-		advanced: make(chan struct{}),
 		fetching: make(chan struct{}, opts.MaxFetches),
 	}
 	s.fetchPace.bytesPerSecond = opts.FetchBytesPerSecond
@@ -222,37 +214,12 @@ func ServerOptions() []grpc.ServerOption {
 	}
 }
 
-// SetRevision tells the newest placement revision that this node knows and has
-// loaded its replicas of. It never goes back.
+// SetRevision tells the newest placement revision that this node knows. It never goes
+// back.
 func (s *Server) SetRevision(revision uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if revision <= s.revision.Load() {
-		return
-	}
-	s.revision.Store(revision)
-	close(s.advanced)
-	s.advanced = make(chan struct{})
-}
-
-// waitRevision waits until the node knows the revision, at most CatchUp.
-func (s *Server) waitRevision(ctx context.Context, revision uint64) {
-	timer := time.NewTimer(s.opts.CatchUp)
-	defer timer.Stop()
 	for {
-		s.mu.Lock()
-		advanced := s.advanced
-		s.mu.Unlock()
-		if s.revision.Load() >= revision {
-			return
-		}
-		select {
-		case <-advanced:
-		case <-timer.C:
-			return
-		case <-ctx.Done():
-			return
-		case <-s.done:
+		old := s.revision.Load()
+		if revision <= old || s.revision.CompareAndSwap(old, revision) {
 			return
 		}
 	}

@@ -260,9 +260,6 @@ func (st *stream) accept(f *frame, corrupt bool) error {
 		f.refuse(wire.StatusDraining, "the expert node is draining")
 		return nil
 	}
-	if d.PlacementRevision > s.revision.Load() && !s.holdsAll(d) {
-		s.waitRevision(st.ctx, d.PlacementRevision)
-	}
 	st.mu.Lock()
 	st.waiting[d.FrameID] = f
 	st.mu.Unlock()
