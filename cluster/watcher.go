@@ -274,7 +274,7 @@ func (w *Watcher) isNodes(key string) bool {
 // dead, is known. The caller holds mu.
 func (w *Watcher) publish(s *state) {
 	v := &placement.View{Plan: s.plan, Nodes: map[string]placement.Node{},
-		Suspect: map[string]bool{}}
+		Suspect: map[string]bool{}, Unready: map[string]bool{}}
 	if v.Plan == nil {
 		v.Plan = &placement.Plan{}
 	}
@@ -286,6 +286,9 @@ func (w *Watcher) publish(s *state) {
 	for id, n := range s.nodes {
 		if n.Reason == "" {
 			v.Nodes[id] = n.Node
+		}
+		if _, planned := s.plan.Index(id); planned && n.Revision == 0 {
+			v.Unready[id] = true
 		}
 		if w.suspect[life{id, n.Epoch}] {
 			v.Suspect[id] = true

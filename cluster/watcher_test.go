@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -249,13 +250,24 @@ func TestNodeRestarts(t *testing.T) {
 		defer w.close()
 		first := w.join("a")
 		w.await(time.Second, "the first plan", uses("a"))
+		if v := w.watcher.View(); v.Unready["a"] {
+			t.Error("a node of the first plan is said to be unready")
+		}
 		was := w.watcher.View().Nodes["a"].Epoch
 		w.kill(first)
+		w.fail = errors.New("disk is slow")
 		second := w.join("a")
 		w.await(time.Second, "the second life is registered", func(v *placement.View) bool {
 			return v.Nodes["a"].Epoch > was
 		})
+		if v := w.watcher.View(); !v.Unready["a"] {
+			t.Error("the second life has loaded nothing and is not said to be unready")
+		}
+		second.set(nil, 0)
 		time.Sleep(time.Minute)
+		if v := w.watcher.View(); v.Unready["a"] {
+			t.Error("the second life has loaded its experts and is said to be unready")
+		}
 		if got := second.count(); got != testExperts*len(testLayers) {
 			t.Errorf("the second life holds %d replicas", got)
 		}

@@ -37,6 +37,9 @@ type View struct {
 	// Suspect marks nodes that gossip believes dead, or whose registration has ended: a
 	// hint, never a verdict.
 	Suspect map[string]bool
+	// Unready marks nodes of the plan that were started anew and have yet to load anything: what
+	// is sent to them is refused.
+	Unready map[string]bool
 }
 
 // Plan says which nodes hold a ready replica of each expert. The zero Plan places nothing.

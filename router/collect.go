@@ -401,7 +401,8 @@ func (l *lane) hedge(f *flight, now time.Duration) int {
 	for _, i := range f.parts {
 		if p := &l.parts[i]; !p.done {
 			l.offer(i, now, func(k *link) bool {
-				return k.state.suspect || l.waitsFor(i, k) || p.check.hasAsked(k.node)
+				return k.state.suspect || l.table.unready[k.node.id] || l.waitsFor(i, k) ||
+					p.check.hasAsked(k.node)
 			})
 		}
 	}

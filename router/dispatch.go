@@ -141,10 +141,13 @@ func (l *lane) class(p *part, n *node, now time.Duration) int {
 	if k.session.Load() == nil || now < p.notBefore && (n == p.avoid || p.attempts > 2) {
 		return noClass
 	}
-	if k.state.hopelessSince() > 0 && l.router.opts.Local != nil {
+	if l.router.opts.Local != nil && (k.state.hopelessSince() > 0 || l.table.unready[n.id]) {
 		return noClass // this machine is better, and what waits there tells when it is well
 	}
 	class := 0
+	if l.table.unready[n.id] {
+		class += 4
+	}
 	if k.state.suspect || l.table.suspect[n.id] {
 		class += 2
 	}
@@ -192,7 +195,7 @@ func spread(layer, expert int) int {
 // was not, since others are preferred: that way it is seen when it is well again.
 func (l *lane) probe(now time.Duration) {
 	for at, n := range l.table.nodes {
-		if n == nil || n.quarantined.Load() {
+		if n == nil || n.quarantined.Load() || l.table.unready[n.id] {
 			continue
 		}
 		k := n.links[l.index]
@@ -413,7 +416,8 @@ func (l *lane) hasLive(p *part) bool {
 	for _, i := range l.table.replicas(l.pos, int(p.expert)) {
 		n := l.table.nodes[i]
 		if n != nil && !n.quarantined.Load() && n.links[l.index].session.Load() != nil &&
-			(l.router.opts.Local == nil || n.links[l.index].state.hopelessSince() == 0) {
+			(l.router.opts.Local == nil || n.links[l.index].state.hopelessSince() == 0 &&
+				!l.table.unready[n.id]) {
 			return true
 		}
 	}

@@ -105,8 +105,8 @@ func (l *lane) deadSince(p *part) time.Duration {
 	since := time.Duration(1)
 	for _, i := range l.table.replicas(l.pos, int(p.expert)) {
 		n := l.table.nodes[i]
-		if n == nil || n.quarantined.Load() {
-			continue
+		if n == nil || n.quarantined.Load() || l.table.unready[n.id] {
+			continue // there is nothing to be patient for
 		}
 		k := n.links[l.index]
 		switch {

@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -129,7 +130,8 @@ func (r *Router) takeLane(ctx context.Context) (*lane, error) {
 }
 
 // Update replaces the View. It does not block: nodes that joined are connected in
-// the background, and the links of nodes that left close after their last answer.
+// the background, before a plan uses them, and the links of nodes that left close after
+// their last answer.
 func (r *Router) Update(v *placement.View) {
 	r.mu.Lock()
 	if !r.closed {
@@ -139,25 +141,20 @@ func (r *Router) Update(v *placement.View) {
 	r.wake()
 }
 
-// apply makes the table of a View, with the nodes that it needs. The caller holds mu.
+// apply makes the table of a View, with the nodes that it needs, and connects those that
+// the next plan may use: its first frames then find links. The caller holds mu.
 func (r *Router) apply(v *placement.View) {
 	t := newTable(v)
 	used := make(map[string]bool)
 	for i, id := range t.plan.NodeIDs {
-		described, registered := v.Nodes[id]
-		if !registered {
-			continue
+		if described, registered := v.Nodes[id]; registered {
+			used[id] = true
+			t.nodes[i] = r.present(id, described)
 		}
+	}
+	for _, id := range ahead(v, used) {
 		used[id] = true
-		n := r.nodes[id]
-		if n != nil && (n.epoch != described.Epoch || n.address != described.Address) {
-			n.retire(n.epoch != described.Epoch)
-			n = nil
-		}
-		if n == nil {
-			n = r.startNode(id, described)
-		}
-		t.nodes[i] = n
+		r.present(id, v.Nodes[id])
 	}
 	for id, n := range r.nodes {
 		if !used[id] {
@@ -166,6 +163,38 @@ func (r *Router) apply(v *placement.View) {
 		}
 	}
 	r.table.Store(t)
+}
+
+// maxAhead bounds the nodes that are connected although the plan does not use them.
+const maxAhead = 256
+
+// ahead lists the nodes that the plan does not use but the next one may.
+func ahead(v *placement.View, used map[string]bool) []string {
+	if v == nil {
+		return nil
+	}
+	var out []string
+	for id, n := range v.Nodes {
+		if !used[id] && !n.Draining {
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	return out[:min(len(out), maxAhead)]
+}
+
+// present returns the node as it is described, which may be another life of one that is
+// known. The caller holds mu.
+func (r *Router) present(id string, described placement.Node) *node {
+	n := r.nodes[id]
+	if n != nil && (n.epoch != described.Epoch || n.address != described.Address) {
+		n.retire(n.epoch != described.Epoch)
+		n = nil
+	}
+	if n == nil {
+		n = r.startNode(id, described)
+	}
+	return n
 }
 
 // startNode makes a node and starts its links. The caller holds mu.
@@ -196,7 +225,7 @@ func (r *Router) wake() {
 	}
 }
 
-// Ready returns nil if every expert of the plan has a replica whose links are all
+// Ready returns nil if every expert of the plan has a loaded replica whose links are all
 // connected, else an error that names the first expert without.
 func (r *Router) Ready() error {
 	t := r.table.Load()
@@ -207,7 +236,8 @@ func (r *Router) Ready() error {
 		for expert := range t.plan.Experts {
 			ready := false
 			for _, i := range t.replicas(pos, expert) {
-				ready = ready || t.nodes[i] != nil && t.nodes[i].connected()
+				n := t.nodes[i]
+				ready = ready || n != nil && n.connected() && !t.unready[n.id]
 			}
 			if !ready {
 				return fmt.Errorf("layer %d expert %d: %w (%s)", layer, expert, ErrNoReplica,

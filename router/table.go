@@ -45,6 +45,7 @@ func (n *node) retire(atOnce bool) {
 type table struct {
 	plan    placement.Plan
 	suspect map[string]bool // nodes that gossip believes dead
+	unready map[string]bool // nodes that have yet to load anything
 	nodes   []*node         // by the plan's index; nil if not registered
 }
 
@@ -54,7 +55,7 @@ func newTable(v *placement.View) *table {
 	if v == nil || v.Plan == nil {
 		return t
 	}
-	t.plan, t.suspect = *v.Plan, v.Suspect
+	t.plan, t.suspect, t.unready = *v.Plan, v.Suspect, v.Unready
 	t.nodes = make([]*node, len(t.plan.NodeIDs))
 	return t
 }
@@ -86,6 +87,9 @@ func (t *table) reasons(pos, expert, lane int) string {
 		reason := "not registered"
 		if n := t.nodes[i]; n != nil {
 			reason = n.links[lane].describe()
+			if t.unready[n.id] {
+				reason = "it has yet to load its experts"
+			}
 			if n.quarantined.Load() {
 				reason = errQuarantined.Error()
 			}
