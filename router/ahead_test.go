@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"drover/expertnode"
 	"drover/kernel"
@@ -96,5 +97,34 @@ func TestUnreadyNode(t *testing.T) {
 	}
 	if local.rows.Load() == 0 {
 		t.Error("nothing was computed on this machine")
+	}
+}
+
+// TestNewLinkIsHedged has a node, beside one that is known, that never answers its first
+// frames though it is alive: others are asked after what is usual for them, not after the
+// frame timeout, which here is longer than the test.
+func TestNewLinkIsHedged(t *testing.T) {
+	node := startNodes(t, 1, kernel.BF16, nil)[0]
+	stuck := &mute{hello: goodHello("n1"), pongs: true}
+	fresh := startMute(t, stuck)
+	r := startRouter(t, kernel.BF16, func(o *router.Options) {
+		o.FrameTimeout, o.SlowTimeout = time.Hour, 24*time.Hour
+		o.CheckFraction = -1
+	})
+	r.Update(viewOf(testSpec, 1, 1, node))
+	waitReady(t, r)
+	for seed := range uint64(32) {
+		check(t, r, node.fake, batchOf(seed))
+	}
+	r.Update(viewOf(testSpec, 2, 2, node, fresh))
+	waitFor(t, func() error {
+		check(t, r, node.fake, batchOf(1))
+		if stuck.frames.Load() == 0 {
+			return errors.New("the new node was asked nothing")
+		}
+		return nil
+	})
+	if r.Stats().HedgedRows == 0 {
+		t.Error("a frame on a new link was answered without a hedge by a node that never answers")
 	}
 }

@@ -70,7 +70,7 @@ func (l *lane) doubt(s *session) {
 	now := l.now()
 	for _, f := range l.flights {
 		if f.session == s && f.doubtAt == 0 {
-			wait := s.link.state.hedgeAfter(work(f.experts, f.rows), l.router.opts.FrameTimeout)
+			wait := l.hedgeAfter(s.link, work(f.experts, f.rows))
 			f.doubtAt = now + max(wait, l.router.opts.FrameTimeout)
 			l.due(f.doubtAt)
 		}
@@ -341,6 +341,26 @@ func (l *lane) hopeful(index int) bool {
 		}
 	}
 	return false
+}
+
+// hedgeAfter is how long to wait for an answer on a link before another replica is asked,
+// too. A new link may take as long as the slowest of the others: the first frames to a node
+// that was started just now are those that wait most.
+func (l *lane) hedgeAfter(k *link, work int) time.Duration {
+	timeout := l.router.opts.FrameTimeout
+	if k.state.known() {
+		return k.state.hedgeAfter(work, timeout)
+	}
+	slowest := time.Duration(0)
+	for _, n := range l.table.nodes {
+		if n != nil && n.links[l.index].state.known() {
+			slowest = max(slowest, n.links[l.index].state.hedgeAfter(work, timeout))
+		}
+	}
+	if slowest == 0 {
+		return k.state.hedgeAfter(work, timeout)
+	}
+	return slowest
 }
 
 // hedgeLate hedges a flight that waits for unusually long, if what may be sent twice is

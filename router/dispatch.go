@@ -303,7 +303,7 @@ func (l *lane) send(f *flight, s *session, now time.Duration) int {
 		l.parts[i].late = false
 	}
 	f.sent, f.pingAt = now, 0
-	f.hedgeAt = now + s.link.state.hedgeAfter(work(f.experts, f.rows), r.opts.FrameTimeout)
+	f.hedgeAt = now + l.hedgeAfter(s.link, work(f.experts, f.rows))
 	f.checkAt = now + r.opts.FrameTimeout/4
 	l.due(min(f.checkAt, f.hedgeAt))
 	l.flights = append(l.flights, f)

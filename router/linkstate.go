@@ -89,12 +89,15 @@ func (s *linkState) expected(work int) time.Duration {
 	return time.Duration(s.usual.at(float64(work)))
 }
 
+// known tells whether enough frames were answered to say what is usual.
+func (s *linkState) known() bool { return s.usual.n >= lineClipFrom }
+
 // hedgeAfter is how long to wait for an answer before another replica is asked, too.
 // Where only frames of other sizes are known it is guessed from them; where nothing is
 // known it is the timeout, longer the more work there is.
 func (s *linkState) hedgeAfter(work int, timeout time.Duration) time.Duration {
 	after := s.timing.hedgeAfter(work, timeout)
-	if s.usual.n >= lineClipFrom && !s.timing.knows(work) {
+	if s.known() && !s.timing.knows(work) {
 		after = min(after, max(8*s.expected(work), timeout/4))
 	}
 	return after
