@@ -16,29 +16,37 @@ import (
 	"drover/internal/storm"
 )
 
-// TestStorm breaks nodes of a cluster whose experts have two replicas: no request fails, and no
-// answer is another one. How long a fault is felt is measured, not promised here: tests share
-// their machine.
+// TestStorm breaks nodes of a cluster whose experts have two replicas or one, which then stay
+// away for a while, or all nodes at once: no request fails, and no answer is another one. How
+// long a fault is felt is measured, not promised here: tests share their machine.
 func TestStorm(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("a storm finds its processes in /proc, which only Linux has")
 	}
 	type breaks struct {
+		name  string
 		fault storm.Fault
 		kills int
 		more  []string
 	}
-	all := []breaks{{storm.Kill, 10, nil}, {storm.Stop, 2, []string{"--pause", "500ms"}}}
+	all := []breaks{
+		{"kill", storm.Kill, 10, nil},
+		{"stop", storm.Stop, 2, []string{"--pause", "500ms"}},
+		{"one", storm.Kill, 2, []string{"--replicas", "1", "--down", "3s"}},
+		{"all", storm.KillAll, 1, []string{"--down", "2s"}},
+	}
 	if slack > 1 {
-		all = []breaks{{storm.Kill, 2, nil}} // the race detector slows every process ten times
+		all = []breaks{{"kill", storm.Kill, 2, nil}} // the race detector slows every process ten times
 	}
 	for _, tc := range all {
-		t.Run(string(tc.fault), func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			rep := runStorm(t, append([]string{"--fault", string(tc.fault), "--nodes", "3",
-				"--kills", strconv.Itoa(tc.kills), "--every", "200ms", "--window", "300ms", "--quiet", "1s", "--clients", "3",
-				"--requests", strconv.Itoa(10 * tc.kills)}, tc.more...)...)
+				"--kills", strconv.Itoa(tc.kills), "--every", "200ms", "--window", "300ms",
+				"--quiet", "1s", "--clients", "3", "--requests", strconv.Itoa(10 * tc.kills)},
+				tc.more...)...)
 			if rep.Kills != tc.kills || rep.Requests < 10*tc.kills || rep.Nodes != 3 {
-				t.Errorf("%d times %s on %d nodes, %d requests", rep.Kills, rep.Fault, rep.Nodes, rep.Requests)
+				t.Errorf("%d times %s on %d nodes, %d requests", rep.Kills, rep.Fault, rep.Nodes,
+					rep.Requests)
 			}
 			if rep.Heal.Count != tc.kills || rep.Memory == nil || rep.Memory.First < 1 {
 				t.Errorf("whole again %d times; memory %+v", rep.Heal.Count, rep.Memory)
