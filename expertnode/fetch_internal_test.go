@@ -48,12 +48,13 @@ func TestFetchYields(t *testing.T) {
 	})
 }
 
+const chunk = 64 << 10 // what the tests send at a time
+
 // TestFetchBesideFrames measures the rate alone, takes a quarter of it while frames are
 // computed, and all of it again afterwards.
 func TestFetchBesideFrames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := waiting(0), &pace{}
-		const chunk = 64 << 10
 		// send sends bytes over a link of 64 MiB/s and returns how fast that was.
 		send := func(bytes int64, frames uint64) (perSecond float64) {
 			began := time.Now()
@@ -82,10 +83,23 @@ func TestFetchBesideFrames(t *testing.T) {
 	})
 	p := &pace{}
 	now := time.Now()
-	p.rest(now, measureBytes, 0)
-	p.rest(now.Add(time.Hour), 1, 0)
-	if d := p.rest(now.Add(time.Hour), 1<<20, 1); d != time.Second {
+	for range 1 + measureBytes/chunk {
+		p.rest(now, chunk, 0)
+		now = now.Add(time.Second)
+	}
+	if d := p.rest(now, 1<<20, 1); d != time.Second {
 		t.Errorf("on the slowest link 1 MiB takes %v, want 1 s", d)
+	}
+	p = &pace{}
+	for range 3 { // each time a node asks for less than can be measured
+		for range measureBytes / chunk / 2 {
+			p.rest(now, chunk, 0)
+			now = now.Add(time.Second / 1024)
+		}
+		now = now.Add(time.Minute)
+	}
+	if p.alone != 0 {
+		t.Errorf("the time in which nobody asks is measured: %.0f bytes/s", p.alone)
 	}
 }
 

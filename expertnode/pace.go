@@ -29,7 +29,7 @@ type pace struct {
 	// measured bytes were sent since began to find it, paced bytes since it was found.
 	alone           float64
 	measured, paced int64
-	began           time.Time
+	began, last     time.Time // of what was measured
 }
 
 const (
@@ -48,6 +48,8 @@ const (
 	// beside frames it is measured again: rarely, since it delays them.
 	measureBytes = 4 << 20
 	measureEvery = 256 << 20
+	// measurePause is a pause after which measuring begins anew: nobody asked for more.
+	measurePause = 2 * time.Second
 	// bucketTime is how far a token bucket that was not used fills up.
 	bucketTime = 100 * time.Millisecond
 )
@@ -91,13 +93,14 @@ func (p *pace) rest(now time.Time, n int64, frames uint64) time.Duration {
 			float64(time.Second)))
 		return p.next.Sub(now)
 	}
-	if p.measured == 0 {
-		p.began = now
+	if p.measured == 0 || now.Sub(p.last) > measurePause {
+		p.began, p.measured = now, 0
 	} else if p.measured >= measureBytes {
 		p.alone = max(float64(p.measured)/max(now.Sub(p.began).Seconds(), 1e-6), slowest/besides)
 		p.paced, p.measured, p.began = 0, 0, now
 	}
 	p.measured += n
+	p.last = now
 	return 0
 }
 
