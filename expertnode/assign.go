@@ -119,7 +119,8 @@ type loaded struct {
 // the set is copied each time, so not after each one.
 const publishEvery = 64
 
-// load loads the replicas with a few goroutines and publishes them.
+// load loads the replicas with a few goroutines, which yield to frames, and publishes
+// them.
 func (h *Host) load(ctx context.Context, missing []Replica) error {
 	if len(missing) == 0 {
 		return nil
@@ -130,6 +131,7 @@ func (h *Host) load(ctx context.Context, missing []Replica) error {
 	var loaders sync.WaitGroup
 	for range min(h.opts.LoadParallel, len(missing)) {
 		loaders.Go(func() {
+			background()
 			for r := range todo {
 				e, err := h.loadOne(ctx, r)
 				done <- loaded{r, e, err}
