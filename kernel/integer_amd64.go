@@ -59,7 +59,7 @@ func wideCodes(l instructions) bool { return l == avx2 || l == avx512 }
 
 // mulInteger is mulVector for formats of integers. A few blocks of weights, which the
 // second cache holds, are used for all panels before the next, so that they are read from
-// memory once.
+// memory once; a panel that is alone uses all of them in one go.
 func (m *Matrix) mulInteger(y tensor.Rows, a *Activations, lo, hi int) bool {
 	t := tilesOf(a.level, m.format)
 	if t.alone == nil {
@@ -70,9 +70,13 @@ func (m *Matrix) mulInteger(y tensor.Rows, a *Activations, lo, hi int) bool {
 		s.mul()
 		return true
 	}
-	for n0 := lo; n0 < hi && y.N > 0; n0 += PartOutputs {
+	part := PartOutputs
+	if a.panels == 1 {
+		part = hi - lo
+	}
+	for n0 := lo; n0 < hi && y.N > 0; n0 += part {
 		for p := range a.panels {
-			m.mulPanel(y, a, p, n0, min(n0+PartOutputs, hi))
+			m.mulPanel(y, a, p, n0, min(n0+part, hi))
 		}
 	}
 	return true
