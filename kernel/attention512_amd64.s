@@ -145,8 +145,7 @@
 	ADDQ R9, R13
 
 // KEYS multiplies rows with the keys of four tiles: a step is an element of a head. A
-// run of steps fetches one tile's values, which are used next. Keys are fetched again, a
-// little ahead: where memory is busy not all have come.
+// run of steps fetches one tile's values, which are used next.
 #define KEYS(WIDEN, BYTES, FETCH, ZERO, ROWS, STORE) \
 	BEGIN \
 	MOVQ (kvProduct_w+0)(AX), SI \
@@ -164,10 +163,6 @@ step: \
 	WIDEN((R11), Z26) \
 	WIDEN((R12), Z27) \
 	FETCH(BX) \
-	PREFETCHT0 256(SI) \
-	PREFETCHT0 256(R10) \
-	PREFETCHT0 256(R11) \
-	PREFETCHT0 256(R12) \
 	ROWS \
 	ADDQ $(4*BYTES), BX \
 	ADDQ $BYTES, SI \
