@@ -71,6 +71,8 @@ const (
 	// parallelTokens is the largest number of queries whose spans are pieces of their
 	// own, since there are too few pieces otherwise.
 	parallelTokens = 4
+	// threadPieces is how many pieces a thread should have before their heads go together.
+	threadPieces = 4
 )
 
 // AttentionRun is one use of an Attention, and the memory that it needs, which grows to
@@ -84,6 +86,8 @@ type AttentionRun struct {
 	threads int
 	// span is spanTokens; tests make it smaller.
 	span int
+	// together is the number of key heads in a piece of few queries.
+	together int
 
 	pieces  []attentionPiece
 	merges  []attentionMerge
@@ -91,13 +95,14 @@ type AttentionRun struct {
 	scratch []attentionScratch
 }
 
-// attentionPiece is the work for one key head and some queries of a sequence, over all
-// spans or one.
+// attentionPiece is the work for some key heads and queries of a sequence, over all spans
+// or one.
 type attentionPiece struct {
 	seq       int
 	row       int // of out and q
 	pos, n    int // the queries' first position, and their number
-	head      int
+	head      int // the first key head
+	heads     int
 	span      int // the first, or only, span
 	merge     int // index of the merge that the piece is part of, -1 for all spans
 	partStart int // of its result, in parts
@@ -107,7 +112,8 @@ type attentionPiece struct {
 // last of them adds up all, in ascending order.
 type attentionMerge struct {
 	left  atomic.Int32
-	first int // of the pieces; the others follow at a distance of Heads
+	first int // of the pieces
+	step  int // from one to the next
 	spans int
 }
 
@@ -128,6 +134,7 @@ func (r *AttentionRun) Prepare(a *Attention, out, q tensor.Rows, seqs []Attentio
 	for len(r.scratch) < threads {
 		r.scratch = append(r.scratch, newAttentionScratch())
 	}
+	r.together = r.headsTogether()
 	r.pieces, r.merges = r.pieces[:0], r.merges[:0]
 	row, parts := 0, 0
 	for i := range seqs {
@@ -153,19 +160,25 @@ func (r *AttentionRun) release() {
 	r.out, r.q, r.seqs, r.tiles = tensor.Rows{}, tensor.Rows{}, nil, nil
 }
 
-// addPieces adds the pieces of some queries: for each key head one, or one for each span.
-// parts is the memory that partial results need so far.
+// addPieces adds the pieces of some queries: for each group of key heads one, or one for
+// each span. parts is the memory that partial results need so far.
 func (r *AttentionRun) addPieces(p attentionPiece, parts int) int {
-	heads := r.a.KV.Heads
 	first, last := r.a.from(p.pos)/r.span, (p.pos+p.n-1)/r.span
 	alone := first == last || p.n > parallelTokens
+	most := 1
+	if p.n <= parallelTokens {
+		most = r.together
+	}
+	groups := (r.a.KV.Heads + most - 1) / most
 	merges, begin := len(r.merges), len(r.pieces)
 	for p.span = first; p.span <= last; p.span++ {
-		for p.head = range heads {
+		for g := range groups {
+			p.head = g * most
+			p.heads = min(most, r.a.KV.Heads-p.head)
 			p.merge, p.partStart = -1, parts
 			if !alone {
-				p.merge = merges + p.head
-				parts += r.stateFloats(p.n)
+				p.merge = merges + g
+				parts += p.heads * r.stateFloats(p.n)
 			}
 			r.pieces = append(r.pieces, p)
 		}
@@ -173,13 +186,27 @@ func (r *AttentionRun) addPieces(p attentionPiece, parts int) int {
 			return parts
 		}
 	}
-	r.merges = growBy(r.merges, heads)
-	for h := range heads {
-		m := &r.merges[merges+h]
-		m.first, m.spans = begin+h, last-first+1
+	r.merges = growBy(r.merges, groups)
+	for g := range groups {
+		m := &r.merges[merges+g]
+		m.first, m.step, m.spans = begin+g, groups, last-first+1
 		m.left.Store(int32(m.spans))
 	}
 	return parts
+}
+
+// headsTogether is the number of key heads that few queries, which are bound by reading,
+// go through keys and values with: as many as leave each thread a few pieces.
+func (r *AttentionRun) headsTogether() int {
+	if r.threads == 1 {
+		return r.a.KV.Heads
+	}
+	spans := 0
+	for _, s := range r.seqs {
+		last := s.Start + s.Count - 1
+		spans += last/r.span - r.a.from(last)/r.span + 1
+	}
+	return min(max(r.a.KV.Heads*spans/(threadPieces*r.threads), 1), r.a.KV.Heads)
 }
 
 // growBy appends n elements, whatever their memory holds.
@@ -207,17 +234,17 @@ func (r *AttentionRun) Do(thread, piece int) {
 	}
 	total := r.part(&r.pieces[m.first])
 	for i := 1; i < m.spans; i++ {
-		next := &r.pieces[m.first+i*r.a.KV.Heads]
-		total.merge(r.part(next), r.rowsBefore(p, next.span), s)
+		next := &r.pieces[m.first+i*m.step]
+		r.mergeSpan(s, total, r.part(next), p, next.span)
 	}
 	r.finish(total, p)
 }
 
 // doSpans does a piece over all its spans, one after the other.
 func (r *AttentionRun) doSpans(s *attentionScratch, p *attentionPiece) {
-	size := r.stateFloats(p.n)
+	size := p.heads * r.stateFloats(p.n)
 	s.states = growFloats(s.states, 2*size)
-	total, next := r.state(s.states[:size], p.n), r.state(s.states[size:], p.n)
+	total, next := s.states[:size], s.states[size:]
 	last := (p.pos + p.n - 1) / r.span
 	for span := p.span; span <= last; span++ {
 		if span == p.span {
@@ -225,9 +252,18 @@ func (r *AttentionRun) doSpans(s *attentionScratch, p *attentionPiece) {
 			continue
 		}
 		r.attend(s, next, p, span)
-		total.merge(next, r.rowsBefore(p, span), s)
+		r.mergeSpan(s, total, next, p, span)
 	}
 	r.finish(total, p)
+}
+
+// mergeSpan adds the results of a piece's next span to those of the spans before.
+func (r *AttentionRun) mergeSpan(s *attentionScratch, total, next []float32, p *attentionPiece,
+	span int) {
+	for i := range p.heads {
+		t := r.state(total, p.n, i)
+		t.merge(r.state(next, p.n, i), r.rowsBefore(p, span), s)
+	}
 }
 
 // rowsBefore is the number of a piece's rows that see nothing of a span.
@@ -253,15 +289,17 @@ func (r *AttentionRun) stateFloats(n int) int {
 	return n*r.group()*(KVTokens+r.a.KV.dims()) + (n*r.group()+KVTokens-1)/KVTokens*KVTokens
 }
 
-func (r *AttentionRun) state(memory []float32, n int) softmaxState {
+// state is that of a piece's i-th head.
+func (r *AttentionRun) state(memory []float32, n, i int) softmaxState {
 	rows, dims := n*r.group(), r.a.KV.dims()
+	memory = memory[i*r.stateFloats(n):]
 	sums, most := memory[rows*dims:], memory[rows*(dims+KVTokens):]
 	return softmaxState{most[:rows], sums[:rows*KVTokens], memory[:rows*dims], dims}
 }
 
-// part is the state of a piece that is one span.
-func (r *AttentionRun) part(p *attentionPiece) softmaxState {
-	return r.state(r.parts[p.partStart:p.partStart+r.stateFloats(p.n)], p.n)
+// part is the states of a piece that is one span.
+func (r *AttentionRun) part(p *attentionPiece) []float32 {
+	return r.parts[p.partStart : p.partStart+p.heads*r.stateFloats(p.n)]
 }
 
 // merge adds the next span's results to t, but for the first rows, which have none.
@@ -286,15 +324,18 @@ func mergeRows(y, x []float32, a, b float32) {
 }
 
 // finish divides by the sums and writes a piece's rows to out.
-func (r *AttentionRun) finish(t softmaxState, p *attentionPiece) {
+func (r *AttentionRun) finish(total []float32, p *attentionPiece) {
 	n, group := r.a.KV.HeadDim, r.group()
-	for i := range t.max {
-		var sum float32
-		for _, v := range t.sums[i*KVTokens : (i+1)*KVTokens] {
-			sum += v
+	for h := range p.heads {
+		t := r.state(total, p.n, h)
+		for i := range t.max {
+			var sum float32
+			for _, v := range t.sums[i*KVTokens : (i+1)*KVTokens] {
+				sum += v
+			}
+			row := r.out.Row(p.row + i/group)[((p.head+h)*group+i%group)*n:]
+			scale(row[:n], t.out[i*t.dims:i*t.dims+n], 1/sum)
 		}
-		row := r.out.Row(p.row + i/group)[(p.head*group+i%group)*n:]
-		scale(row[:n], t.out[i*t.dims:i*t.dims+n], 1/sum)
 	}
 }
 

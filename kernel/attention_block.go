@@ -35,6 +35,7 @@ type attentionScratch struct {
 type kvTiles struct {
 	blocks                 int
 	first, last            int
+	tiles                  [stepTiles][]byte // with all heads
 	keys, values           [stepTiles][]byte
 	keyScales, valueScales []float32 // (blocks, blockTokens), in 8 bits
 	next                   [stepTiles]*byte
@@ -105,36 +106,59 @@ func growFloats(x []float32, n int) []float32 {
 	return x[:n]
 }
 
-// begin copies a piece's queries, times Scale.
+// begin copies a piece's queries, times Scale: those of each key head in turn.
 func (s *attentionScratch) begin(r *AttentionRun, p *attentionPiece) {
 	n := r.group() * r.a.KV.HeadDim
-	s.q = growFloats(s.q, p.n*n)
-	for i := range p.n {
-		scale(s.q[i*n:(i+1)*n], r.q.Row(p.row + i)[p.head*n:(p.head+1)*n], r.a.Scale)
+	s.q = growFloats(s.q, p.heads*p.n*n)
+	for i := range p.heads * p.n {
+		q := r.q.Row(p.row + i%p.n)[(p.head+i/p.n)*n:]
+		scale(s.q[i*n:(i+1)*n], q[:n], r.a.Scale)
 	}
 }
 
-// attend sets t to the result of a piece's queries over one span. Rows that see nothing
-// of it are undefined.
-func (r *AttentionRun) attend(s *attentionScratch, t softmaxState, p *attentionPiece, span int) {
-	for i := range t.max {
-		t.max[i] = float32(math.Inf(-1))
+// attend sets states to the results of a piece's queries over one span. All heads go through
+// some blocks before the next ones, since this is how they lie in memory. Rows that see
+// nothing of the span are undefined.
+func (r *AttentionRun) attend(s *attentionScratch, states []float32, p *attentionPiece, span int) {
+	for h := range p.heads {
+		t := r.state(states, p.n, h)
+		for i := range t.max {
+			t.max[i] = float32(math.Inf(-1))
+		}
+		clear(t.sums)
+		clear(t.out)
 	}
-	clear(t.sums)
-	clear(t.out)
 	begin, end := r.begin(p, span), r.end(p, span)
-	group, rows := r.group(), len(t.max)
 	for at := begin - begin%blockTokens; at < end; at += s.kv.blocks * blockTokens {
 		s.kv.blocks = r.blocks(p, at, end)
-		r.load(s, p, at, [2]int{max(begin-at, 0), min(end-at, s.kv.blocks*blockTokens)})
-		for first := max(at-p.pos, 0) * group; first < rows; first += stepRows {
-			w := rowsAt{first, min(rows-first, stepRows), max(begin-at, 0), p.pos - at + 1, group,
-				s.kv.blocks * blockTokens}
-			if first+w.n == rows {
-				r.lookAhead(s, p, at+w.tokens, span)
-			}
-			r.step(s, t, w)
+		lo := max(begin-at, 0)
+		r.load(s, p, at, [2]int{lo, min(end-at, s.kv.blocks*blockTokens)})
+		for h := range p.heads {
+			s.kv.choose(&r.a.KV, p.head+h)
+			r.attendHead(s, r.state(states, p.n, h), p, headAt{h, span, at, lo})
 		}
+	}
+}
+
+// headAt is a piece's i-th head at blocks that begin at a position of a span, of which
+// queries see positions from lo on.
+type headAt struct{ i, span, pos, lo int }
+
+// attendHead adds the blocks to the rows of a head.
+func (r *AttentionRun) attendHead(s *attentionScratch, t softmaxState, p *attentionPiece,
+	h headAt) {
+	group, rows := r.group(), len(t.max)
+	for first := max(h.pos-p.pos, 0) * group; first < rows; first += stepRows {
+		w := rowsAt{first, min(rows-first, stepRows), h.lo, p.pos - h.pos + 1, group,
+			s.kv.blocks * blockTokens}
+		if first+w.n == rows {
+			if h.i+1 < p.heads {
+				s.kv.fetch(&r.a.KV, p.head+h.i+1)
+			} else {
+				r.lookAhead(s, p, h.pos+w.tokens, h.span)
+			}
+		}
+		r.step(s, t, w, s.q[(h.i*rows+first)*r.a.KV.HeadDim:])
 	}
 }
 
@@ -179,18 +203,36 @@ func (w rowsAt) share(rows int) int {
 
 // load finds the tiles of blocks: those of positions seen[0] to seen[1].
 func (r *AttentionRun) load(s *attentionScratch, p *attentionPiece, at int, seen [2]int) {
-	l, b, table := &r.a.KV, &s.kv, r.seqs[p.seq].Table
+	b, table := &s.kv, r.seqs[p.seq].Table
 	b.first, b.last = seen[0]/KVTokens, (seen[1]+KVTokens-1)/KVTokens
+	for i := b.first; i < b.last; i++ {
+		b.tiles[i] = r.tiles.Tile(table, at/KVTokens+i)
+	}
+}
+
+// choose makes the keys and values those of a head.
+func (b *kvTiles) choose(l *KVLayout, head int) {
 	size := l.headBytes()
 	for i := b.first; i < b.last; i++ {
-		tile := r.tiles.Tile(table, at/KVTokens+i)
-		head := tile[p.head*size : (p.head+1)*size : (p.head+1)*size]
+		head := b.tiles[i][head*size : (head+1)*size : (head+1)*size]
 		b.keys[i], b.values[i] = l.split(head)
 		b.next[i] = &b.keys[i][0]
 		if l.Precision == PrecisionInt8 {
 			keys, values := kvScales(head)
-			copy(b.keyScales[i*KVTokens:], keys[:])
-			copy(b.valueScales[i*KVTokens:], values[:])
+			*(*[KVTokens]float32)(b.keyScales[i*KVTokens:]) = *keys
+			*(*[KVTokens]float32)(b.valueScales[i*KVTokens:]) = *values
+		}
+	}
+}
+
+// fetch makes the last rows' products fetch the keys of a head that comes next.
+func (b *kvTiles) fetch(l *KVLayout, head int) {
+	at, scales := head*l.headBytes(), l.scaleBytes()
+	for i := b.first; i < b.last; i++ {
+		next := b.tiles[i][at:]
+		b.next[i] = &next[scales]
+		if scales > 0 {
+			fetchScales(&next[0])
 		}
 	}
 }
@@ -199,7 +241,7 @@ func (r *AttentionRun) load(s *attentionScratch, p *attentionPiece, at int, seen
 // the piece, or where it has no more, in the piece that this thread probably does next.
 // Products of other rows fetch their own blocks' keys for the next rows.
 func (r *AttentionRun) lookAhead(s *attentionScratch, p *attentionPiece, at, span int) {
-	end := r.end(p, span)
+	end, size, scales := r.end(p, span), r.a.KV.headBytes(), r.a.KV.scaleBytes()
 	if p.merge < 0 {
 		end = p.pos + p.n
 	}
@@ -211,10 +253,9 @@ func (r *AttentionRun) lookAhead(s *attentionScratch, p *attentionPiece, at, spa
 			p = &r.pieces[s.following]
 			at, end = r.begin(p, p.span), r.end(p, p.span)
 		}
-		tile := r.tiles.Tile(r.seqs[p.seq].Table, at/KVTokens)
-		head := tile[p.head*r.a.KV.headBytes():]
-		s.kv.next[i] = &head[r.a.KV.scaleBytes()]
-		if r.a.KV.Precision == PrecisionInt8 {
+		head := r.tiles.Tile(r.seqs[p.seq].Table, at/KVTokens)[p.head*size:]
+		s.kv.next[i] = &head[scales]
+		if scales > 0 {
 			fetchScales(&head[0])
 		}
 		at += KVTokens
@@ -231,11 +272,11 @@ func (r *AttentionRun) end(p *attentionPiece, span int) int {
 	return min(p.pos+p.n, (span+1)*r.span)
 }
 
-// step adds blocks to some rows.
-func (r *AttentionRun) step(s *attentionScratch, t softmaxState, w rowsAt) {
+// step adds blocks to some rows, whose queries q begins with.
+func (r *AttentionRun) step(s *attentionScratch, t softmaxState, w rowsAt, q []float32) {
 	l := &r.a.KV
 	w.findEnds(s.ends[:])
-	q := s.q[w.first*l.HeadDim : (w.first+w.n)*l.HeadDim]
+	q = q[:w.n*l.HeadDim]
 	if !s.keysVector(l, q, w) {
 		s.keysGo(l, q, w)
 	}
