@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -122,18 +124,20 @@ func (l *link) connect(to *listener) net.Conn {
 // never answered.
 func (l *link) reset(silent bool) (ended int) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	for c := range l.conns {
-		ended++
+	conns, through := slices.Collect(maps.Keys(l.conns)), l.stalled[fromNode] == 0
+	if !silent {
+		clear(l.conns)
+	}
+	l.mu.Unlock() // halves are locked before their link
+	for _, c := range conns {
 		if c.halves[toNode].end(syscall.ECONNRESET, true); silent {
 			c.halves[fromNode].freeze()
 			continue
 		}
 		// Where nothing comes through, this does not either before the fault ends.
-		c.halves[fromNode].end(syscall.ECONNRESET, l.stalled[fromNode] == 0)
-		delete(l.conns, c)
+		c.halves[fromNode].end(syscall.ECONNRESET, through)
 	}
-	return ended
+	return len(conns)
 }
 
 // conn is a connection between a router and the node.
@@ -147,7 +151,7 @@ type half struct {
 	link      *link
 	direction direction
 
-	mu       sync.Mutex // guards the fields below
+	mu       sync.Mutex // guards the fields below; the link's may be taken under it
 	chunks   []chunk
 	bytes    int
 	last     time.Time // when the last chunk arrives
