@@ -119,8 +119,7 @@ func (p *process) routerOptions() router.Options {
 	o := router.Options{ModelDigest: digest, Mode: mode, Spec: spec(), Lanes: w.scenario.Lanes,
 		CheckFraction: w.scenario.Check,
 		DialOptions: []grpc.DialOption{grpc.WithContextDialer(p.dial),
-			grpc.WithReadBufferSize(bufferBytes), grpc.WithWriteBufferSize(bufferBytes),
-			grpc.WithSharedWriteBuffer(true)},
+			grpc.WithReadBufferSize(bufferBytes), grpc.WithWriteBufferSize(bufferBytes)},
 		Events: router.Events{
 			LinkDown: func(id string, lane int, err error) {
 				w.say("%s lost lane %d to %s: %v", p.id, lane, id, err)

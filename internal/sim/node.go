@@ -87,7 +87,7 @@ func (n *node) start() {
 		QueueFrames: n.world.scenario.QueueFrames,
 		Events:      expertnode.Events{ComputePanicked: func(int, []int32, any, []byte) {}}})
 	n.world.must(err)
-	l.grpc = grpc.NewServer(append(expertnode.ServerOptions(), grpc.SharedWriteBuffer(true),
+	l.grpc = grpc.NewServer(append(expertnode.ServerOptions(),
 		grpc.ReadBufferSize(bufferBytes), grpc.WriteBufferSize(bufferBytes))...)
 	droverv1.RegisterExpertServiceServer(l.grpc, l.server)
 	listener := n.link.listen()

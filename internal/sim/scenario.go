@@ -77,14 +77,6 @@ func (f Fault) String() string {
 	return fmt.Sprintf("%v for %v: %s of %d, %d times", f.At, f.For, f.Point, f.Target, f.Count)
 }
 
-// lastEnd is when the last fault is over.
-func (s *Scenario) lastEnd() (end time.Duration) {
-	for _, f := range s.Faults {
-		end = max(end, f.At+f.For)
-	}
-	return end
-}
-
 const (
 	maxNodes  = 6
 	allOfThem = experts * 2 // replicas of a model with one of each expert
