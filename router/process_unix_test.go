@@ -117,8 +117,8 @@ func TestStoppedProcess(t *testing.T) {
 	batches(30)
 	signal(t, second, syscall.SIGKILL)
 	batches(30)
-	if slowest > 2*time.Second {
-		t.Errorf("the slowest batch took %v, want less than 2 s", slowest)
+	if slowest > 10*time.Second {
+		t.Errorf("the slowest batch took %v, want less than 10 s", slowest)
 	}
 	t.Logf("the slowest batch took %v", slowest)
 }
