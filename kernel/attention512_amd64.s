@@ -8,7 +8,9 @@
 // which all rows use.
 
 // WIDENF32, WIDENBF16 and WIDENINT8 make 16 float32 of 16 elements, of which one is
-// BYTESF32, BYTESBF16 or BYTESINT8 long times 16.
+// BYTESF32, BYTESBF16 or BYTESINT8 long times 16. What is fetched of bfloat16 goes to
+// the first cache, of float32, whose values of 64 positions are 32 KiB, to the second.
+// With 8 bits it makes no difference.
 #define WIDENF32(P, W) \
 	VMOVUPS P, W
 #define BYTESF32 64
@@ -23,8 +25,8 @@
 	VPSLLD $16, W, W
 #define BYTESBF16 32
 #define FETCHBF16(P) \
-	PREFETCHT1 (P) \
-	PREFETCHT1 64(P)
+	PREFETCHT0 (P) \
+	PREFETCHT0 64(P)
 
 #define WIDENINT8(P, W) \
 	VPMOVSXBD P, W \
