@@ -258,7 +258,7 @@ func TestAttentionAllocates(t *testing.T) {
 		{Start: 199, Count: 1, Table: c.tiles.table}}
 	q := randomRows(rand.New(rand.NewPCG(81, 82)), 51, c.q.Dim)
 	out := tensor.MakeRows(51, c.q.Dim)
-	if n := testing.AllocsPerRun(5, func() {
+	if n := leastAllocations(5, func() {
 		for i := range r.Prepare(&c.Attention, out, q, seqs, c.tiles, 2) {
 			r.Do(i%2, i)
 		}

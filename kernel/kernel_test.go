@@ -185,3 +185,13 @@ func TestRotate(t *testing.T) {
 		}
 	}
 }
+
+// leastAllocations is testing.AllocsPerRun, the least of some attempts: it counts those of the
+// whole process, and what the runtime does for the tests before may come in between.
+func leastAllocations(runs int, f func()) float64 {
+	least := testing.AllocsPerRun(runs, f)
+	for attempt := 1; attempt < 5 && least > 0; attempt++ {
+		least = min(least, testing.AllocsPerRun(runs, f))
+	}
+	return least
+}
