@@ -180,7 +180,12 @@ func readIdentity(ctx context.Context, store Store, scope Scope) (string, error)
 	return string(entries[0].Value), nil
 }
 
+// ensureIdentity lets the store have one. An expert node may not write it (NodeKeys): it finds
+// one, or waits until one was made by Found or by a coordinator.
 func ensureIdentity(ctx context.Context, store Store, scope Scope) error {
+	if now, err := readIdentity(ctx, store, scope); err != nil || now != "" {
+		return err
+	}
 	_, err := store.Commit(ctx, Write{
 		If:  []Cond{{Key: scope.identity()}},
 		Put: []Put{{Key: scope.identity(), Value: []byte(rand.Text())}},
@@ -189,6 +194,13 @@ func ensureIdentity(ctx context.Context, store Store, scope Scope) error {
 		return nil
 	}
 	return err
+}
+
+// Found writes what a cluster needs in a store that is new. It may be done again.
+func Found(ctx context.Context, store Store, cluster string) error {
+	s := Scope{Cluster: cluster}
+	s.setDefaults()
+	return ensureIdentity(ctx, store, s)
 }
 
 // pause waits, and returns false if ctx ended first.

@@ -102,7 +102,7 @@ func TestStartRefuses(t *testing.T) {
 		"name":          {Dir: dir, ClientURL: "http://localhost.invalid:1"},
 		"busy port":     {Dir: dir, ClientURL: "http://" + busy.Addr().String()},
 		"no TLS files":  {Dir: dir, ClientURL: "https://127.0.0.1:0"},
-		"bad TLS files": {Dir: dir, ClientURL: "https://127.0.0.1:0", ClientTLS: TLSFiles{file, file, ""}},
+		"bad TLS files": {Dir: dir, ClientURL: "https://127.0.0.1:0", ClientTLS: TLSFiles{Certificate: file, Key: file}},
 		"file":          {Dir: file},
 		"quota":         {Dir: dir, QuotaBytes: -1},
 		"others absent": {Dir: dir, StartTimeout: time.Second,
