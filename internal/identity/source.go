@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
@@ -223,4 +225,34 @@ func (s *Source) Client(role Role) *tls.Config {
 		},
 		DynamicRecordSizingDisabled: true,
 	}
+}
+
+// HostClient is the configuration of connections to a server that knows no roles, such as an
+// etcd that others run: the authority is checked and the name of the host. The certificate in
+// the folder, if there is one, shows who asks; it is read anew for each connection.
+func HostClient(dir string) (*tls.Config, error) {
+	text, err := os.ReadFile(filepath.Join(dir, AuthorityFile))
+	if err != nil {
+		return nil, err
+	}
+	roots, err := parseAuthorities(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, AuthorityFile), err)
+	}
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool()}
+	for _, r := range roots {
+		cfg.RootCAs.AddCert(r)
+	}
+	certificate, key := filepath.Join(dir, CertificateFile), filepath.Join(dir, KeyFile)
+	if _, err := os.Stat(certificate); errors.Is(err, fs.ErrNotExist) {
+		return cfg, nil
+	}
+	if _, err := tls.LoadX509KeyPair(certificate, key); err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		c, err := tls.LoadX509KeyPair(certificate, key)
+		return &c, err
+	}
+	return cfg, nil
 }

@@ -21,6 +21,7 @@ import (
 	"drover/api"
 	"drover/cluster"
 	"drover/coordinator"
+	"drover/internal/identity"
 	"drover/kernel"
 	"drover/moe"
 	droverv1 "drover/proto/drover/v1"
@@ -59,6 +60,8 @@ type CoordinatorOptions struct {
 	AllowScore bool
 	// ShortLease makes the cluster notice a node's end sooner; for one machine.
 	ShortLease bool
+	// Identity is this coordinator's. Nil means plain text to the expert nodes.
+	Identity *identity.Source
 	// PlainText allows rows to travel unencrypted to nodes that are not on loopback.
 	PlainText bool
 	Version   string
@@ -155,7 +158,7 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 	}
 	c.undo.push(planner.Close)
 	opts := router.Options{ModelDigest: m.Digest[:], Mode: o.Mode, Spec: spec,
-		KernelClass: kernel.Class(o.Mode), DialOptions: dialOptions(o.PlainText),
+		KernelClass: kernel.Class(o.Mode), DialOptions: dialOptions(o.Identity, o.PlainText),
 		Lanes: o.MicroBatches, CheckFraction: o.CheckFraction, Events: routerEvents(o.Log)}
 	if err := o.LastResort.open(&opts, m, &c.undo, o.Threads, o.Log); err != nil {
 		return nil, nil, err

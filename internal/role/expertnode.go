@@ -16,6 +16,7 @@ import (
 	"drover/cluster"
 	"drover/expertnode"
 	"drover/internal/fetch"
+	"drover/internal/identity"
 	"drover/kernel"
 	"drover/packed"
 	"drover/placement"
@@ -50,6 +51,8 @@ type ExpertNodeOptions struct {
 	// FetchBytesPerSecond bounds what the node sends of its weights to others, as in
 	// expertnode.Options.
 	FetchBytesPerSecond int64
+	// Identity is this node's. Nil means that it serves, and fetches, in plain text.
+	Identity *identity.Source
 	// PlainText allows to fetch, unencrypted, from nodes that are not on loopback.
 	PlainText bool
 	// Gossip is the node's part in memberlist, under the node's ID; the node closes it.
@@ -101,7 +104,7 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 	n.Address = listener.Addr().String()
 	node := o.node(m, n.Address)
 	source, err := fetch.New(fetch.Options{Checkpoint: m.Checkpoint, Model: how, NodeID: o.ID,
-		From: o.From, Dial: dialOptions(o.PlainText), Events: fetchEvents(o.Log)})
+		From: o.From, Dial: dialOptions(o.Identity, o.PlainText), Events: fetchEvents(o.Log)})
 	if err != nil {
 		return err
 	}
@@ -123,7 +126,7 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 		return err
 	}
 	n.undo.push(server.Close)
-	n.serve(listener, server, o.ServerOptions)
+	n.serve(listener, server, append(nodeServer(o.Identity), o.ServerOptions...))
 	sayHow(o.Log, o.Threads)
 	return n.join(ctx, o, node, parts{source, host, server})
 }

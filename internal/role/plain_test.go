@@ -36,7 +36,7 @@ func TestPlainText(t *testing.T) {
 		}
 	}
 	// A link's error says why, and what to do.
-	opts := append(dialOptions(false), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	opts := append(dialOptions(nil, false), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	conn, err := grpc.NewClient("192.0.2.1:7071", opts...)
 	if err != nil {
 		t.Fatal(err)
@@ -46,7 +46,7 @@ func TestPlainText(t *testing.T) {
 	if !strings.Contains(message(err), "--insecure") {
 		t.Errorf("a call to another machine: %v, want a hint at --insecure", err)
 	}
-	if len(dialOptions(true)) != 0 {
+	if len(dialOptions(nil, true)) != 0 {
 		t.Error("plain text was allowed, but links are restricted")
 	}
 }
