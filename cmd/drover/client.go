@@ -155,6 +155,6 @@ func mustBeLoopback(address string) error {
 	if ip := net.ParseIP(host); host == "localhost" || (ip != nil && ip.IsLoopback()) {
 		return nil
 	}
-	return fmt.Errorf("address %s is not loopback and Drover has no TLS yet: "+
+	return fmt.Errorf("address %s is not loopback, and would be reached in plain text: "+
 		"--insecure allows plain text on a network that you trust", address)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"drover/coordinator"
+	"drover/internal/identity"
 	"drover/internal/role"
 	"drover/kernel"
 )
@@ -72,7 +73,13 @@ func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
 		ctx, cancel = withParent(ctx, g)
 		defer cancel()
 	}
-	store, closeStore, err := f.openStore()
+	id, closeIdentity, err := f.openIdentity(identity.Coordinator, o.Log)
+	if err != nil {
+		return err
+	}
+	defer closeIdentity()
+	o.Identity = id
+	store, closeStore, err := f.openStore(id)
 	if err != nil {
 		return err
 	}
@@ -111,7 +118,7 @@ func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
 
 // options checks the flags and makes the role's options of them, all but what is opened.
 func (f *coordinatorFlags) options(g *globals) (role.CoordinatorOptions, error) {
-	mode, err := f.check(f.grpc, f.http)
+	mode, err := f.check(nil, []string{f.grpc, f.http})
 	if err != nil {
 		return role.CoordinatorOptions{}, err
 	}

@@ -3,19 +3,32 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"drover/cluster/etcdserver"
+	"drover/internal/identity"
+	"drover/internal/reload"
+	"drover/internal/role"
 )
 
 type etcdFlags struct {
 	options         etcdserver.Options
+	tls             string
 	insecure, debug bool
 }
+
+// The usual URLs; with --tls they are https.
+const (
+	usualEtcdClient = "http://127.0.0.1:2379"
+	usualEtcdPeer   = "http://127.0.0.1:2380"
+)
 
 // etcdStart bounds how long a member waits for the others.
 const etcdStart = 5 * time.Minute
@@ -40,10 +53,10 @@ was ready.`,
 	o := &f.options
 	c.Flags().StringVar(&o.Dir, "dir", "", "folder of the member's state; made if missing (required)")
 	c.Flags().StringVar(&o.Name, "name", "drover", "name of this member in --initial-cluster")
-	c.Flags().StringVar(&o.ClientURL, "client", "http://127.0.0.1:2379", "URL to serve clients on")
+	c.Flags().StringVar(&o.ClientURL, "client", usualEtcdClient, "URL to serve clients on")
 	c.Flags().StringVar(&o.AdvertiseClientURL, "advertise-client", "",
 		"URL where clients of other machines find this member (default: --client's)")
-	c.Flags().StringVar(&o.PeerURL, "peer", "http://127.0.0.1:2380", "URL to serve the members on")
+	c.Flags().StringVar(&o.PeerURL, "peer", usualEtcdPeer, "URL to serve the members on")
 	c.Flags().StringVar(&o.AdvertisePeerURL, "advertise-peer", "",
 		"URL where the members find this one (default: --peer's)")
 	c.Flags().StringVar(&o.InitialCluster, "initial-cluster", "",
@@ -51,31 +64,118 @@ was ready.`,
 	c.Flags().BoolVar(&o.Join, "join", false,
 		"the cluster runs already, and this member was added to it")
 	c.Flags().Int64Var(&o.QuotaBytes, "quota", 0, "bytes that the state may take (default: 2 GiB)")
+	c.Flags().StringVar(&f.tls, "tls", "", "folder of this member's identity (ca.crt, tls.crt, "+
+		"tls.key): clients and members need certificates, and URLs are https://")
 	c.Flags().BoolVar(&f.debug, "debug", false, "log more")
 	insecureFlag(c, &f.insecure)
 	return c
 }
 
 func (f *etcdFlags) run(ctx context.Context, g *globals) error {
+	f.secureDefaults()
 	if err := f.check(); err != nil {
 		return err
 	}
 	log := logger(g, f.debug).With("member", f.options.Name)
 	f.options.Warn = func(message string) { log.Debug("etcd", "message", message) }
 	f.options.StartTimeout = etcdStart
-	log.Info("waiting for a leader", "client", f.options.ClientURL)
-	server, err := etcdserver.Start(ctx, f.options)
+	changed := make(chan struct{}, 1)
+	id, stop, err := f.openIdentity(log, changed)
 	if err != nil {
 		return err
 	}
+	defer stop()
+	for {
+		again, err := f.serve(ctx, log, id, changed)
+		if !again {
+			return err
+		}
+		log.Info("the authorities have changed: starting again with them")
+	}
+}
+
+// serve runs the member until ctx ends, or until its authorities change: etcd reads its own
+// certificate for each connection, but its authorities only when it starts.
+func (f *etcdFlags) serve(ctx context.Context, log *slog.Logger, id *identity.Source,
+	changed <-chan struct{}) (again bool, err error) {
+	log.Info("waiting for a leader", "client", f.options.ClientURL)
+	server, err := etcdserver.Start(ctx, f.options)
+	if err != nil {
+		return false, err
+	}
 	defer server.Close()
+	if strings.HasSuffix(f.options.ClientURL, ":0") {
+		f.options.ClientURL = server.Endpoint() // the same one after a new start
+	}
+	if id != nil {
+		if err := role.SecureEtcd(ctx, server.Endpoint(), id); err != nil {
+			return false, err
+		}
+	}
 	log.Info("ready", "client", server.Endpoint())
 	select {
 	case <-ctx.Done():
-		return nil
+		return false, nil
+	case <-changed:
+		return true, nil
 	case <-server.Done():
-		return errors.New("etcd: the member stopped by itself; --debug shows its warnings")
+		return false, errors.New("etcd: the member stopped by itself; --debug shows its warnings")
 	}
+}
+
+// secureDefaults makes the usual URLs https ones where there is an identity.
+func (f *etcdFlags) secureDefaults() {
+	if f.tls == "" {
+		return
+	}
+	for _, u := range []*string{&f.options.ClientURL, &f.options.PeerURL} {
+		if *u == usualEtcdClient || *u == usualEtcdPeer {
+			*u = strings.Replace(*u, "http://", "https://", 1)
+		}
+	}
+}
+
+// openIdentity reads the member's identity, if one is given, has etcd use it, and tells when
+// the authorities that it trusts have changed.
+func (f *etcdFlags) openIdentity(log *slog.Logger, changed chan<- struct{}) (
+	*identity.Source, func(), error) {
+	if f.tls == "" {
+		return nil, func() {}, nil
+	}
+	id, err := identity.Open(f.tls, identityEvents(log))
+	if err != nil {
+		return nil, nil, err
+	}
+	if id.ID().Role != identity.Etcd {
+		id.Close()
+		return nil, nil, fmt.Errorf("identity of %s: the certificate is for %s, want role %s", f.tls,
+			id.ID(), identity.Etcd)
+	}
+	first := true
+	authorities, err := reload.Open([]string{filepath.Join(f.tls, identity.AuthorityFile)},
+		func([][]byte) error {
+			if first {
+				first = false
+				return nil
+			}
+			if _, err := id.Reload(); err != nil {
+				return err // the folder is not whole yet
+			}
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+			return nil
+		}, reload.Events{})
+	if err != nil {
+		id.Close()
+		return nil, nil, err
+	}
+	f.options.ClientTLS, f.options.PeerTLS = role.EtcdTLS(f.tls)
+	return id, func() {
+		authorities.Close()
+		id.Close()
+	}, nil
 }
 
 // check refuses what cannot be meant.
@@ -107,15 +207,19 @@ func (f *etcdFlags) check() error {
 	if o.Join && len(names) < 2 {
 		return usagef("--join needs --initial-cluster with the members that run")
 	}
+	scheme := "http"
+	if f.tls != "" {
+		scheme = "https"
+	}
 	for flag, address := range urls {
 		if address == "" {
 			continue
 		}
 		u, err := url.Parse(address)
-		if err != nil || u.Scheme != "http" || u.Host == "" || u.Path != "" {
-			return usagef("%s is %q, want http://HOST:PORT", flag, address)
+		if err != nil || u.Scheme != scheme || u.Host == "" || u.Path != "" {
+			return usagef("%s is %q, want %s://HOST:PORT", flag, address, scheme)
 		}
-		if f.insecure {
+		if f.insecure || f.tls != "" {
 			continue
 		}
 		if err := mustBeLoopback(u.Host); err != nil {

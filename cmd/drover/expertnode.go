@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"drover/internal/fetch"
+	"drover/internal/identity"
 	"drover/internal/role"
 )
 
@@ -67,7 +68,7 @@ Exit codes: 0 ended by an interrupt, 1 an error, 2 wrong usage.`,
 }
 
 func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
-	mode, err := f.check(f.listen, f.advertise)
+	mode, err := f.check([]string{f.listen, f.advertise}, nil)
 	if err != nil {
 		return err
 	}
@@ -88,7 +89,16 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 	if err := setProcessors(&f.threads); err != nil {
 		return err
 	}
-	store, closeStore, err := f.openStore()
+	log := f.logger(g).With("node", f.id)
+	if f.withParent {
+		log = quiet(g, f.id)
+	}
+	id, closeIdentity, err := f.openIdentity(identity.ExpertNode, log)
+	if err != nil {
+		return err
+	}
+	defer closeIdentity()
+	store, closeStore, err := f.openStore(id)
 	if err != nil {
 		return err
 	}
@@ -98,11 +108,8 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 		Store:   store, ClusterName: f.cluster,
 		ID: f.id, Epoch: role.NewEpoch(), Listen: f.listen, Advertise: f.advertise,
 		CapacityBytes: f.capacity, Domain: f.domain, ShortLease: f.shortLease,
-		From: from, FetchBytesPerSecond: f.fetchRate, PlainText: f.insecure,
-		Log: f.logger(g).With("node", f.id)}
-	if f.withParent {
-		o.Log = quiet(g, f.id)
-	}
+		From: from, FetchBytesPerSecond: f.fetchRate, Identity: id, PlainText: f.insecure,
+		Log: log}
 	if err := f.faults.inject(&o); err != nil {
 		return usageError{err}
 	}

@@ -6,10 +6,12 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"drover/cluster"
+	"drover/internal/identity"
 	"drover/internal/role"
 	"drover/kernel"
 )
@@ -18,6 +20,7 @@ import (
 type member struct {
 	etcd, model, mode, cluster string
 	gossip, join               string
+	tls, etcdTLS               string
 	insecure, debug            bool
 	threads                    int
 	cache                      string
@@ -34,19 +37,35 @@ func (m *member) flags(c *cobra.Command) {
 		"address for gossip, encrypted with the key in $DROVER_GOSSIP_KEY (64 hex digits); "+
 			"empty: no gossip")
 	c.Flags().StringVar(&m.join, "join", "", "gossip addresses of others, separated by commas")
+	c.Flags().StringVar(&m.tls, "tls", "", "folder of this process's identity (ca.crt, tls.crt, "+
+		"tls.key; drover certs makes one): expert nodes and etcd are reached by TLS")
+	c.Flags().StringVar(&m.etcdTLS, "etcd-tls", "", "folder of another identity, for an etcd whose "+
+		"certificate names hosts instead of a role")
 	c.Flags().BoolVar(&m.debug, "debug", false, "log more")
 	insecureFlag(c, &m.insecure)
 }
 
-// check refuses what cannot be meant; addresses are those that are served, beside etcd's.
-func (m *member) check(addresses ...string) (kernel.Mode, error) {
+// check refuses what cannot be meant. Unless there is an identity, rows must be addresses of
+// loopback; clients are served in plain text, and always must.
+func (m *member) check(rows, clients []string) (kernel.Mode, error) {
 	if m.etcd == "" || m.model == "" {
 		return 0, usagef("--etcd and --model are required")
 	}
-	for _, a := range strings.Split(m.etcd, ",") {
-		addresses = append(addresses, strings.TrimPrefix(a, "http://"))
+	plain := clients
+	if m.tls == "" {
+		plain = append(append(plain, rows...), m.gossip)
 	}
-	for _, a := range append(addresses, m.gossip) {
+	for _, a := range strings.Split(m.etcd, ",") {
+		address, isPlain := strings.CutPrefix(a, "http://")
+		switch {
+		case m.tls == "" && m.etcdTLS == "":
+			plain = append(plain, address)
+		case isPlain:
+			return 0, usagef("--etcd %s is plain text, but --tls or --etcd-tls is given; "+
+				"want https://HOST:PORT", a)
+		}
+	}
+	for _, a := range plain {
 		if a == "" || a == "none" || m.insecure {
 			continue
 		}
@@ -82,12 +101,51 @@ func quiet(g *globals, id string) *slog.Logger {
 	return warnings(g).With("node", id)
 }
 
-func (m *member) openStore() (cluster.Store, func(), error) {
-	store, err := cluster.OpenEtcd(cluster.EtcdConfig{Endpoints: strings.Split(m.etcd, ",")})
+// openIdentity reads the identity of a process that needs a role; nil if none is given.
+func (m *member) openIdentity(role identity.Role, log *slog.Logger) (*identity.Source, func(),
+	error) {
+	if m.tls == "" {
+		return nil, func() {}, nil
+	}
+	id, err := identity.OpenAs(m.tls, identity.ID{Cluster: m.cluster, Role: role},
+		identityEvents(log))
+	if err != nil {
+		return nil, nil, err
+	}
+	return id, id.Close, nil
+}
+
+// openStore connects to etcd: by this process's identity, or by another one that was given.
+func (m *member) openStore(id *identity.Source) (cluster.Store, func(), error) {
+	cfg := cluster.EtcdConfig{Endpoints: strings.Split(m.etcd, ",")}
+	if m.etcdTLS != "" {
+		var err error
+		if cfg.TLS, err = identity.HostClient(m.etcdTLS); err != nil {
+			return nil, nil, err
+		}
+	} else if id != nil {
+		cfg.TLS = id.Client(identity.Etcd)
+	}
+	store, err := cluster.OpenEtcd(cfg)
 	if err != nil {
 		return nil, nil, err
 	}
 	return store, func() { _ = store.Close() }, nil
+}
+
+// identityEvents are what a log should say of certificates.
+func identityEvents(log *slog.Logger) identity.Events {
+	return identity.Events{
+		Reloaded: func(id identity.ID, notAfter time.Time) {
+			log.Info("new certificates are in force", "identity", id.String(), "until", date(notAfter))
+		},
+		Failed: func(err error) {
+			log.Error("new certificates cannot be used; the old ones stay", "error", err)
+		},
+		Refused: func(address string, err error) {
+			log.Debug("a connection was refused", "address", address, "reason", err)
+		},
+	}
 }
 
 // openGossip takes part in gossip where an address was given.
