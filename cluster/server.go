@@ -36,6 +36,8 @@ type ServerOptions struct {
 	Host string
 	// RowsByNode returns the rows dispatched to each node. Nil means none.
 	RowsByNode func() map[string]uint64
+	// Dispatched returns the rows dispatched to all nodes. Nil means none.
+	Dispatched func() *droverv1.Dispatched
 	// Quarantined tells whether a node returned wrong numbers and is not used. Nil means
 	// that none is.
 	Quarantined func(nodeID string) bool
@@ -52,6 +54,9 @@ func NewServer(opts ServerOptions) *Server {
 	if opts.RowsByNode == nil {
 		opts.RowsByNode = func() map[string]uint64 { return nil }
 	}
+	if opts.Dispatched == nil {
+		opts.Dispatched = func() *droverv1.Dispatched { return nil }
+	}
 	if opts.Quarantined == nil {
 		opts.Quarantined = func(string) bool { return false }
 	}
@@ -63,7 +68,7 @@ func (s *Server) ListNodes(ctx context.Context, _ *droverv1.ListNodesRequest) (
 	*droverv1.ListNodesResponse, error) {
 	view, rows := s.opts.Watcher.View(), s.opts.RowsByNode()
 	speeds := s.measured(ctx, view.Plan).speeds()
-	reply := &droverv1.ListNodesResponse{Revision: view.Revision()}
+	reply := &droverv1.ListNodesResponse{Revision: view.Revision(), Dispatched: s.opts.Dispatched()}
 	for _, n := range s.opts.Watcher.Nodes() {
 		count := view.Plan.Count(n.ID)
 		status := &droverv1.NodeStatus{

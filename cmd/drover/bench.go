@@ -27,6 +27,7 @@ Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 	}
 	c.AddCommand(newBenchModelCommand(g), newBenchKernelsCommand(g), newBenchOverlapCommand(g),
 		newBenchServeCommand(g), newBenchStormCommand(g))
+	c.AddCommand(trialCommands(g)...)
 	return c
 }
 

@@ -8,6 +8,9 @@ import (
 	"drover/internal/role"
 )
 
+// injects says that this build can inject faults.
+const injects = false
+
 // faults are none in a release: only builds with the tag faultinject can inject any.
 type faults struct{}
 

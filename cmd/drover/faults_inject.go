@@ -12,22 +12,27 @@ import (
 	"drover/internal/role"
 )
 
+// injects says that this build can inject faults.
+const injects = true
+
 // faults are what an expert node does wrong, for tests.
 type faults struct{ text string }
 
 func (f *faults) flag(c *cobra.Command) {
-	c.Flags().StringVar(&f.text, "inject", "",
-		"faults of this node: wrong=P,corrupt=P,delay=D,slow=X,hang=N,seed=N")
+	c.Flags().StringVar(&f.text, "inject", "", "faults of this node: wrong=P,corrupt=P,delay=D,"+
+		"slow=X,hang=N,clock=D,seed=N, or @FILE with NODE:FAULTS, which is read again and again")
 }
 
 // inject makes a node misbehave: as its flag says or, for the nodes that drover up starts,
 // $DROVER_INJECT, ID:FAULTS and more of these after semicolons.
 func (f *faults) inject(o *role.ExpertNodeOptions) error {
+	if file, ok := strings.CutPrefix(f.text, "@"); ok {
+		o.Wrap = faultinject.WrapBy(faultinject.Live(file, o.ID), 0)
+		return nil
+	}
 	text := f.text
-	for one := range strings.SplitSeq(os.Getenv("DROVER_INJECT"), ";") {
-		if id, faults, ok := strings.Cut(one, ":"); ok && id == o.ID {
-			text = faults
-		}
+	if more := faultinject.Of(os.Getenv("DROVER_INJECT"), o.ID); more != "" {
+		text = more
 	}
 	if text == "" {
 		return nil
@@ -38,5 +43,6 @@ func (f *faults) inject(o *role.ExpertNodeOptions) error {
 	}
 	o.Log.Warn("this node is made to misbehave", "faults", text)
 	o.Wrap, o.ServerOptions = parsed.Wrap, parsed.ServerOptions()
+	o.Epoch += uint64(parsed.Clock) // the only thing that a node takes from the wall clock
 	return nil
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -47,4 +48,27 @@ func TestInjectedFaults(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestInjectedClock starts a node again whose clock has jumped back by an hour: its epoch, the one
+// thing that it takes from the clock, is smaller than in its earlier life. Answers go on, and it
+// takes part when the earlier lease has ended.
+func TestInjectedClock(t *testing.T) {
+	r := &roles{etcd: startEtcd(t), model: demoModel(t)}
+	left := r.expertNode(t, place{}, "left", "--short-lease")
+	r.expertNode(t, place{}, "right", "--short-lease")
+	_, endpoint := r.coordinator(t, place{}, "--grpc", "127.0.0.1:0", "--short-lease")
+	c := connectTo(t, endpoint)
+	want := c.mustAsk(t, story)
+	left.signal(syscall.SIGKILL)
+	left.wait(10 * slack * time.Second)
+	r.expertNode(t, place{}, "left", "--short-lease", "--inject", "clock=-1h")
+	rows := c.nodes(t)["left"].GetRowsDispatched()
+	eventually(t, time.Minute, "left takes part again", func() (bool, string) {
+		if got := c.mustAsk(t, story); got != want {
+			t.Fatalf("answered %q, want %q", got, want)
+		}
+		n := c.nodes(t)["left"]
+		return n.GetState() == "ready" && n.GetRowsDispatched() > rows, n.String()
+	})
 }

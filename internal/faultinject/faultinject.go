@@ -35,6 +35,8 @@ type Faults struct {
 	// Hang is the number of frames after which no computation ends any more, though the
 	// node goes on to answer pings. Zero means never.
 	Hang int
+	// Clock is how far the node's wall clock is ahead, or behind if it is negative.
+	Clock time.Duration
 	// Seed makes the same faults happen again.
 	Seed uint64
 }
@@ -54,10 +56,12 @@ func Parse(text string) (f Faults, err error) {
 			f.Slow, err = strconv.ParseFloat(value, 64)
 		case "hang":
 			f.Hang, err = strconv.Atoi(value)
+		case "clock":
+			f.Clock, err = time.ParseDuration(value)
 		case "seed":
 			f.Seed, err = strconv.ParseUint(value, 10, 64)
 		default:
-			err = fmt.Errorf("is none of wrong, corrupt, delay, slow, hang, seed")
+			err = fmt.Errorf("is none of wrong, corrupt, delay, slow, hang, clock, seed")
 		}
 		if err == nil && (f.Delay < 0 || f.Slow < 0 || f.Hang < 0) {
 			err = fmt.Errorf("is negative")
@@ -102,7 +106,7 @@ func (d *dice) below(n int) int {
 // replicas misbehave as they compute.
 type replicas struct {
 	expertnode.Replicas
-	faults Faults
+	faults func() Faults // at the moment
 	dice   *dice
 
 	mu     sync.Mutex // guards the field below
@@ -111,27 +115,35 @@ type replicas struct {
 
 // Wrap returns replicas that compute with the faults.
 func (f Faults) Wrap(r expertnode.Replicas) expertnode.Replicas {
-	return &replicas{Replicas: r, faults: f, dice: newDice(f.Seed, 1)}
+	return WrapBy(func() Faults { return f }, f.Seed)(r)
+}
+
+// WrapBy returns a Wrap with faults that change: now says which there are at the moment.
+func WrapBy(now func() Faults, seed uint64) func(expertnode.Replicas) expertnode.Replicas {
+	return func(r expertnode.Replicas) expertnode.Replicas {
+		return &replicas{Replicas: r, faults: now, dice: newDice(seed, 1)}
+	}
 }
 
 // ComputeBatch computes a batch, if at all, late or wrongly.
 func (r *replicas) ComputeBatch(b *moe.Batch, errs []error) {
+	faults := r.faults()
 	r.mu.Lock()
 	r.frames++
-	hangs := r.faults.Hang > 0 && r.frames > r.faults.Hang
+	hangs := faults.Hang > 0 && r.frames > faults.Hang
 	r.mu.Unlock()
 	if hangs {
 		select {} // it ends with the process
 	}
-	time.Sleep(r.faults.Delay)
+	time.Sleep(faults.Delay)
 	began := time.Now()
 	r.Replicas.ComputeBatch(b, errs)
-	if r.faults.Slow > 1 {
-		time.Sleep(time.Duration(float64(time.Since(began)) * (r.faults.Slow - 1)))
+	if faults.Slow > 1 {
+		time.Sleep(time.Duration(float64(time.Since(began)) * (faults.Slow - 1)))
 	}
 	row := 0
 	for i, n := range b.Counts {
-		if errs[i] == nil && r.dice.hits(r.faults.Wrong) {
+		if errs[i] == nil && r.dice.hits(faults.Wrong) {
 			at := r.dice.below(int(n) * b.Y.Dim)
 			b.Y.Data[row*b.Y.Dim+at] += 1
 		}

@@ -42,8 +42,11 @@ type Proxy struct {
 }
 
 // Start starts a proxy on a free port of loopback.
-func Start(target string) (*Proxy, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+func Start(target string) (*Proxy, error) { return StartAt("127.0.0.1:0", target) }
+
+// StartAt starts a proxy at an address.
+func StartAt(address, target string) (*Proxy, error) {
+	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, err
 	}

@@ -221,7 +221,7 @@ func (c *Coordinator) serve(o CoordinatorOptions, engine *coordinator.Coordinato
 		healthv1.RegisterHealthServer(s, healthServer{c.live, closing})
 		droverv1.RegisterClusterServiceServer(s, cluster.NewServer(cluster.ServerOptions{
 			Watcher: watcher, Store: o.Store, Host: hostName(), RowsByNode: c.rowsByNode,
-			Quarantined:  c.quarantined,
+			Quarantined: c.quarantined, Dispatched: c.dispatched,
 			ReplicaBytes: m.Source.Spec().ReplicaBytes}))
 	}
 	conn, stop, err := connect(register)
@@ -280,6 +280,15 @@ func (c *Coordinator) rowsByNode() map[string]uint64 {
 		return nil
 	}
 	return c.router.RowsByNode()
+}
+
+func (c *Coordinator) dispatched() *droverv1.Dispatched {
+	if c.router == nil {
+		return nil
+	}
+	s := c.router.Stats()
+	return &droverv1.Dispatched{Rows: s.Rows, HedgedRows: s.HedgedRows, ProbedRows: s.ProbedRows,
+		CheckedRows: s.CheckedRows}
 }
 
 func (c *Coordinator) quarantined(nodeID string) bool {

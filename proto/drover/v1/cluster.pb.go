@@ -61,6 +61,7 @@ type ListNodesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Nodes         []*NodeStatus          `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	Dispatched    *Dispatched            `protobuf:"bytes,3,opt,name=dispatched,proto3" json:"dispatched,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -109,6 +110,86 @@ func (x *ListNodesResponse) GetRevision() uint64 {
 	return 0
 }
 
+func (x *ListNodesResponse) GetDispatched() *Dispatched {
+	if x != nil {
+		return x.Dispatched
+	}
+	return nil
+}
+
+// Dispatched counts rows that this coordinator has sent to nodes since it started: those that
+// had to be computed, and those that were sent to another node, too.
+type Dispatched struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Rows  uint64                 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
+	// Since the first node was late.
+	HedgedRows uint64 `protobuf:"varint,2,opt,name=hedged_rows,json=hedgedRows,proto3" json:"hedged_rows,omitempty"`
+	// To learn how fast a node is.
+	ProbedRows uint64 `protobuf:"varint,3,opt,name=probed_rows,json=probedRows,proto3" json:"probed_rows,omitempty"`
+	// To compare what nodes return.
+	CheckedRows   uint64 `protobuf:"varint,4,opt,name=checked_rows,json=checkedRows,proto3" json:"checked_rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dispatched) Reset() {
+	*x = Dispatched{}
+	mi := &file_drover_v1_cluster_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dispatched) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dispatched) ProtoMessage() {}
+
+func (x *Dispatched) ProtoReflect() protoreflect.Message {
+	mi := &file_drover_v1_cluster_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dispatched.ProtoReflect.Descriptor instead.
+func (*Dispatched) Descriptor() ([]byte, []int) {
+	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Dispatched) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *Dispatched) GetHedgedRows() uint64 {
+	if x != nil {
+		return x.HedgedRows
+	}
+	return 0
+}
+
+func (x *Dispatched) GetProbedRows() uint64 {
+	if x != nil {
+		return x.ProbedRows
+	}
+	return 0
+}
+
+func (x *Dispatched) GetCheckedRows() uint64 {
+	if x != nil {
+		return x.CheckedRows
+	}
+	return 0
+}
+
 // NodeStatus is one expert node.
 type NodeStatus struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -139,7 +220,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_drover_v1_cluster_proto_msgTypes[2]
+	mi := &file_drover_v1_cluster_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -151,7 +232,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_cluster_proto_msgTypes[2]
+	mi := &file_drover_v1_cluster_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -164,7 +245,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{2}
+	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *NodeStatus) GetId() string {
@@ -259,7 +340,7 @@ type GetPlacementRequest struct {
 
 func (x *GetPlacementRequest) Reset() {
 	*x = GetPlacementRequest{}
-	mi := &file_drover_v1_cluster_proto_msgTypes[3]
+	mi := &file_drover_v1_cluster_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -271,7 +352,7 @@ func (x *GetPlacementRequest) String() string {
 func (*GetPlacementRequest) ProtoMessage() {}
 
 func (x *GetPlacementRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_cluster_proto_msgTypes[3]
+	mi := &file_drover_v1_cluster_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -284,7 +365,7 @@ func (x *GetPlacementRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPlacementRequest.ProtoReflect.Descriptor instead.
 func (*GetPlacementRequest) Descriptor() ([]byte, []int) {
-	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{3}
+	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{4}
 }
 
 // GetPlacementResponse is the committed placement.
@@ -298,7 +379,7 @@ type GetPlacementResponse struct {
 
 func (x *GetPlacementResponse) Reset() {
 	*x = GetPlacementResponse{}
-	mi := &file_drover_v1_cluster_proto_msgTypes[4]
+	mi := &file_drover_v1_cluster_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -310,7 +391,7 @@ func (x *GetPlacementResponse) String() string {
 func (*GetPlacementResponse) ProtoMessage() {}
 
 func (x *GetPlacementResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_cluster_proto_msgTypes[4]
+	mi := &file_drover_v1_cluster_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -323,7 +404,7 @@ func (x *GetPlacementResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPlacementResponse.ProtoReflect.Descriptor instead.
 func (*GetPlacementResponse) Descriptor() ([]byte, []int) {
-	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{4}
+	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetPlacementResponse) GetRevision() uint64 {
@@ -354,7 +435,7 @@ type LayerPlacement struct {
 
 func (x *LayerPlacement) Reset() {
 	*x = LayerPlacement{}
-	mi := &file_drover_v1_cluster_proto_msgTypes[5]
+	mi := &file_drover_v1_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -366,7 +447,7 @@ func (x *LayerPlacement) String() string {
 func (*LayerPlacement) ProtoMessage() {}
 
 func (x *LayerPlacement) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_cluster_proto_msgTypes[5]
+	mi := &file_drover_v1_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -379,7 +460,7 @@ func (x *LayerPlacement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LayerPlacement.ProtoReflect.Descriptor instead.
 func (*LayerPlacement) Descriptor() ([]byte, []int) {
-	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{5}
+	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LayerPlacement) GetLayer() uint32 {
@@ -414,7 +495,7 @@ type ExpertReplicas struct {
 
 func (x *ExpertReplicas) Reset() {
 	*x = ExpertReplicas{}
-	mi := &file_drover_v1_cluster_proto_msgTypes[6]
+	mi := &file_drover_v1_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -426,7 +507,7 @@ func (x *ExpertReplicas) String() string {
 func (*ExpertReplicas) ProtoMessage() {}
 
 func (x *ExpertReplicas) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_cluster_proto_msgTypes[6]
+	mi := &file_drover_v1_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -439,7 +520,7 @@ func (x *ExpertReplicas) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpertReplicas.ProtoReflect.Descriptor instead.
 func (*ExpertReplicas) Descriptor() ([]byte, []int) {
-	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ExpertReplicas) GetNodeIds() []string {
@@ -464,7 +545,7 @@ type RebalanceRequest struct {
 
 func (x *RebalanceRequest) Reset() {
 	*x = RebalanceRequest{}
-	mi := &file_drover_v1_cluster_proto_msgTypes[7]
+	mi := &file_drover_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -476,7 +557,7 @@ func (x *RebalanceRequest) String() string {
 func (*RebalanceRequest) ProtoMessage() {}
 
 func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_cluster_proto_msgTypes[7]
+	mi := &file_drover_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -489,7 +570,7 @@ func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebalanceRequest.ProtoReflect.Descriptor instead.
 func (*RebalanceRequest) Descriptor() ([]byte, []int) {
-	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 type RebalanceResponse struct {
@@ -504,7 +585,7 @@ type RebalanceResponse struct {
 
 func (x *RebalanceResponse) Reset() {
 	*x = RebalanceResponse{}
-	mi := &file_drover_v1_cluster_proto_msgTypes[8]
+	mi := &file_drover_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -516,7 +597,7 @@ func (x *RebalanceResponse) String() string {
 func (*RebalanceResponse) ProtoMessage() {}
 
 func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_cluster_proto_msgTypes[8]
+	mi := &file_drover_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -529,7 +610,7 @@ func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebalanceResponse.ProtoReflect.Descriptor instead.
 func (*RebalanceResponse) Descriptor() ([]byte, []int) {
-	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RebalanceResponse) GetRevision() uint64 {
@@ -557,7 +638,7 @@ type DrainNodeRequest struct {
 
 func (x *DrainNodeRequest) Reset() {
 	*x = DrainNodeRequest{}
-	mi := &file_drover_v1_cluster_proto_msgTypes[9]
+	mi := &file_drover_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -569,7 +650,7 @@ func (x *DrainNodeRequest) String() string {
 func (*DrainNodeRequest) ProtoMessage() {}
 
 func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_cluster_proto_msgTypes[9]
+	mi := &file_drover_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -582,7 +663,7 @@ func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
 func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
-	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DrainNodeRequest) GetNodeId() string {
@@ -609,7 +690,7 @@ type DrainNodeResponse struct {
 
 func (x *DrainNodeResponse) Reset() {
 	*x = DrainNodeResponse{}
-	mi := &file_drover_v1_cluster_proto_msgTypes[10]
+	mi := &file_drover_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -621,7 +702,7 @@ func (x *DrainNodeResponse) String() string {
 func (*DrainNodeResponse) ProtoMessage() {}
 
 func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_cluster_proto_msgTypes[10]
+	mi := &file_drover_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -634,7 +715,7 @@ func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNodeResponse.ProtoReflect.Descriptor instead.
 func (*DrainNodeResponse) Descriptor() ([]byte, []int) {
-	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_drover_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DrainNodeResponse) GetReplicaCount() uint32 {
@@ -649,10 +730,21 @@ var File_drover_v1_cluster_proto protoreflect.FileDescriptor
 const file_drover_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x17drover/v1/cluster.proto\x12\tdrover.v1\"\x12\n" +
-	"\x10ListNodesRequest\"\\\n" +
+	"\x10ListNodesRequest\"\x93\x01\n" +
 	"\x11ListNodesResponse\x12+\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x15.drover.v1.NodeStatusR\x05nodes\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x04R\brevision\"\xdd\x02\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x125\n" +
+	"\n" +
+	"dispatched\x18\x03 \x01(\v2\x15.drover.v1.DispatchedR\n" +
+	"dispatched\"\x85\x01\n" +
+	"\n" +
+	"Dispatched\x12\x12\n" +
+	"\x04rows\x18\x01 \x01(\x04R\x04rows\x12\x1f\n" +
+	"\vhedged_rows\x18\x02 \x01(\x04R\n" +
+	"hedgedRows\x12\x1f\n" +
+	"\vprobed_rows\x18\x03 \x01(\x04R\n" +
+	"probedRows\x12!\n" +
+	"\fchecked_rows\x18\x04 \x01(\x04R\vcheckedRows\"\xdd\x02\n" +
 	"\n" +
 	"NodeStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
@@ -706,37 +798,39 @@ func file_drover_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_drover_v1_cluster_proto_rawDescData
 }
 
-var file_drover_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_drover_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_drover_v1_cluster_proto_goTypes = []any{
 	(*ListNodesRequest)(nil),     // 0: drover.v1.ListNodesRequest
 	(*ListNodesResponse)(nil),    // 1: drover.v1.ListNodesResponse
-	(*NodeStatus)(nil),           // 2: drover.v1.NodeStatus
-	(*GetPlacementRequest)(nil),  // 3: drover.v1.GetPlacementRequest
-	(*GetPlacementResponse)(nil), // 4: drover.v1.GetPlacementResponse
-	(*LayerPlacement)(nil),       // 5: drover.v1.LayerPlacement
-	(*ExpertReplicas)(nil),       // 6: drover.v1.ExpertReplicas
-	(*RebalanceRequest)(nil),     // 7: drover.v1.RebalanceRequest
-	(*RebalanceResponse)(nil),    // 8: drover.v1.RebalanceResponse
-	(*DrainNodeRequest)(nil),     // 9: drover.v1.DrainNodeRequest
-	(*DrainNodeResponse)(nil),    // 10: drover.v1.DrainNodeResponse
+	(*Dispatched)(nil),           // 2: drover.v1.Dispatched
+	(*NodeStatus)(nil),           // 3: drover.v1.NodeStatus
+	(*GetPlacementRequest)(nil),  // 4: drover.v1.GetPlacementRequest
+	(*GetPlacementResponse)(nil), // 5: drover.v1.GetPlacementResponse
+	(*LayerPlacement)(nil),       // 6: drover.v1.LayerPlacement
+	(*ExpertReplicas)(nil),       // 7: drover.v1.ExpertReplicas
+	(*RebalanceRequest)(nil),     // 8: drover.v1.RebalanceRequest
+	(*RebalanceResponse)(nil),    // 9: drover.v1.RebalanceResponse
+	(*DrainNodeRequest)(nil),     // 10: drover.v1.DrainNodeRequest
+	(*DrainNodeResponse)(nil),    // 11: drover.v1.DrainNodeResponse
 }
 var file_drover_v1_cluster_proto_depIdxs = []int32{
-	2,  // 0: drover.v1.ListNodesResponse.nodes:type_name -> drover.v1.NodeStatus
-	5,  // 1: drover.v1.GetPlacementResponse.layers:type_name -> drover.v1.LayerPlacement
-	6,  // 2: drover.v1.LayerPlacement.experts:type_name -> drover.v1.ExpertReplicas
-	0,  // 3: drover.v1.ClusterService.ListNodes:input_type -> drover.v1.ListNodesRequest
-	3,  // 4: drover.v1.ClusterService.GetPlacement:input_type -> drover.v1.GetPlacementRequest
-	9,  // 5: drover.v1.ClusterService.DrainNode:input_type -> drover.v1.DrainNodeRequest
-	7,  // 6: drover.v1.ClusterService.Rebalance:input_type -> drover.v1.RebalanceRequest
-	1,  // 7: drover.v1.ClusterService.ListNodes:output_type -> drover.v1.ListNodesResponse
-	4,  // 8: drover.v1.ClusterService.GetPlacement:output_type -> drover.v1.GetPlacementResponse
-	10, // 9: drover.v1.ClusterService.DrainNode:output_type -> drover.v1.DrainNodeResponse
-	8,  // 10: drover.v1.ClusterService.Rebalance:output_type -> drover.v1.RebalanceResponse
-	7,  // [7:11] is the sub-list for method output_type
-	3,  // [3:7] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	3,  // 0: drover.v1.ListNodesResponse.nodes:type_name -> drover.v1.NodeStatus
+	2,  // 1: drover.v1.ListNodesResponse.dispatched:type_name -> drover.v1.Dispatched
+	6,  // 2: drover.v1.GetPlacementResponse.layers:type_name -> drover.v1.LayerPlacement
+	7,  // 3: drover.v1.LayerPlacement.experts:type_name -> drover.v1.ExpertReplicas
+	0,  // 4: drover.v1.ClusterService.ListNodes:input_type -> drover.v1.ListNodesRequest
+	4,  // 5: drover.v1.ClusterService.GetPlacement:input_type -> drover.v1.GetPlacementRequest
+	10, // 6: drover.v1.ClusterService.DrainNode:input_type -> drover.v1.DrainNodeRequest
+	8,  // 7: drover.v1.ClusterService.Rebalance:input_type -> drover.v1.RebalanceRequest
+	1,  // 8: drover.v1.ClusterService.ListNodes:output_type -> drover.v1.ListNodesResponse
+	5,  // 9: drover.v1.ClusterService.GetPlacement:output_type -> drover.v1.GetPlacementResponse
+	11, // 10: drover.v1.ClusterService.DrainNode:output_type -> drover.v1.DrainNodeResponse
+	9,  // 11: drover.v1.ClusterService.Rebalance:output_type -> drover.v1.RebalanceResponse
+	8,  // [8:12] is the sub-list for method output_type
+	4,  // [4:8] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_drover_v1_cluster_proto_init() }
@@ -750,7 +844,7 @@ func file_drover_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_drover_v1_cluster_proto_rawDesc), len(file_drover_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
