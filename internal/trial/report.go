@@ -89,7 +89,7 @@ type GreyFault struct {
 // Text is the report for people.
 func (r GreyReport) Text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d nodes, %d replicas, %d clients, windows of %g s; median (min to max) of them\n",
+	fmt.Fprintf(&b, "%d nodes, %d replicas, %d clients, windows of %g s; median (min to max)\n",
 		r.Nodes, r.Replicas, r.Clients, r.WindowSeconds)
 	const row = "%-10s %-21s %-21s %-20s %-5s %-23s %s\n"
 	fmt.Fprintf(&b, row, "fault", "ITL p99, quiet, ms", "ITL p99, ms", "ratio", "goal",

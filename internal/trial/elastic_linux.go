@@ -1,0 +1,314 @@
+package trial
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	droverv1 "drover/proto/drover/v1"
+)
+
+// The nodes that are not like the others: one has half the memory of an even share of six nodes,
+// one runs for half of the time only.
+const (
+	smallNode = "n4"
+	halfNode  = "n5"
+)
+
+// Elastic measures a cluster whose nodes come and go, between quiet windows: 2 nodes, 6, 3, 5, a
+// drain, and a restart of all in turn. It must run in a network namespace of its own (see Apart).
+func Elastic(ctx context.Context, o Options) (ElasticReport, error) {
+	o.setDefaults()
+	if err := o.validate(); err != nil {
+		return ElasticReport{}, err
+	}
+	t := &trial{Options: &o, places: map[string]*place{}}
+	t.c = &cluster{o: &o, nodes: map[string]*process{}, log: &lockedWriter{w: o.Log}}
+	defer t.c.close()
+	if err := t.c.start(2); err != nil {
+		return ElasticReport{}, err
+	}
+	e := &elastic{trial: t}
+	if err := e.join(ctx, "n1", "n2"); err != nil {
+		return ElasticReport{}, err
+	}
+	var err error
+	if t.load, err = ask(ctx, t.c); err != nil {
+		return ElasticReport{}, err
+	}
+	defer t.load.stop()
+	o.Progress("quiet answers")
+	if err := t.load.warm(ctx); err != nil {
+		return ElasticReport{}, err
+	}
+	for range o.Rounds {
+		if err := e.round(ctx); err != nil {
+			return ElasticReport{}, err
+		}
+	}
+	t.load.stop()
+	return e.report(), nil
+}
+
+// elastic is one Elastic under way.
+type elastic struct {
+	*trial
+	names  []string        // of the changes, in order of the first round
+	moves  []move          // of all rounds
+	shares []time.Duration // from when a new node had its weights until it carried its share
+}
+
+// move is one change: the quiet window before, the time until all had their share, and the quiet
+// window after.
+type move struct {
+	name                  string
+	before, moving, after window
+}
+
+// round makes all changes, from two nodes to two nodes.
+func (e *elastic) round(ctx context.Context) error {
+	all := []string{"n1", "n3", "n4", "n7", "n8"}
+	steps := []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"2 to 6 nodes", func(ctx context.Context) error { return e.grow(ctx, "n3", "n4", "n5", "n6") }},
+		{"6 to 3 nodes", func(ctx context.Context) error { return e.leave(ctx, "n2", "n5", "n6") }},
+		{"3 to 5 nodes", func(ctx context.Context) error { return e.grow(ctx, "n7", "n8") }},
+		{"drain of one", func(ctx context.Context) error { return e.drain(ctx, "n7") }},
+		{"drain undone", func(ctx context.Context) error { return e.undo(ctx, "n7") }},
+		{"all restarted", func(ctx context.Context) error { return e.restart(ctx, all) }},
+		{"5 to 2 nodes", func(ctx context.Context) error { return e.leave(ctx, "n3", "n7", "n8") }},
+		{"1 for another", func(ctx context.Context) error {
+			if err := e.grow(ctx, "n2"); err != nil {
+				return err
+			}
+			return e.leave(ctx, "n4")
+		}},
+	}
+	before, err := e.still(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range steps {
+		e.Progress(s.name)
+		m := move{name: s.name, before: before, moving: window{from: time.Now()}}
+		if err := s.do(ctx); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		if err := e.c.share(ctx, e.running()...); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		m.moving.to = time.Now()
+		if m.after, err = e.still(ctx); err != nil {
+			return err
+		}
+		if !slices.Contains(e.names, s.name) {
+			e.names = append(e.names, s.name)
+		}
+		e.moves, before = append(e.moves, m), m.after
+	}
+	return nil
+}
+
+// still is a window in which nothing changes.
+func (e *elastic) still(ctx context.Context) (w window, err error) {
+	if err := sleep(ctx, calmDown); err != nil {
+		return w, err
+	}
+	w.from = time.Now()
+	err = sleep(ctx, e.Window)
+	w.to = time.Now()
+	return w, err
+}
+
+// running is the nodes that run and are not drained.
+func (e *elastic) running() (ids []string) {
+	for id := range e.c.nodes {
+		if !strings.HasPrefix(id, drainedMark) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// drainedMark stands before the name of a node that is drained.
+const drainedMark = "drained "
+
+// join starts nodes and waits until they share.
+func (e *elastic) join(ctx context.Context, ids ...string) error {
+	if err := e.launch(ctx, ids...); err != nil {
+		return err
+	}
+	return e.c.share(ctx, e.running()...)
+}
+
+// launch starts nodes.
+func (e *elastic) launch(ctx context.Context, ids ...string) error {
+	for _, id := range ids {
+		args := []string{"--listen", hubAddress + ":0"}
+		if id == smallNode {
+			nodes, _, err := e.c.list(ctx)
+			if err != nil {
+				return err
+			}
+			total := uint64(0)
+			for _, n := range nodes {
+				total += n.Bytes
+			}
+			args = append(args, "--capacity", fmt.Sprint(total/6/2))
+		}
+		if err := e.c.node(e.c.home, id, args...); err != nil {
+			return err
+		}
+		if id == halfNode {
+			d := &duty{pid: func() int { return e.c.nodes[id].cmd.Process.Pid }}
+			d.start(0.5)
+			e.c.nodes[id].throttle = d
+		}
+	}
+	return nil
+}
+
+// shareWithin bounds the wait for a new node to carry its share: three times the goal.
+const shareWithin = 15 * time.Second
+
+// grow joins, and measures from when each new node has its weights until it carries its share.
+func (e *elastic) grow(ctx context.Context, ids ...string) error {
+	if err := e.launch(ctx, ids...); err != nil {
+		return err
+	}
+	ready := map[string]time.Time{}
+	waiting := slices.Clone(ids)
+	var before map[string]*droverv1.NodeStatus
+	look := func() (bool, error) {
+		nodes, _, err := e.c.list(ctx)
+		if err != nil {
+			return false, err
+		}
+		waiting = slices.DeleteFunc(waiting, func(id string) bool {
+			n := nodes[id]
+			if n.GetState() != "ready" || n.GetReplicaCount() == 0 {
+				return false
+			}
+			if _, known := ready[id]; !known {
+				ready[id] = time.Now()
+			}
+			took := time.Since(ready[id])
+			if !carries(id, before, nodes) && took < shareWithin {
+				return false
+			}
+			e.shares = append(e.shares, took)
+			return true
+		})
+		before = nodes
+		return len(waiting) == 0, sleep(ctx, 80*time.Millisecond)
+	}
+	return await(ctx, time.Minute, fmt.Sprint(ids, " have their weights"), look)
+}
+
+// carries says whether a node got at least half of its part of the rows since an earlier look: by
+// the replicas that it holds, and of a node that runs for half of the time half of that.
+func carries(id string, before, now map[string]*droverv1.NodeStatus) bool {
+	if before[id] == nil {
+		return false
+	}
+	rows, replicas := uint64(0), uint32(0)
+	for id, n := range now {
+		rows += n.RowsDispatched - min(before[id].GetRowsDispatched(), n.RowsDispatched)
+		replicas += n.ReplicaCount
+	}
+	own := now[id].RowsDispatched - min(before[id].RowsDispatched, now[id].RowsDispatched)
+	enough := uint64(2)
+	if id == halfNode {
+		enough = 4
+	}
+	return own > 0 && enough*own*uint64(replicas) >= rows*uint64(now[id].ReplicaCount)
+}
+
+// leave ends nodes as Kubernetes does, all at once.
+func (e *elastic) leave(_ context.Context, ids ...string) error {
+	for _, id := range ids {
+		e.c.nodes[id].calm()
+		e.c.nodes[id].signal(syscall.SIGTERM)
+	}
+	for _, id := range ids {
+		p := e.c.nodes[id]
+		p.end(syscall.Signal(0)) // it drains and ends by itself
+		if code := p.cmd.ProcessState.ExitCode(); code != 0 {
+			return fmt.Errorf("%s ended with exit code %d", id, code)
+		}
+		delete(e.c.nodes, id)
+	}
+	return nil
+}
+
+func (e *elastic) drain(ctx context.Context, id string) error {
+	_, err := droverv1.NewClusterServiceClient(e.c.conn).DrainNode(ctx,
+		&droverv1.DrainNodeRequest{NodeId: id})
+	if err != nil {
+		return err
+	}
+	e.c.nodes[drainedMark+id] = e.c.nodes[id]
+	delete(e.c.nodes, id)
+	return await(ctx, time.Minute, id+" is drained", func() (bool, error) {
+		nodes, _, err := e.c.list(ctx)
+		return nodes[id].GetState() == "drained", err
+	})
+}
+
+func (e *elastic) undo(ctx context.Context, id string) error {
+	_, err := droverv1.NewClusterServiceClient(e.c.conn).DrainNode(ctx,
+		&droverv1.DrainNodeRequest{NodeId: id, Undo: true})
+	e.c.nodes[id] = e.c.nodes[drainedMark+id]
+	delete(e.c.nodes, drainedMark+id)
+	return err
+}
+
+// restart ends and starts one node after the other.
+func (e *elastic) restart(ctx context.Context, ids []string) error {
+	for _, id := range ids {
+		if err := e.leave(ctx, id); err != nil {
+			return err
+		}
+		if err := e.join(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *elastic) report() ElasticReport {
+	r := ElasticReport{Replicas: e.Replicas, Clients: e.Clients,
+		WindowSeconds: e.Window.Seconds()}
+	for _, name := range e.names {
+		c := ElasticChange{Change: name}
+		var seconds, ratios, quiet, moving, pauses, quietPauses []float64
+		for _, m := range e.moves {
+			if m.name != name {
+				continue
+			}
+			beside, in := e.load.itl(m.before, m.after), e.load.itl(m.moving)
+			seconds = append(seconds, m.moving.to.Sub(m.moving.from).Seconds())
+			ratios = append(ratios, in.P99/max(beside.P99, 1e-3))
+			quiet, moving = append(quiet, beside.P99), append(moving, in.P99)
+			pauses, quietPauses = append(pauses, in.Max), append(quietPauses, beside.Max)
+			c.Tokens += in.Count
+		}
+		c.Seconds, c.Ratio, c.QuietP99, c.P99 = spread(seconds), spread(ratios), spread(quiet),
+			spread(moving)
+		c.Pause, c.QuietPause = spread(pauses), spread(quietPauses)
+		r.Changes = append(r.Changes, c)
+	}
+	var after []float64
+	for _, s := range e.shares {
+		after = append(after, s.Seconds())
+	}
+	r.Shares, r.Share = len(after), spread(after)
+	r.Outcome = e.load.outcome()
+	return r
+}
