@@ -23,6 +23,7 @@ type runFlags struct {
 	temperature float32
 	topP        float32
 	maxTokens   uint32
+	expect      string
 	batch       batch.Options
 }
 
@@ -42,7 +43,10 @@ the order of the prompts, one line each with "id", "text", "tokens", "finish_rea
 "error". A run that was interrupted goes on where it stopped. --seed, --temperature and
 --max-tokens then hold for lines that do not say otherwise.
 
-Exit codes: 0 done, 1 an error or a line with an error, 2 wrong usage, 130 interrupted.`,
+With --expect the answer is compared, for checks of an installation.
+
+Exit codes: 0 done, 1 an error, a line with one or another answer than expected, 2 wrong
+usage, 130 interrupted.`,
 		Example: `  drover run "Tell me a story about a fox."
   drover run --model models/tiny-maverick "Translate to French: The cat sees the blue key."
   drover run --temperature 0.8 --seed 7 "Tell me a story about a fox."
@@ -56,6 +60,8 @@ Exit codes: 0 done, 1 an error or a line with an error, 2 wrong usage, 130 inter
 	c.Flags().Float32Var(&f.topP, "top-p", 1, "keep the most probable tokens with this probability")
 	c.Flags().Uint32Var(&f.maxTokens, "max-tokens", 0,
 		"most tokens to answer (default: up to the context)")
+	c.Flags().StringVar(&f.expect, "expect", "",
+		"fail unless this is the answer, but for spaces around it")
 	c.Flags().StringVar(&f.batch.Prompts, "prompts", "", "file of prompts, a JSON object a line")
 	c.Flags().StringVar(&f.batch.Out, "out", "", "file for the answers, with --prompts")
 	c.Flags().IntVar(&f.batch.Concurrency, "concurrency", 16, "requests in flight, with --prompts")
@@ -86,6 +92,9 @@ func (f *runFlags) run(c *cobra.Command, g *globals, args []string) error {
 		if s.TopP != nil {
 			return usagef("--top-p does not go with --prompts")
 		}
+		if f.expect != "" {
+			return usagef("--expect does not go with --prompts")
+		}
 		f.batch.Defaults = batch.Defaults{Seed: s.Seed, Temperature: s.Temperature,
 			MaxTokens: f.maxTokens}
 		return runBatch(c.Context(), service, f.batch)
@@ -108,6 +117,9 @@ func (f *runFlags) ask(c *cobra.Command, g *globals,
 	}
 	if isTerminal(g.err) {
 		fmt.Fprintln(g.err, figures(got))
+	}
+	if text := strings.TrimSpace(got.Text); f.expect != "" && text != strings.TrimSpace(f.expect) {
+		return fmt.Errorf("the answer is %q, want %q", text, strings.TrimSpace(f.expect))
 	}
 	return nil
 }
