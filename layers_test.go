@@ -45,6 +45,7 @@ coordinator: kernel model moe proto/drover/v1 scheduler tensor tokenizer tokeniz
 api: proto/drover/v1
 client: proto/drover/v1
 scripts/kernelgen:
+scripts/kube/labtool:
 `
 
 // tops may import anything: they wire the parts together.
