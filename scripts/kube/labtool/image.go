@@ -9,28 +9,45 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
 )
 
-// image writes an OCI image of one layer that holds the program of one of the cluster's own
-// pods, as "ctr images import" reads it. Equal files give equal bytes.
-func image(fs *flag.FlagSet, args []string) error {
-	out := fs.String("o", "", "file to write")
-	name := fs.String("name", "", "name of the image, HOST/PATH:TAG")
-	_ = fs.Parse(args) // it exits on an error
-	if *out == "" || !strings.Contains(*name, "/") || fs.NArg() < 1 {
-		return errors.New("usage: labtool image -o FILE -name HOST/PATH:TAG PROGRAM [ARGUMENT…]")
+// nobody is the user that programs run as, unless a pod says otherwise.
+const nobody = "65532:65532"
+
+// image writes an OCI image of one layer, as "ctr images import" reads it: a program, which
+// runs as nobody of the machine's users, and the files of folders. Equal files give equal bytes.
+func image(flags *flag.FlagSet, args []string) error {
+	out := flags.String("o", "", "file to write")
+	name := flags.String("name", "", "name of the image, HOST/PATH:TAG")
+	var folders []string
+	flags.Func("add", "FOLDER:PLACE, a folder whose files are put at a place; may be repeated",
+		func(s string) error { folders = append(folders, s); return nil })
+	_ = flags.Parse(args) // it exits on an error
+	if *out == "" || !strings.Contains(*name, "/") || flags.NArg() < 1 {
+		return errors.New("usage: labtool image -o FILE -name HOST/PATH:TAG [-add FOLDER:PLACE]… PROGRAM [ARGUMENT…]")
 	}
-	program, err := os.ReadFile(fs.Arg(0))
+	program, err := os.ReadFile(flags.Arg(0))
 	if err != nil {
 		return err
 	}
-	inside := path.Base(fs.Arg(0))
-	layer, err := archive([]file{{inside, program, 0o755}})
+	inside := path.Base(flags.Arg(0))
+	files := []file{{inside, program, 0o755}}
+	for _, f := range folders {
+		from, to, _ := strings.Cut(f, ":")
+		more, err := folder(from, strings.TrimPrefix(to, "/"))
+		if err != nil {
+			return err
+		}
+		files = append(files, more...)
+	}
+	layer, err := archive(files)
 	if err != nil {
 		return err
 	}
@@ -42,18 +59,32 @@ func image(fs *flag.FlagSet, args []string) error {
 	if err := w.Close(); err != nil {
 		return err
 	}
-	all, err := layout(*name, append([]string{"/" + inside}, fs.Args()[1:]...), layer, packed.Bytes())
+	all, err := layout(*name, append([]string{"/" + inside}, flags.Args()[1:]...), layer, packed.Bytes())
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(*out, all, 0o600)
 }
 
+// folder is all files of a folder and those in it, for a place in the image.
+func folder(from, to string) (files []file, err error) {
+	err = fs.WalkDir(os.DirFS(from), ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(filepath.Join(from, name))
+		files = append(files, file{path.Join(to, name), data, 0o644})
+		return err
+	})
+	return files, err
+}
+
 // layout is an OCI image layout of one image with one layer.
 func layout(name string, command []string, layer, packed []byte) ([]byte, error) {
 	const oci = "application/vnd.oci.image."
 	config, err := json.Marshal(map[string]any{
-		"architecture": runtime.GOARCH, "os": "linux", "config": map[string]any{"Entrypoint": command},
+		"architecture": runtime.GOARCH, "os": "linux",
+		"config": map[string]any{"Entrypoint": command, "User": nobody},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + sum(layer)}},
 	})
 	if err != nil {
