@@ -13,6 +13,7 @@ import (
 
 	"drover/internal/fetch"
 	"drover/internal/identity"
+	"drover/internal/limits"
 	"drover/internal/role"
 )
 
@@ -107,7 +108,8 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 		Weights: role.Weights{Cache: cacheDir(f.cache)},
 		Store:   store, ClusterName: f.cluster,
 		ID: f.id, Epoch: role.NewEpoch(), Listen: f.listen, Advertise: f.advertise,
-		CapacityBytes: f.capacity, Domain: f.domain, ShortLease: f.shortLease,
+		MemoryBytes: limits.MemoryLimit(), CapacityBytes: f.capacity,
+		Domain: f.domain, ShortLease: f.shortLease,
 		From: from, FetchBytesPerSecond: f.fetchRate, Identity: id, PlainText: f.insecure,
 		Log: log}
 	if err := f.faults.inject(&o); err != nil {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"os"
 	"runtime"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -38,5 +40,15 @@ func setProcessors(threads *int) (err error) {
 		return err
 	}
 	runtime.GOMAXPROCS(*threads + 2)
+	setMemory()
 	return nil
+}
+
+// setMemory has the collector work harder before the process reaches the memory limit of its
+// control group, at which the kernel would end it. $GOMEMLIMIT, which the runtime obeys by
+// itself, takes precedence.
+func setMemory() {
+	if limit := limits.MemoryLimit(); limit > 0 && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(limit / 10 * 9)
+	}
 }

@@ -22,15 +22,21 @@ func Processors() int {
 }
 
 // cpuLimit returns the smallest CPU limit of this process's control groups, rounded up
-// to at least 1, and MaxInt where there is none or the system does not say. A container
-// may see its own group as the root, and not the path that the kernel tells; so all
-// groups of the path that can be seen count, to the root.
+// to at least 1, and MaxInt where there is none or the system does not say.
 func cpuLimit(root fs.FS) int {
+	limit := math.MaxInt
+	eachGroup(root, "cpu", func(group string) { limit = min(limit, groupLimit(root, group)) })
+	return limit
+}
+
+// eachGroup calls use with the folder of each control group that this process belongs to, as
+// far as a controller goes. A container may see its own group as the root, and not the path
+// that the kernel tells; so all groups of the path that can be seen count, to the root.
+func eachGroup(root fs.FS, controller string, use func(folder string)) {
 	groups, err := fs.ReadFile(root, "proc/self/cgroup")
 	if err != nil {
-		return math.MaxInt
+		return
 	}
-	limit := math.MaxInt
 	for line := range strings.Lines(string(groups)) {
 		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		if len(parts) != 3 {
@@ -41,19 +47,18 @@ func cpuLimit(root fs.FS) int {
 		switch {
 		case parts[1] == "": // version 2 has one tree for all
 			mounts = []string{"sys/fs/cgroup"}
-		case slices.Contains(controllers, "cpu"):
-			mounts = []string{"sys/fs/cgroup/cpu", "sys/fs/cgroup/" + parts[1]}
+		case slices.Contains(controllers, controller):
+			mounts = []string{"sys/fs/cgroup/" + controller, "sys/fs/cgroup/" + parts[1]}
 		}
 		for _, mount := range mounts {
 			for group := path.Clean("/" + parts[2]); ; group = path.Dir(group) {
-				limit = min(limit, groupLimit(root, mount+strings.TrimSuffix(group, "/")))
+				use(mount + strings.TrimSuffix(group, "/"))
 				if group == "/" {
 					break
 				}
 			}
 		}
 	}
-	return limit
 }
 
 // groupLimit returns the CPU limit of one group.

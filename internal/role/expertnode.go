@@ -17,6 +17,7 @@ import (
 	"drover/expertnode"
 	"drover/internal/fetch"
 	"drover/internal/identity"
+	"drover/internal/show"
 	"drover/kernel"
 	"drover/packed"
 	"drover/placement"
@@ -42,6 +43,9 @@ type ExpertNodeOptions struct {
 	Listen string
 	// Advertise is the address that others use. Empty means the one that is listened on.
 	Advertise string
+	// MemoryBytes is how much memory the process may take; zero means any amount. Without
+	// CapacityBytes it bounds what the node offers to hold.
+	MemoryBytes int64
 	// CapacityBytes bounds the packed weights. Zero means that all experts fit.
 	CapacityBytes int64
 	// Domain is the failure domain. Empty means the host.
@@ -102,7 +106,10 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 	}
 	n.undo.push(func() { _ = listener.Close() }) // its server closes it before
 	n.Address = listener.Addr().String()
-	node := o.node(m, n.Address)
+	node, err := o.node(m, n.Address)
+	if err != nil {
+		return err
+	}
 	source, err := fetch.New(fetch.Options{Checkpoint: m.Checkpoint, Model: how, NodeID: o.ID,
 		From: o.From, Dial: dialOptions(o.Identity, o.PlainText), Events: fetchEvents(o.Log)})
 	if err != nil {
@@ -138,8 +145,11 @@ type parts struct {
 	server *expertnode.Server
 }
 
+// nodeReserve is the memory that a node takes beside the replicas that it holds.
+const nodeReserve = 32 << 20
+
 // node describes the node, which listens on address, to the cluster.
-func (o *ExpertNodeOptions) node(m *Model, address string) placement.Node {
+func (o *ExpertNodeOptions) node(m *Model, address string) (placement.Node, error) {
 	node := placement.Node{
 		ID: o.ID, Address: o.Advertise, Epoch: o.Epoch,
 		CapacityBytes: o.CapacityBytes, Domain: o.Domain,
@@ -152,11 +162,21 @@ func (o *ExpertNodeOptions) node(m *Model, address string) placement.Node {
 	if node.Domain == "" {
 		node.Domain = hostName()
 	}
-	if spec := m.Source.Spec(); node.CapacityBytes == 0 {
+	spec := m.Source.Spec()
+	room := o.MemoryBytes - nodeReserve
+	if o.MemoryBytes > 0 && room < spec.ReplicaBytes {
+		return node, fmt.Errorf("a memory limit of %s is too small: an expert takes %s, and a node "+
+			"%s besides; raise the limit", show.Bytes(uint64(o.MemoryBytes)),
+			show.Bytes(uint64(spec.ReplicaBytes)), show.Bytes(nodeReserve))
+	}
+	if node.CapacityBytes == 0 {
 		all := spec.ReplicaBytes * int64(len(spec.Layers)) * int64(spec.Experts)
 		node.CapacityBytes = max(all, 1)
+		if o.MemoryBytes > 0 {
+			node.CapacityBytes = min(node.CapacityBytes, room)
+		}
 	}
-	return node
+	return node, nil
 }
 
 // serve opens the ExpertService.
