@@ -31,7 +31,8 @@ func image(flags *flag.FlagSet, args []string) error {
 		func(s string) error { folders = append(folders, s); return nil })
 	_ = flags.Parse(args) // it exits on an error
 	if *out == "" || !strings.Contains(*name, "/") || flags.NArg() < 1 {
-		return errors.New("usage: labtool image -o FILE -name HOST/PATH:TAG [-add FOLDER:PLACE]… PROGRAM [ARGUMENT…]")
+		return errors.New("usage: labtool image -o FILE -name HOST/PATH:TAG " +
+			"[-add FOLDER:PLACE]… PROGRAM [ARGUMENT…]")
 	}
 	program, err := os.ReadFile(flags.Arg(0))
 	if err != nil {
@@ -59,7 +60,8 @@ func image(flags *flag.FlagSet, args []string) error {
 	if err := w.Close(); err != nil {
 		return err
 	}
-	all, err := layout(*name, append([]string{"/" + inside}, flags.Args()[1:]...), layer, packed.Bytes())
+	command := append([]string{"/" + inside}, flags.Args()[1:]...)
+	all, err := layout(*name, command, layer, packed.Bytes())
 	if err != nil {
 		return err
 	}
