@@ -61,6 +61,8 @@ topologySpreadConstraints:
 {{- end }}
 
 {{- define "drover.containerSecurity" -}}
+# kubectl describe shows why a process ended.
+terminationMessagePolicy: FallbackToLogsOnError
 securityContext:
   runAsNonRoot: true
   allowPrivilegeEscalation: false
