@@ -28,13 +28,14 @@ func (b *board) feed() {
 		if !hungry(least) {
 			continue
 		}
+		idle := b.count[n] == 0
 		for fed := true; fed; {
 			fed = false
 			for l := range b.load {
 				if !hungry(1 - b.in.Tolerance/2) {
 					break
 				}
-				e, from, ok := b.gift(l, uint16(n))
+				e, from, ok := b.gift(l, uint16(n), idle)
 				if !ok {
 					continue
 				}
@@ -49,16 +50,29 @@ func (b *board) feed() {
 }
 
 // gift finds the replica of the fullest node of a layer that may move to another: the
-// heaviest that leaves that one less full than the fullest is now.
-func (b *board) gift(l int, to uint16) (expert int, from uint16, ok bool) {
-	from, fill := b.fullest(l)
-	for e, on := range b.on[l] {
-		if !slices.Contains(on, from) || ok && b.weight[l][e] <= b.weight[l][expert] ||
-			compareFloat(b.fill(l, to, b.weight[l][e]), fill) >= 0 {
-			continue
+// heaviest that leaves that one less full than the giver is now. Where any may give, it is of
+// the fullest node that can: the fullest of all may not, as the only one of its failure domain.
+func (b *board) gift(l int, to uint16, anyGiver bool) (expert int, from uint16, ok bool) {
+	givers := make([]uint16, len(b.nodes))
+	for n := range givers {
+		givers[n] = uint16(n)
+	}
+	slices.SortStableFunc(givers, func(x, y uint16) int {
+		return compareFloat(b.fill(l, y, 0), b.fill(l, x, 0))
+	})
+	for _, from = range givers {
+		fill := b.fill(l, from, 0)
+		for e, on := range b.on[l] {
+			if !slices.Contains(on, from) || ok && b.weight[l][e] <= b.weight[l][expert] ||
+				compareFloat(b.fill(l, to, b.weight[l][e]), fill) >= 0 {
+				continue
+			}
+			if b.accepts(l, e, to) && !b.joinsDomain(l, e, from, to) {
+				expert, ok = e, true
+			}
 		}
-		if b.accepts(l, e, to) && !b.joinsDomain(l, e, from, to) {
-			expert, ok = e, true
+		if ok || !anyGiver {
+			break
 		}
 	}
 	return expert, from, ok
