@@ -78,31 +78,34 @@ func strangers(t *testing.T) {
 	}
 	must(t, "kubectl", "create", "namespace", "elsewhere")
 	defer func() { _, _ = try("kubectl", "delete", "namespace", "elsewhere", "--wait=false") }()
-	for _, tc := range []struct {
+	strangers := []struct {
 		namespace, endpoint string
 		reached             bool
-	}{{"default", front, true}, {"elsewhere", front, false}, {"default", node, false}} {
-		name := fmt.Sprintf("stranger-%d", rand.Uint32())
-		must(t, "kubectl", "-n", tc.namespace, "run", name, "--image="+os.Getenv("DROVER_IMAGE"),
-			"--restart=Never", "--image-pull-policy=IfNotPresent", "--", "nodes", "--insecure",
-			"--endpoint="+tc.endpoint)
+	}{{"default", front, true}, {"elsewhere", front, false}, {"default", node, false}}
+	for i, s := range strangers { // all at once, since each that is kept out waits
+		must(t, "kubectl", "-n", s.namespace, "run", fmt.Sprintf("stranger-%d", i),
+			"--image="+os.Getenv("DROVER_IMAGE"), "--restart=Never",
+			"--image-pull-policy=IfNotPresent", "--", "nodes", "--insecure", "--endpoint="+s.endpoint)
+	}
+	for i, s := range strangers {
+		name := fmt.Sprintf("stranger-%d", i)
 		var phase string
 		within(t, patience, "the stranger's end", func() error {
-			phase = must(t, "kubectl", "-n", tc.namespace, "get", "pod", name, "-o",
+			phase = must(t, "kubectl", "-n", s.namespace, "get", "pod", name, "-o",
 				"jsonpath={.status.phase}")
 			if phase != "Succeeded" && phase != "Failed" {
 				return fmt.Errorf("it is %s", phase)
 			}
 			return nil
 		})
-		said := must(t, "kubectl", "-n", tc.namespace, "logs", name)
+		said := must(t, "kubectl", "-n", s.namespace, "logs", name)
 		// Who answers that it does not know the call was reached.
 		reached := phase == "Succeeded" || strings.Contains(said, "unknown service")
-		if reached != tc.reached {
-			t.Errorf("from namespace %s, %s was reached: %v, want %v: %s", tc.namespace, tc.endpoint,
-				reached, tc.reached, said)
+		if reached != s.reached {
+			t.Errorf("from namespace %s, %s was reached: %v, want %v: %s", s.namespace, s.endpoint,
+				reached, s.reached, said)
 		}
-		must(t, "kubectl", "-n", tc.namespace, "delete", "pod", name, "--wait=false")
+		must(t, "kubectl", "-n", s.namespace, "delete", "pod", name, "--wait=false")
 	}
 }
 
@@ -172,7 +175,11 @@ func scale(t *testing.T, a *asking) {
 
 // deleteNodes deletes nodes, some without time to drain.
 func deleteNodes(t *testing.T, a *asking) {
-	for i := range 4 {
+	times := 4
+	if testing.Short() {
+		times = 2
+	}
+	for i := range times {
 		all := pods(t, "expertnode")
 		pod := all[rand.IntN(len(all))]
 		args := []string{"delete", "pod", pod, "--wait=false"}
