@@ -43,8 +43,11 @@ func badValues(t *testing.T) {
 				return
 			}
 			within(t, 2*time.Minute, "a pod or its log that says "+tc.says, func() error {
-				status := must(t, "kubectl", "get", "pods", "-l", "app.kubernetes.io/instance="+bad,
+				status, err := try("kubectl", "get", "pods", "-l", "app.kubernetes.io/instance="+bad,
 					"-o", "jsonpath={.items[*].status}")
+				if err != nil {
+					return err
+				}
 				logs, _ := try("kubectl", "logs", "-l", "app.kubernetes.io/instance="+bad, "--tail=20")
 				status = strings.ReplaceAll(status, `\"`, `"`)
 				if !strings.Contains(status, tc.says) && !strings.Contains(logs, tc.says) {

@@ -70,8 +70,7 @@ func install(t *testing.T) {
 
 // strangers may use neither the expert nodes nor, from another namespace, the coordinators.
 func strangers(t *testing.T) {
-	node := podIP(t, pods(t, "expertnode")[0]) + ":7071"
-	front := podIP(t, pods(t, "coordinator")[0]) + ":7070"
+	node, front := address(t, "expertnode")+":7071", address(t, "coordinator")+":7070"
 	if c, err := net.DialTimeout("tcp", node, 3*time.Second); err == nil {
 		_ = c.Close()
 		t.Error("the machine reaches an expert node")
@@ -90,9 +89,12 @@ func strangers(t *testing.T) {
 	for i, s := range strangers {
 		name := fmt.Sprintf("stranger-%d", i)
 		var phase string
-		within(t, patience, "the stranger's end", func() error {
-			phase = must(t, "kubectl", "-n", s.namespace, "get", "pod", name, "-o",
+		within(t, patience, "the stranger's end", func() (err error) {
+			phase, err = try("kubectl", "-n", s.namespace, "get", "pod", name, "-o",
 				"jsonpath={.status.phase}")
+			if err != nil {
+				return err
+			}
 			if phase != "Succeeded" && phase != "Failed" {
 				return fmt.Errorf("it is %s", phase)
 			}
@@ -157,13 +159,15 @@ func scale(t *testing.T, a *asking) {
 		scaleTo(t, n)
 		if n == 6 {
 			within(t, patience, "rows at the last new node", func() error {
-				for _, p := range pods(t, "coordinator") {
-					all, err := members(podIP(t, p))
+				fronts, err := addresses("coordinator")
+				for _, front := range fronts {
+					var all map[string]member
+					all, err = members(front)
 					if err == nil && all["drover-node-5"].Rows > 0 {
 						return nil
 					}
 				}
-				return fmt.Errorf("none yet")
+				return fmt.Errorf("none yet (last error: %v)", err)
 			})
 			t.Logf("a new node carries load %.1f s after kubectl scale", time.Since(began).Seconds())
 		}

@@ -74,9 +74,25 @@ func pods(t *testing.T, part string) []string {
 		`go-template={{range .items}}{{if not .metadata.deletionTimestamp}}{{.metadata.name}} {{end}}{{end}}`))
 }
 
-func podIP(t *testing.T, pod string) string {
+// addresses lists those of a component's pods that are not going.
+func addresses(part string) ([]string, error) {
+	out, err := try("kubectl", "get", "pods", "-l", component+part, "-o",
+		`go-template={{range .items}}{{if not .metadata.deletionTimestamp}}{{.status.podIP}} {{end}}{{end}}`)
+	all := strings.Fields(out)
+	if err == nil && len(all) == 0 {
+		err = fmt.Errorf("there is no %s", part)
+	}
+	return all, err
+}
+
+// address is that of any of a component's pods.
+func address(t *testing.T, part string) string {
 	t.Helper()
-	return must(t, "kubectl", "get", "pod", pod, "-o", "jsonpath={.status.podIP}")
+	all, err := addresses(part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all[0]
 }
 
 // dialReady connects to a coordinator that the service would choose: one of those that are
@@ -136,7 +152,11 @@ func whole(t *testing.T, nodes int) {
 	rolledOut(t, nodeSet)
 	rolledOut(t, frontSet)
 	within(t, patience, fmt.Sprintf("%d expert nodes that are ready", nodes), func() error {
-		all, err := members(podIP(t, pods(t, "coordinator")[0]))
+		fronts, err := addresses("coordinator")
+		if err != nil {
+			return err
+		}
+		all, err := members(fronts[0])
 		if err != nil {
 			return err
 		}
