@@ -84,7 +84,7 @@ func (id ID) check() error {
 		case c == '-', c == '_', c == '.':
 		default:
 			return fmt.Errorf("cluster %q has %q; a certificate names clusters of letters, "+
-				"digits and - _ .", id.Cluster, c)
+				"digits, dots and - or _", id.Cluster, c)
 		}
 	}
 	_, err := ParseRole(string(id.Role))
