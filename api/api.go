@@ -36,6 +36,9 @@ type Options struct {
 	// Unready says, for people who ask at /readyz, why the coordinator is not ready. It
 	// may be nil, and return nil if it does not know.
 	Unready func() error
+	// Authorize returns an error with a gRPC status for requests that are refused. Nil
+	// refuses none.
+	Authorize func(*http.Request) error
 	// Events reports what happens; it may be empty.
 	Events Events
 }
@@ -119,7 +122,7 @@ func New(conn grpc.ClientConnInterface, opts Options) *http.Server {
 		s.fail(w, status.Error(codes.PermissionDenied, "pages of other origins are not served"))
 	}))
 	return &http.Server{
-		Handler:           s.report(foreign.Handler(mux)),
+		Handler:           s.report(s.authorize(foreign.Handler(mux))),
 		ReadHeaderTimeout: headerTimeout,
 		// A body that no route reads is bounded too. There is no WriteTimeout, which would
 		// bound whole streams: each write has its own deadline.
@@ -127,6 +130,23 @@ func New(conn grpc.ClientConnInterface, opts Options) *http.Server {
 		IdleTimeout:    2 * time.Minute,
 		MaxHeaderBytes: 64 << 10,
 	}
+}
+
+// authorize refuses requests before anything looks at them.
+func (s *server) authorize(next http.Handler) http.Handler {
+	if s.opts.Authorize == nil {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := s.opts.Authorize(r); err != nil {
+			if status.Code(err) == codes.Unauthenticated {
+				w.Header().Set("WWW-Authenticate", "Bearer")
+			}
+			s.fail(w, err)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 type modelList struct {

@@ -16,7 +16,7 @@ import (
 type serveBenchFlags struct {
 	opts           bench.ServeOptions
 	endpoint       string
-	insecure       bool
+	at             reach
 	cluster        spawnFlags
 	prompts, trace string
 	asJSON         bool
@@ -57,7 +57,7 @@ Exit codes: 0 measured, 1 an error, no answer at all or answers that differ, 2 w
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c, g) },
 	}
 	endpointFlag(c, &f.endpoint)
-	insecureFlag(c, &f.insecure)
+	f.at.flags(c)
 	f.cluster.flags(c, "for a cluster of its own: ")
 	o := &f.opts
 	c.Flags().Float64SliceVar(&o.Rates, "rate", nil, "requests each second, or several such rates")
@@ -87,7 +87,7 @@ func (f *serveBenchFlags) run(c *cobra.Command, g *globals) error {
 		return err
 	}
 	defer stop()
-	conn, stopConn, err := dial(endpoint, f.insecure)
+	conn, stopConn, err := dial(endpoint, f.at)
 	if err != nil {
 		return err
 	}

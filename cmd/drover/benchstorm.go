@@ -98,7 +98,7 @@ func (f *stormFlags) run(c *cobra.Command, g *globals) error {
 		return err
 	}
 	defer cluster.Close()
-	conn, stop, err := dial(cluster.GRPC, false)
+	conn, stop, err := dial(cluster.GRPC, reach{})
 	if err != nil {
 		return err
 	}

@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
 
@@ -22,7 +21,7 @@ import (
 // directory that is served in this process.
 type target struct {
 	endpoint, model, mode string
-	insecure              bool
+	reach                 reach
 	threads               int
 	cache                 string
 }
@@ -30,7 +29,7 @@ type target struct {
 // flags adds the target's flags to a command.
 func (t *target) flags(c *cobra.Command) {
 	endpointFlag(c, &t.endpoint)
-	insecureFlag(c, &t.insecure)
+	t.reach.flags(c)
 	c.Flags().StringVar(&t.model, "model", "",
 		"model directory to run in this process, without a cluster")
 	c.Flags().StringVar(&t.mode, "mode", "bf16", "with --model: "+modeHelp)
@@ -49,11 +48,15 @@ func (t *target) open(ctx context.Context, g *globals) (
 	if err := t.check(); err != nil {
 		return nil, nil, err
 	}
-	addresses, err := endpoints(t.endpoint, t.insecure)
+	addresses, err := endpoints(t.endpoint, t.reach)
 	if err != nil {
 		return nil, nil, err
 	}
-	p, err := pool.New(pool.Options{Addresses: addresses, DialOptions: dialOptions()})
+	options, err := t.reach.options()
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := pool.New(pool.Options{Addresses: addresses, DialOptions: options})
 	if err != nil {
 		return nil, nil, usagef("--endpoint %q: %v", strings.Join(addresses, ","), err)
 	}
@@ -82,7 +85,7 @@ func (t *target) connect(ctx context.Context, g *globals) (
 		return nil, nil, err
 	}
 	if t.model == "" {
-		return dial(t.endpoint, t.insecure)
+		return dial(t.endpoint, t.reach)
 	}
 	mode, err := kernel.ParseMode(t.mode)
 	if err != nil {
@@ -104,10 +107,10 @@ func insecureFlag(c *cobra.Command, insecure *bool) {
 
 // endpoints are the addresses that a flag, or else the environment, names, separated by
 // commas. Plain text is only for loopback unless insecure was asked for.
-func endpoints(flag string, plain bool) ([]string, error) {
+func endpoints(flag string, r reach) ([]string, error) {
 	addresses := strings.Split(orDefaultEndpoint(flag), ",")
 	for _, a := range addresses {
-		if plain {
+		if r.plain || r.secure() {
 			continue
 		}
 		if err := mustBeLoopback(a); err != nil {
@@ -117,33 +120,41 @@ func endpoints(flag string, plain bool) ([]string, error) {
 	return addresses, nil
 }
 
-func dialOptions() []grpc.DialOption {
-	return []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64 << 20))}
-}
-
 // dial connects to the first that answers of some gRPC addresses. The connection is made
 // when it is first used.
-func dial(flag string, plain bool) (conn *grpc.ClientConn, stop func(), err error) {
-	addresses, err := endpoints(flag, plain)
+func dial(flag string, r reach) (conn *grpc.ClientConn, stop func(), err error) {
+	addresses, err := endpoints(flag, r)
 	if err != nil {
 		return nil, nil, err
 	}
-	target, options := addresses[0], dialOptions()
+	options, err := r.options()
+	if err != nil {
+		return nil, nil, err
+	}
+	target := addresses[0]
 	if len(addresses) > 1 {
 		var all resolver.State
 		for _, a := range addresses {
-			all.Addresses = append(all.Addresses, resolver.Address{Addr: a})
+			all.Addresses = append(all.Addresses, resolver.Address{Addr: a, ServerName: hostOf(a)})
 		}
-		r := manual.NewBuilderWithScheme("pool")
-		r.InitialState(all)
-		target, options = "pool:///", append(options, grpc.WithResolvers(r))
+		b := manual.NewBuilderWithScheme("pool")
+		b.InitialState(all)
+		target, options = "pool:///", append(options, grpc.WithResolvers(b))
 	}
 	conn, err = grpc.NewClient(target, options...)
 	if err != nil {
 		return nil, nil, usagef("--endpoint %q: %v", strings.Join(addresses, ","), err)
 	}
 	return conn, func() { _ = conn.Close() }, nil
+}
+
+// hostOf is the name in an address, which a certificate must have.
+func hostOf(address string) string {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
+	return host
 }
 
 // mustBeLoopback refuses an address that other machines can reach.

@@ -34,7 +34,7 @@ type client struct {
 // connectTo connects to a coordinator until the test ends.
 func connectTo(t *testing.T, endpoint string) *client {
 	t.Helper()
-	conn, stop, err := dial(endpoint, true)
+	conn, stop, err := dial(endpoint, reach{plain: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,4 +166,13 @@ func (u *up) leftovers(t *testing.T) []string {
 		t.Fatal(err)
 	}
 	return found
+}
+
+// dialOptions are those of a connection in plain text.
+func dialOptions() []grpc.DialOption {
+	options, err := (&reach{}).options()
+	if err != nil {
+		panic(err) // there are no files to read
+	}
+	return options
 }

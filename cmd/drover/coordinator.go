@@ -15,6 +15,7 @@ import (
 
 type coordinatorFlags struct {
 	member
+	clients    clientPort
 	grpc, http string
 	replicas   int
 	minNodes   int
@@ -43,6 +44,7 @@ was ready.`,
 		RunE:    func(c *cobra.Command, _ []string) error { return f.run(c.Context(), g) },
 	}
 	f.member.flags(c)
+	f.clients.flags(c)
 	c.Flags().StringVar(&f.grpc, "grpc", defaultEndpoint, "gRPC address to serve")
 	c.Flags().StringVar(&f.http, "http", "127.0.0.1:8080",
 		"HTTP address to serve; none serves no HTTP")
@@ -79,6 +81,11 @@ func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
 	}
 	defer closeIdentity()
 	o.Identity = id
+	closeClients, err := f.clients.open(&o, f.tls)
+	if err != nil {
+		return err
+	}
+	defer closeClients()
 	store, closeStore, err := f.openStore(id)
 	if err != nil {
 		return err
@@ -118,7 +125,11 @@ func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
 
 // options checks the flags and makes the role's options of them, all but what is opened.
 func (f *coordinatorFlags) options(g *globals) (role.CoordinatorOptions, error) {
-	mode, err := f.check(nil, []string{f.grpc, f.http})
+	served := []string{f.grpc, f.http}
+	if f.clients.dir(f.tls) != "" {
+		served = nil // clients are served by TLS
+	}
+	mode, err := f.check(nil, served)
 	if err != nil {
 		return role.CoordinatorOptions{}, err
 	}

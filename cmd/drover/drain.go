@@ -13,9 +13,10 @@ import (
 )
 
 type drainFlags struct {
-	endpoint    string
-	plain, undo bool
-	timeout     time.Duration
+	endpoint string
+	at       reach
+	undo     bool
+	timeout  time.Duration
 }
 
 func newDrainCommand(g *globals) *cobra.Command {
@@ -42,7 +43,7 @@ Exit codes: 0 the node is empty, or the drain is taken back; 1 an error, or not 
 		},
 	}
 	endpointFlag(c, &f.endpoint)
-	insecureFlag(c, &f.plain)
+	f.at.flags(c)
 	c.Flags().BoolVar(&f.undo, "undo", false, "take a drain back: the node gets its share again")
 	c.Flags().DurationVar(&f.timeout, "drain-timeout", 10*time.Minute,
 		"longest time to wait until the node is empty")
@@ -56,7 +57,7 @@ func (f *drainFlags) run(ctx context.Context, g *globals, id string) error {
 	if f.timeout <= 0 {
 		return usagef("--drain-timeout is %v, must be more than 0", f.timeout)
 	}
-	conn, stop, err := dial(orDefaultEndpoint(f.endpoint), f.plain)
+	conn, stop, err := dial(orDefaultEndpoint(f.endpoint), f.at)
 	if err != nil {
 		return err
 	}

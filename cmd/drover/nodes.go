@@ -13,7 +13,8 @@ import (
 
 func newNodesCommand(g *globals) *cobra.Command {
 	var endpoint string
-	var plain, asJSON bool
+	var at reach
+	var asJSON bool
 	c := &cobra.Command{
 		Use:   "nodes",
 		Short: "List the expert nodes",
@@ -25,7 +26,7 @@ Exit codes: 0 done, 1 an error, 2 wrong usage.`,
 		Example: "  drover nodes\n  drover nodes --json --endpoint 127.0.0.1:7070",
 		Args:    noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			conn, stop, err := dial(endpoint, plain)
+			conn, stop, err := dial(endpoint, at)
 			if err != nil {
 				return err
 			}
@@ -42,7 +43,7 @@ Exit codes: 0 done, 1 an error, 2 wrong usage.`,
 		},
 	}
 	endpointFlag(c, &endpoint)
-	insecureFlag(c, &plain)
+	at.flags(c)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
 }
@@ -67,7 +68,8 @@ func printNodes(g *globals, r *droverv1.ListNodesResponse) error {
 
 func newPlacementCommand(g *globals) *cobra.Command {
 	var endpoint string
-	var plain, asJSON bool
+	var at reach
+	var asJSON bool
 	c := &cobra.Command{
 		Use:   "placement",
 		Short: "Show which nodes hold which experts",
@@ -81,7 +83,7 @@ Exit codes: 0 done, 1 an error, 2 wrong usage.`,
 		Example: "  drover placement\n  drover placement --json",
 		Args:    noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			conn, stop, err := dial(endpoint, plain)
+			conn, stop, err := dial(endpoint, at)
 			if err != nil {
 				return err
 			}
@@ -98,7 +100,7 @@ Exit codes: 0 done, 1 an error, 2 wrong usage.`,
 		},
 	}
 	endpointFlag(c, &endpoint)
-	insecureFlag(c, &plain)
+	at.flags(c)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
 }

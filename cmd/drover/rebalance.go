@@ -11,7 +11,8 @@ import (
 
 func newRebalanceCommand(g *globals) *cobra.Command {
 	var endpoint string
-	var plain, asJSON bool
+	var at reach
+	var asJSON bool
 	c := &cobra.Command{
 		Use:   "rebalance",
 		Short: "Look at the load now, and place experts by it",
@@ -24,7 +25,7 @@ Exit codes: 0 done, 1 an error, 2 wrong usage.`,
 		Example: "  drover rebalance\n  drover rebalance --endpoint 127.0.0.1:7070",
 		Args:    noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			conn, stop, err := dial(orDefaultEndpoint(endpoint), plain)
+			conn, stop, err := dial(orDefaultEndpoint(endpoint), at)
 			if err != nil {
 				return err
 			}
@@ -50,7 +51,7 @@ Exit codes: 0 done, 1 an error, 2 wrong usage.`,
 		},
 	}
 	endpointFlag(c, &endpoint)
-	insecureFlag(c, &plain)
+	at.flags(c)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
 }

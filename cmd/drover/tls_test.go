@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -37,7 +38,8 @@ func TestTLS(t *testing.T) {
 	for _, id := range []string{"left", "right"} {
 		r.expertNode(t, place{}, id, "--tls", of("expertnode"))
 	}
-	_, endpoint := r.coordinator(t, place{}, "--grpc", "127.0.0.1:0", "--tls", of("coordinator"))
+	_, endpoint := r.coordinator(t, place{}, "--grpc", "127.0.0.1:0", "--tls", of("coordinator"),
+		"--client-tls", "none")
 	c := connectTo(t, endpoint)
 	want := c.mustAsk(t, story)
 
@@ -51,6 +53,8 @@ func TestTLS(t *testing.T) {
 			t.Errorf("%v: exit code %d, %s", args, code, &p.errors)
 		}
 	}
+
+	t.Run("clients", func(t *testing.T) { checkClients(t, r, dir) })
 
 	answers := make(chan string)
 	go func() { answers <- c.mustAsk(t, story) }()
@@ -77,4 +81,38 @@ func TestTLS(t *testing.T) {
 	eventually(t, 20*slack*time.Second, "the third node is registered", func() (bool, string) {
 		return c.nodes(t)["third"] != nil, p.errors.String()
 	})
+}
+
+// checkClients asks a coordinator that wants API keys or certificates of its clients.
+func checkClients(t *testing.T, r *roles, dir string) {
+	file, keyFile := filepath.Join(dir, "keys"), filepath.Join(dir, "key")
+	code, key, stderr := drover(t, "keys", "new", "alice", "--file", file)
+	if code != exitDone {
+		t.Fatal(stderr)
+	}
+	if err := os.WriteFile(keyFile, []byte(key), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, endpoint := r.coordinator(t, place{}, "--grpc", "127.0.0.1:0", "--tls",
+		filepath.Join(dir, "coordinator"), "--api-keys", file)
+	ca, client := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "client")
+	for name, tc := range map[string]struct {
+		args []string
+		code int
+		want string
+	}{
+		"key":            {[]string{"run", "--ca", ca, "--api-key-file", keyFile, translate}, 0, ""},
+		"certificate":    {[]string{"run", "--tls", client, translate}, 0, ""},
+		"no key":         {[]string{"run", "--ca", ca, translate}, 1, "an API key is needed"},
+		"wrong key":      {[]string{"run", "--ca", ca, "--api-key-file", ca, translate}, 1, ""},
+		"no scope":       {[]string{"nodes", "--ca", ca, "--api-key-file", keyFile}, 1, "lacks the scope admin"},
+		"client's nodes": {[]string{"nodes", "--tls", client}, 1, "may not do this"},
+		"operator":       {[]string{"nodes", "--tls", filepath.Join(dir, "coordinator")}, 0, ""},
+		"plain text":     {[]string{"run", translate}, 1, ""},
+	} {
+		code, _, stderr := drover(t, append(tc.args, "--endpoint", endpoint)...)
+		if code != tc.code || !strings.Contains(stderr, tc.want) {
+			t.Errorf("%s: exit code %d, %s", name, code, stderr)
+		}
+	}
 }

@@ -16,7 +16,8 @@ import (
 
 type verifyFlags struct {
 	mode, endpoint, model, golden string
-	insecure, json                bool
+	at                            reach
+	json                          bool
 	threads                       int
 	cache                         string
 }
@@ -56,7 +57,7 @@ Exit codes: 0 nothing failed, 1 something did, 2 wrong usage, 130 interrupted.`,
 	c.Flags().StringVar(&f.mode, "mode", "",
 		modeHelp+" (default exact, with --endpoint the served one)")
 	c.Flags().StringVar(&f.endpoint, "endpoint", "", "gRPC address of a coordinator to check")
-	insecureFlag(c, &f.insecure)
+	f.at.flags(c)
 	c.Flags().StringVar(&f.model, "model", "", "model directory, with --golden")
 	c.Flags().StringVar(&f.golden, "golden", "", "file of recorded prompts, a JSON object a line")
 	threadsFlag(c, &f.threads, "without --endpoint: ")
@@ -90,7 +91,7 @@ func (f *verifyFlags) run(ctx context.Context, g *globals, paths []string) error
 	opts := verify.Options{Mode: f.mode, Open: openInProcess(g, f.threads, f.cache),
 		Report: f.printer(g)}
 	if f.endpoint != "" {
-		conn, stop, err := dial(f.endpoint, f.insecure)
+		conn, stop, err := dial(f.endpoint, f.at)
 		if err != nil {
 			return err
 		}

@@ -231,17 +231,9 @@ func (s *Source) Client(role Role) *tls.Config {
 // etcd that others run: the authority is checked and the name of the host. The certificate in
 // the folder, if there is one, shows who asks; it is read anew for each connection.
 func HostClient(dir string) (*tls.Config, error) {
-	text, err := os.ReadFile(filepath.Join(dir, AuthorityFile))
+	cfg, err := TrustFile(filepath.Join(dir, AuthorityFile))
 	if err != nil {
 		return nil, err
-	}
-	roots, err := parseAuthorities(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, AuthorityFile), err)
-	}
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool()}
-	for _, r := range roots {
-		cfg.RootCAs.AddCert(r)
 	}
 	certificate, key := filepath.Join(dir, CertificateFile), filepath.Join(dir, KeyFile)
 	if _, err := os.Stat(certificate); errors.Is(err, fs.ErrNotExist) {
@@ -253,6 +245,24 @@ func HostClient(dir string) (*tls.Config, error) {
 	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		c, err := tls.LoadX509KeyPair(certificate, key)
 		return &c, err
+	}
+	return cfg, nil
+}
+
+// TrustFile is the configuration of connections without a certificate of one's own, to a
+// server whose certificate names its host and was signed by an authority in a file.
+func TrustFile(path string) (*tls.Config, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := parseAuthorities(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool()}
+	for _, r := range roots {
+		cfg.RootCAs.AddCert(r)
 	}
 	return cfg, nil
 }

@@ -3,6 +3,7 @@ package role
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"log/slog"
 	"net"
@@ -13,6 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
@@ -21,6 +23,7 @@ import (
 	"drover/api"
 	"drover/cluster"
 	"drover/coordinator"
+	"drover/internal/access"
 	"drover/internal/identity"
 	"drover/kernel"
 	"drover/moe"
@@ -62,6 +65,10 @@ type CoordinatorOptions struct {
 	ShortLease bool
 	// Identity is this coordinator's. Nil means plain text to the expert nodes.
 	Identity *identity.Source
+	// Clients is the identity that clients see. Nil serves them plain text. Guard asks them
+	// who they are; nil serves everybody, which is for loopback.
+	Clients *identity.Source
+	Guard   *access.Guard
 	// PlainText allows rows to travel unencrypted to nodes that are not on loopback.
 	PlainText bool
 	Version   string
@@ -230,12 +237,12 @@ func (c *Coordinator) serve(o CoordinatorOptions, engine *coordinator.Coordinato
 	}
 	c.undo.push(stop)
 	c.Conn = conn
-	g := grpc.NewServer(append(recovery(), pings())...)
+	g := grpc.NewServer(append(append(recovery(), pings()), o.clientServer()...)...)
 	register(g)
 	reflection.Register(g)
 	c.undo.push(serveGently(g, o.GRPC))
 	if o.HTTP != nil {
-		c.serveHTTP(o.HTTP)
+		c.serveHTTP(o)
 	}
 	c.undo.push(func() {
 		c.live.Shutdown()
@@ -245,8 +252,32 @@ func (c *Coordinator) serve(o CoordinatorOptions, engine *coordinator.Coordinato
 	return nil
 }
 
-func (c *Coordinator) serveHTTP(l net.Listener) {
-	server := api.New(c.Conn, api.Options{Unready: c.prover.reason})
+// clientServer are the options of the gRPC server for clients.
+func (o *CoordinatorOptions) clientServer() (opts []grpc.ServerOption) {
+	if o.Clients != nil {
+		opts = append(opts, grpc.Creds(credentials.NewTLS(o.clientTLS())))
+	}
+	if o.Guard != nil {
+		opts = append(opts, o.Guard.ServerOptions()...)
+	}
+	return opts
+}
+
+// clientTLS lets clients come without a certificate: the Guard asks them.
+func (o *CoordinatorOptions) clientTLS() *tls.Config {
+	return o.Clients.OpenServer(identity.Client, identity.Coordinator)
+}
+
+func (c *Coordinator) serveHTTP(o CoordinatorOptions) {
+	options, l := api.Options{Unready: c.prover.reason}, o.HTTP
+	if o.Guard != nil {
+		options.Authorize = o.Guard.HTTP
+	}
+	server := api.New(c.Conn, options)
+	if o.Clients != nil {
+		server.TLSConfig = o.clientTLS()
+		l = tls.NewListener(l, server.TLSConfig)
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
