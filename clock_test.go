@@ -15,6 +15,7 @@ import (
 // goes over a wire or into a file is a duration or a number.
 var wallClock = map[string]string{
 	"api/answer.go":               "shown to clients",
+	"internal/access/keys.go":     "dates until which keys hold, from a file",
 	"api/api.go":                  "shown to clients",
 	"tokenizer/jinja/strftime.go": "the date in a chat template",
 	"internal/verify/template.go": "the date in a chat template, from a file",
