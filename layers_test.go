@@ -46,6 +46,7 @@ api: proto/drover/v1
 client: proto/drover/v1
 scripts/kernelgen:
 scripts/kube/labtool:
+scripts/mkimage:
 `
 
 // tops may import anything: they wire the parts together.
