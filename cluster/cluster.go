@@ -10,6 +10,7 @@
 //	nodes/<id>                  under the node's lease: how to reach it, what it computes
 //	drain/<id>                  an operator wants the node empty, whoever runs under its id
 //	ready/<id>                  under the node's lease: the revision it has loaded
+//	models/<form>/<coordinator> under its lease: the digest of the weights that it serves
 //	placement/<model>/plan      the committed plan
 //	placement/<model>/intent    the plan to come, or the committed one
 //	placement/<model>/planner   under its lease: the elected planner

@@ -15,6 +15,9 @@ import (
 type PlannerOptions struct {
 	// ID names this coordinator among those that may plan.
 	ID string
+	// Form is the form of the model's checkpoint, under which this coordinator says which
+	// weights it serves: LearnModel. Empty says nothing.
+	Form string
 	// Layers, Experts and ReplicaBytes are the model's shape, as in placement.Input.
 	Layers       []int
 	Experts      int
@@ -102,6 +105,9 @@ func StartPlanner(ctx context.Context, store Store, w *Watcher, opts PlannerOpti
 	ctx, p.stop = context.WithCancel(ctx)
 	p.running.Go(func() { p.session.run(ctx) })
 	p.running.Go(func() { p.run(ctx) })
+	if opts.Form != "" {
+		p.running.Go(func() { p.announce(ctx) })
+	}
 	if opts.Measure != nil {
 		r := &reporter{p: p}
 		p.running.Go(func() { r.run(ctx) })
@@ -120,6 +126,11 @@ func (o *PlannerOptions) normalize(w *Watcher) error {
 	}
 	if err := checkName("planner id", o.ID); err != nil {
 		return err
+	}
+	if o.Form != "" {
+		if err := checkName("model form", o.Form); err != nil {
+			return err
+		}
 	}
 	switch {
 	case len(o.Layers) == 0 || o.Experts <= 0 || o.ReplicaBytes <= 0:

@@ -25,8 +25,11 @@ type nodeRecord struct {
 	KernelClass   string  `json:"kernel_class"`
 	NumericMode   string  `json:"numeric_mode"`
 	ModelDigest   string  `json:"model_digest"`
-	Host          string  `json:"host,omitempty"`
-	PID           int     `json:"pid,omitempty"`
+	ModelForm     string  `json:"model_form,omitempty"`
+	// DigestFrom says where a node without weights of its own has the digest from.
+	DigestFrom string `json:"digest_from,omitempty"`
+	Host       string `json:"host,omitempty"`
+	PID        int    `json:"pid,omitempty"`
 	// Draining says that the node is about to leave.
 	Draining bool `json:"draining,omitempty"`
 }
@@ -35,7 +38,8 @@ func recordOf(n placement.Node, numericMode string) nodeRecord {
 	return nodeRecord{
 		Address: n.Address, Epoch: n.Epoch, CapacityBytes: n.CapacityBytes, Speed: n.Speed,
 		Domain: n.Domain, KernelClass: n.KernelClass, NumericMode: numericMode,
-		ModelDigest: n.ModelDigest, Host: n.Host, PID: n.PID, Draining: n.Draining,
+		ModelDigest: n.ModelDigest, ModelForm: n.ModelForm,
+		DigestFrom: n.DigestFrom, Host: n.Host, PID: n.PID, Draining: n.Draining,
 	}
 }
 
@@ -43,7 +47,8 @@ func (r nodeRecord) node(id string) placement.Node {
 	return placement.Node{
 		ID: id, Address: r.Address, Epoch: r.Epoch, CapacityBytes: r.CapacityBytes,
 		Speed: r.Speed, Domain: r.Domain, KernelClass: r.KernelClass,
-		ModelDigest: r.ModelDigest, Host: r.Host, PID: r.PID, Draining: r.Draining,
+		ModelDigest: r.ModelDigest, ModelForm: r.ModelForm,
+		DigestFrom: r.DigestFrom, Host: r.Host, PID: r.PID, Draining: r.Draining,
 	}
 }
 
@@ -51,7 +56,8 @@ func (r nodeRecord) node(id string) placement.Node {
 // one reads it.
 func (r nodeRecord) validate() error {
 	for what, s := range map[string]string{"address": r.Address, "domain": r.Domain,
-		"kernel class": r.KernelClass, "numeric mode": r.NumericMode, "host": r.Host} {
+		"kernel class": r.KernelClass, "numeric mode": r.NumericMode, "host": r.Host,
+		"model form": r.ModelForm, "source of the digest": r.DigestFrom} {
 		if len(s) > maxFieldBytes {
 			return fmt.Errorf("%s of %d bytes, at most %d", what, len(s), maxFieldBytes)
 		}

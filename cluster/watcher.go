@@ -21,6 +21,9 @@ type WatcherOptions struct {
 	NumericMode string
 	// KernelClass is the same for the nodes' kernel class. Empty accepts any.
 	KernelClass string
+	// Form is the form of the coordinator's checkpoint: it says whether a node with another
+	// model has other weights only. Empty says nothing.
+	Form string
 	// TTL is how long nodes that vanished while the store was away count as registered
 	// after its return. Zero means DefaultTTL; it should be no less than the nodes' lease.
 	TTL time.Duration
@@ -400,6 +403,11 @@ func (w *Watcher) readNode(s *state, into map[string]NodeState, id string, e Ent
 
 // mismatch says why a node cannot be used.
 func (w *Watcher) mismatch(r nodeRecord) string {
+	if form := w.opts.Form; form != "" && r.ModelForm == form && r.ModelDigest != w.opts.Scope.Model {
+		return fmt.Sprintf("it has other weights of the same configuration, another training or"+
+			" damaged files: its model is %q, the coordinator's %q; give both the same files",
+			r.ModelDigest, w.opts.Scope.Model)
+	}
 	for _, f := range []struct{ what, got, want string }{
 		{"model", r.ModelDigest, w.opts.Scope.Model},
 		{"numeric mode", r.NumericMode, w.opts.NumericMode},

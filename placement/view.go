@@ -17,6 +17,9 @@ type Node struct {
 	// KernelClass and ModelDigest say what the node computes and with what.
 	KernelClass string
 	ModelDigest string
+	// ModelForm is the form of its checkpoint, which other trainings of it share. DigestFrom
+	// says who told the node the digest if it has no weights to compute it from; else empty.
+	ModelForm, DigestFrom string
 	// Draining says that the node is to be emptied: no plan gives it a replica any more. It
 	// serves what the committed plan gives it until another plan is in force.
 	Draining bool
