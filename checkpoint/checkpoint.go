@@ -1,7 +1,8 @@
 // Package checkpoint reads a model directory in the Hugging Face layout:
-// config.json and one or more safetensors files. It opens headers only; weights
-// are mapped read-only and touched when somebody asks for them, slice by slice,
-// so a node that serves a few experts reads those experts and nothing else.
+// config.json and one or more safetensors files. It opens headers, and reads small
+// samples of the weights to tell one training from another; the weights are mapped
+// read-only and touched when somebody asks for them, slice by slice, so a node that
+// serves a few experts reads those experts and nothing else.
 //
 // Files are not trusted. Every number in a header or a configuration is checked
 // before it sizes, indexes or allocates anything, and a file that is cut off
@@ -9,8 +10,6 @@
 package checkpoint
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -38,34 +37,39 @@ type Checkpoint struct {
 	files      []*File          // ascending by name
 	tensors    map[string]*File // where each tensor is
 	bytes      int64
+	form       [32]byte
 	digest     [32]byte
+	sampled    int64 // bytes of weights that the digest covers
+	hollow     bool  // they are all zero
 }
 
 // Open opens the model in dir: its config.json, its generation_config.json if it
 // has one, and the headers of model.safetensors or, if there is no such file, of
 // the shards that model.safetensors.index.json names. Of a shard's tensors only
-// those in the index exist.
-func Open(dir string) (*Checkpoint, error) {
+// those in the index exist. Of the weights it reads the samples that the digest covers.
+func Open(dir string) (*Checkpoint, error) { return open(dir, nil) }
+
+// OpenHeaders is Open for a model whose weights lie elsewhere: it reads none, and takes its
+// digest from identify, which gets the form.
+func OpenHeaders(dir string, identify func(form [32]byte) (digest [32]byte, err error)) (
+	*Checkpoint, error) {
+	return open(dir, identify)
+}
+
+func open(dir string, identify func([32]byte) ([32]byte, error)) (*Checkpoint, error) {
 	c := &Checkpoint{dir: dir}
-	if err := c.open(); err != nil {
+	if err := c.open(identify); err != nil {
 		c.Close() // the first error says more than a second one from closing
 		return nil, err
 	}
 	return c, nil
 }
 
-func (c *Checkpoint) open() error {
-	sum := sha256.New()
-	sum.Write([]byte("drover checkpoint 1\n"))
-	add := func(b []byte) { // with its length, so that parts cannot run together
-		sum.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(b))))
-		sum.Write(b)
-	}
+func (c *Checkpoint) open(identify func([32]byte) ([32]byte, error)) error {
 	config, err := readSmall(filepath.Join(c.dir, configName), maxConfigBytes)
 	if err != nil {
 		return hint(err, "a model directory needs a config.json")
 	}
-	add(config)
 	if c.config, err = parseConfig(configName, config); err != nil {
 		return damaged(filepath.Join(c.dir, configName), err)
 	}
@@ -76,14 +80,12 @@ func (c *Checkpoint) open() error {
 	if err != nil {
 		return err
 	}
-	add(index)
-	for _, f := range c.files {
-		add([]byte(filepath.Base(f.path)))
-		add(f.headerSum[:])
-		add(binary.LittleEndian.AppendUint64(nil, uint64(f.size)))
+	c.form = c.formOf(config, index)
+	if identify == nil {
+		return c.sample()
 	}
-	c.digest = [32]byte(sum.Sum(nil))
-	return nil
+	c.digest, err = identify(c.form)
+	return err
 }
 
 // hint adds what to do to the error of a missing file.
@@ -236,13 +238,6 @@ func (c *Checkpoint) BytesTouched() int64 {
 	}
 	return n
 }
-
-// Digest identifies the model: equal models have equal digests wherever they
-// lie. It is a SHA-256 over config.json, the index, and each weights file's name,
-// header and size. It does not cover the weights themselves, which would mean
-// reading them all: two trainings of one architecture have the same digest, so it
-// tells apart different models, not damaged or exchanged weights.
-func (c *Checkpoint) Digest() [32]byte { return c.digest }
 
 // readSmall reads a file that must not be larger than limit.
 func readSmall(path string, limit int64) ([]byte, error) {

@@ -133,8 +133,8 @@ func (s *Server) checkHello(h *wire.Hello) error {
 		return fmt.Errorf("protocol version: the router speaks %d, the expert node %d",
 			h.ProtocolVersion, wire.ProtocolVersion)
 	case !bytes.Equal(h.ModelDigest, s.opts.ModelDigest):
-		return fmt.Errorf("model digest: the router has %x, the expert node %x",
-			h.ModelDigest, s.opts.ModelDigest)
+		return fmt.Errorf("model digest: the router has %x, the expert node %x: another model, or other"+
+			" weights of it; give both the same files", h.ModelDigest, s.opts.ModelDigest)
 	case h.NumericMode != mode:
 		return fmt.Errorf("numeric mode: the router has %q, the expert node %q",
 			h.NumericMode, mode)

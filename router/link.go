@@ -219,8 +219,8 @@ func (k *link) checkHello(h *wire.Hello) error {
 		return fmt.Errorf("epoch: the node's life %d was expected, %d answers",
 			k.node.epoch, h.Epoch)
 	case !bytes.Equal(h.ModelDigest, o.ModelDigest):
-		return fmt.Errorf("model digest: the router has %x, the node %x",
-			o.ModelDigest, h.ModelDigest)
+		return fmt.Errorf("model digest: the router has %x, the node %x: another model, or other"+
+			" weights of it; give both the same files", o.ModelDigest, h.ModelDigest)
 	case h.NumericMode != o.Mode.String():
 		return fmt.Errorf("numeric mode: the router has %q, the node %q",
 			o.Mode.String(), h.NumericMode)

@@ -20,7 +20,7 @@ import (
 type expertNodeFlags struct {
 	member
 	listen, advertise, id, domain string
-	source                        string
+	source, modelDigest           string
 	capacity, fetchRate           int64
 	drainTimeout                  time.Duration
 	shortLease, withParent        bool
@@ -56,6 +56,8 @@ Exit codes: 0 ended by an interrupt, 1 an error, 2 wrong usage.`,
 		"bytes of packed weights to hold (default: all experts)")
 	c.Flags().StringVar(&f.source, "source", "auto", "where experts come from that --cache lacks: "+
 		"peers (nodes that hold them), disk (the model's directory) or auto (peers, then disk)")
+	c.Flags().StringVar(&f.modelDigest, "model-digest", "", "with --source peers, the "+
+		"digest of the weights, as drover inspect tells it (default: what coordinators say)")
 	c.Flags().Int64Var(&f.fetchRate, "fetch-rate", 0, "most bytes a second of weights to send to "+
 		"other nodes; 0: as many as rows leave room for, -1: do not wait for rows")
 	c.Flags().DurationVar(&f.drainTimeout, "drain-timeout", 25*time.Second,
@@ -79,6 +81,9 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 	from, err := fetch.ParsePreference(f.source)
 	if err != nil {
 		return usageError{fmt.Errorf("--%w", err)}
+	}
+	if f.modelDigest != "" && from != fetch.Nodes {
+		return usagef("--model-digest is for --source peers: else it is computed from the weights")
 	}
 	end := f.end(ctx, g)
 	// A signal ends ctx, but not the node: it drains first.
@@ -110,7 +115,8 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 		ID: f.id, Epoch: role.NewEpoch(), Listen: f.listen, Advertise: f.advertise,
 		MemoryBytes: limits.MemoryLimit(), CapacityBytes: f.capacity,
 		Domain: f.domain, ShortLease: f.shortLease,
-		From: from, FetchBytesPerSecond: f.fetchRate, Identity: id, PlainText: f.insecure,
+		From: from, ModelDigest: f.modelDigest, FetchBytesPerSecond: f.fetchRate,
+		Identity: id, PlainText: f.insecure,
 		Log: log}
 	if err := f.faults.inject(&o); err != nil {
 		return usageError{err}
@@ -120,8 +126,8 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 	}); err != nil {
 		return err
 	}
-	n, err := role.StartExpertNode(ctx, o)
-	if err != nil {
+	n, err := startUntil(ctx, cancel, o, end)
+	if n == nil {
 		return err
 	}
 	defer n.Close()
@@ -137,6 +143,31 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 		n.Drain(ctx)
 	}
 	return nil
+}
+
+// startUntil starts a node, unless that is told to end meanwhile: then it cancels ctx and there
+// is none. The start may wait long for the cluster to say which weights it serves.
+func startUntil(ctx context.Context, cancel func(), o role.ExpertNodeOptions,
+	end <-chan os.Signal) (*role.ExpertNode, error) {
+	type result struct {
+		node *role.ExpertNode
+		err  error
+	}
+	started := make(chan result, 1)
+	go func() {
+		n, err := role.StartExpertNode(ctx, o)
+		started <- result{n, err}
+	}()
+	select {
+	case r := <-started:
+		return r.node, r.err
+	case <-end:
+		cancel()
+		if r := <-started; r.err == nil {
+			r.node.Close()
+		}
+		return nil, nil
+	}
 }
 
 // withParentFlag adds the hidden flag with which a program starts its children.

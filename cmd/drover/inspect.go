@@ -15,13 +15,14 @@ func newInspectCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "inspect DIR",
 		Short: "Tell what a model directory holds and what serving it takes",
-		Long: `Inspect reads the configuration and the headers of a model directory, and no weights: its
-architecture, layers, experts, parameters, element types, tokenizer and chat template; and
-the memory for weights that a coordinator and each of 1, 2, 4, … expert nodes need in mode
-bf16. A model that this build cannot serve is described as far as its headers tell.
+		Long: `Inspect reads the configuration and the headers of a model directory, and of its weights the
+samples that its digest covers: its architecture, layers, experts, parameters, element types,
+tokenizer and chat template; and the memory for weights that a coordinator and each of 1, 2,
+4, … expert nodes need in mode bf16. A model that this build cannot serve is described as far
+as its headers tell.
 
-With --json one document: {"directory","architecture","unsupported","digest","weight_bytes",
-"parameters","dtypes","tokenizer","chat_template","model","memory"}.
+With --json one document: {"directory","architecture","unsupported","digest","form",
+"weight_bytes","parameters","dtypes","tokenizer","chat_template","model","memory"}.
 
 Exit codes: 0 done, 1 the directory is damaged or no model, 2 wrong usage.`,
 		Example: `  drover inspect models/tiny-maverick

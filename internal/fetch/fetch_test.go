@@ -77,10 +77,25 @@ func (n *node) noted() []string {
 	return slices.Clone(n.events)
 }
 
+// open opens a checkpoint. One that needs no weights is of the demo's.
+func open(dir string, from fetch.Preference) (*checkpoint.Checkpoint, error) {
+	if from != fetch.Nodes {
+		return checkpoint.Open(dir)
+	}
+	return checkpoint.OpenHeaders(dir, func([32]byte) (d [32]byte, err error) {
+		ck, err := checkpoint.Open(demo())
+		if err != nil {
+			return d, err
+		}
+		defer ck.Close()
+		return ck.Digest(), nil
+	})
+}
+
 // newNode makes a node that keeps its packed weights in cache; "" keeps none.
 func newNode(t testing.TB, id, dir, cache string, from fetch.Preference) *node {
 	t.Helper()
-	ck, err := checkpoint.Open(dir)
+	ck, err := open(dir, from)
 	if err != nil {
 		t.Fatal(err)
 	}

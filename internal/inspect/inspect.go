@@ -1,5 +1,5 @@
 // Package inspect tells what a model directory holds and what serving it takes, from its
-// configuration and the headers of its files alone: no weight is read.
+// configuration and the headers of its files: of the weights only the digest's samples are read.
 package inspect
 
 import (
@@ -23,8 +23,10 @@ type Report struct {
 	// Unsupported says why this build cannot serve the model; empty if it can. Model and Memory
 	// are then absent.
 	Unsupported string `json:"unsupported,omitempty"`
-	// Digest identifies the checkpoint, in hexadecimal digits.
+	// Digest identifies the checkpoint, in hexadecimal digits; empty if its files hold no
+	// weights. Form identifies it without its weights: other trainings have the same.
 	Digest string `json:"digest"`
+	Form   string `json:"form"`
 	// WeightBytes is the size of all tensors in their files.
 	WeightBytes int64      `json:"weight_bytes"`
 	Parameters  Parameters `json:"parameters"`
@@ -100,9 +102,12 @@ func Dir(dir string, nodes int) (Report, error) {
 	r := Report{
 		Directory:    dir,
 		Architecture: ck.Config().ModelType(),
-		Digest:       fmt.Sprintf("%x", ck.Digest()),
+		Form:         fmt.Sprintf("%x", ck.Form()),
 		WeightBytes:  ck.Bytes(),
 		DTypes:       map[string]DType{},
+	}
+	if !ck.Hollow() {
+		r.Digest = fmt.Sprintf("%x", ck.Digest())
 	}
 	if err := r.countTensors(ck); err != nil {
 		return Report{}, err

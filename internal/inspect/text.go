@@ -21,7 +21,12 @@ func (r Report) Text() string {
 	if r.Unsupported != "" {
 		row("not supported", "%s", r.Unsupported)
 	}
-	row("digest", "%s", r.Digest)
+	if r.Digest == "" {
+		row("digest", "none: the files hold no weights, only their headers")
+	} else {
+		row("digest", "%s", r.Digest)
+	}
+	row("form", "%s, whatever the weights", r.Form)
 	p := r.Parameters
 	row("parameters", "%s, of which %s in routed experts and %s in vision; %s active for a token",
 		millions(p.Total), millions(p.RoutedExperts), millions(p.Vision), millions(p.Active))

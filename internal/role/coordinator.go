@@ -142,7 +142,7 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 		ttl = cluster.LocalTTL
 	}
 	watcher, err := cluster.Watch(ctx, o.Store, cluster.WatcherOptions{Scope: scope, TTL: ttl,
-		NumericMode: o.Mode.String(), KernelClass: kernel.Class(o.Mode),
+		NumericMode: o.Mode.String(), KernelClass: kernel.Class(o.Mode), Form: m.FormText(),
 		Events: watcherEvents(o.Log)})
 	if err != nil {
 		return nil, nil, err
@@ -156,7 +156,7 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 	}
 	load := newMeter(spec)
 	planner, err := cluster.StartPlanner(ctx, o.Store, watcher, cluster.PlannerOptions{
-		ID: coordinatorID(), Layers: spec.Layers, Experts: spec.Experts,
+		ID: coordinatorID(), Form: m.FormText(), Layers: spec.Layers, Experts: spec.Experts,
 		ReplicaBytes: spec.ReplicaBytes, Replicas: o.Replicas, MinNodes: o.MinNodes,
 		Spare: o.spare(), MaxMoveBytes: o.moveBytes(spec), Measure: load.measure,
 		Events: plannerEvents(o.Log)})

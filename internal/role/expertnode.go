@@ -57,6 +57,9 @@ type ExpertNodeOptions struct {
 	FetchBytesPerSecond int64
 	// Identity is this node's. Nil means that it serves, and fetches, in plain text.
 	Identity *identity.Source
+	// ModelDigest names the weights, in hexadecimal digits, if they are fetched from nodes only.
+	// Empty takes what the cluster's coordinators say.
+	ModelDigest string
 	// PlainText allows to fetch, unencrypted, from nodes that are not on loopback.
 	PlainText bool
 	// Gossip is the node's part in memberlist, under the node's ID; the node closes it.
@@ -95,7 +98,7 @@ func StartExpertNode(ctx context.Context, o ExpertNodeOptions) (*ExpertNode, err
 
 func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 	how := o.Weights.forRole(o.Mode, n.undo.cpu(o.Threads), o.Log)
-	m, err := OpenModel(o.ModelDir, how)
+	m, err := o.openModel(ctx, how)
 	if err != nil {
 		return err
 	}
@@ -154,7 +157,7 @@ func (o *ExpertNodeOptions) node(m *Model, address string) (placement.Node, erro
 		ID: o.ID, Address: o.Advertise, Epoch: o.Epoch,
 		CapacityBytes: o.CapacityBytes, Domain: o.Domain,
 		KernelClass: kernel.Class(o.Mode), ModelDigest: m.DigestText(),
-		Host: hostName(), PID: os.Getpid(),
+		ModelForm: m.FormText(), DigestFrom: m.digestFrom, Host: hostName(), PID: os.Getpid(),
 	}
 	if node.Address == "" {
 		node.Address = address

@@ -32,18 +32,30 @@ type Model struct {
 	// Device computes; nil is the CPU, on the caller's thread alone.
 	Device kernel.Device
 	Digest [32]byte
+	// digestFrom says who told the digest of a model without weights; else empty.
+	digestFrom string
 	// Spec describes the whole model.
 	Spec model.Spec
 	opts model.Options
 }
 
-// OpenModel opens the checkpoint in dir. Weights are not read yet.
+// OpenModel opens the checkpoint in dir. Of its weights only the digest's samples are read.
 func OpenModel(dir string, opts model.Options) (*Model, error) {
 	ck, err := checkpoint.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	m := &Model{Checkpoint: ck, Mode: opts.Mode, Device: opts.Device, Digest: ck.Digest(), opts: opts}
+	if ck.Hollow() {
+		_ = ck.Close() // nothing is written; there is nothing to lose
+		return nil, fmt.Errorf("%s: the files hold no weights, only their headers: download them; an"+
+			" expert node does without, with --source peers", dir)
+	}
+	return describe(ck, opts)
+}
+
+// describe reads what a role needs of an open checkpoint, which it closes after an error.
+func describe(ck *checkpoint.Checkpoint, opts model.Options) (m *Model, err error) {
+	m = &Model{Checkpoint: ck, Mode: opts.Mode, Device: opts.Device, Digest: ck.Digest(), opts: opts}
 	if m.Spec, err = model.Describe(ck, m.Mode); err == nil {
 		m.Source, err = model.OpenExperts(ck, opts)
 	}
@@ -61,6 +73,12 @@ func (m *Model) Name() string {
 		dir = m.Checkpoint.Dir()
 	}
 	return filepath.Base(dir)
+}
+
+// FormText is the form of the checkpoint as it stands in the cluster's store.
+func (m *Model) FormText() string {
+	form := m.Checkpoint.Form()
+	return hex.EncodeToString(form[:])
 }
 
 // DigestText is the model's identity as it stands in the cluster's store.
