@@ -14,6 +14,7 @@
 //	placement/<model>/plan      the committed plan
 //	placement/<model>/intent    the plan to come, or the committed one
 //	placement/<model>/planner   under its lease: the elected planner
+//	placement/<model>/quarantine what coordinators found out about nodes that compute wrongly
 //	placement/<model>/rebalance written by who wants it to look at the load now
 //	history/<model>/<revision>  the last committed plans
 //

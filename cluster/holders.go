@@ -45,6 +45,7 @@ func (m *Member) readyNodes(ctx context.Context, revision uint64) map[string]pla
 	if entries, _, err = m.store.List(ctx, m.scope.nodes()); err != nil {
 		return nil
 	}
+	sick := m.quarantined(ctx)
 	self := recordOf(m.cfg.Node, m.cfg.NumericMode)
 	nodes := map[string]placement.Node{}
 	for _, e := range entries {
@@ -52,10 +53,25 @@ func (m *Member) readyNodes(ctx context.Context, revision uint64) map[string]pla
 		r, err := decodeNode(e.Value)
 		if err != nil || id == m.cfg.Node.ID || r.ModelDigest != self.ModelDigest ||
 			r.NumericMode != self.NumericMode || r.KernelClass != self.KernelClass ||
-			ready[id].Epoch != r.Epoch || ready[id].Revision < revision {
+			sick[life{id, r.Epoch}] || ready[id].Epoch != r.Epoch || ready[id].Revision < revision {
 			continue
 		}
 		nodes[id] = r.node(id)
 	}
 	return nodes
+}
+
+// quarantined lists the lives of nodes that nothing is to be taken from.
+func (m *Member) quarantined(ctx context.Context) map[life]bool {
+	sick := map[life]bool{}
+	entries, _, err := m.store.List(ctx, m.scope.quarantine())
+	if err != nil || len(entries) == 0 {
+		return sick
+	}
+	for _, q := range sound(entries[0].Value) {
+		if q.InForce {
+			sick[life{q.NodeID, q.Epoch}] = true
+		}
+	}
+	return sick
 }

@@ -64,6 +64,8 @@ type MemberEvents struct {
 	// Replaced reports that a later life of the node has registered: this process is not
 	// used, unless the other's registration ends.
 	Replaced func(epoch uint64)
+	// Quarantined reports that coordinators use this process no more, since it computes wrongly.
+	Quarantined func(reason string)
 }
 
 // Member is an expert node's part in a cluster.
@@ -79,6 +81,7 @@ type Member struct {
 	mu           sync.Mutex // guards the fields below
 	plan, intent *placement.Plan
 	draining     bool          // since Drain
+	sick         bool          // said that it is in quarantine
 	changed      chan struct{} // has room for one
 	emptied      chan struct{} // closed when a draining node holds nothing
 }
@@ -160,7 +163,16 @@ func (m *Member) apply(entries map[string]Entry, _ int64, _ bool) {
 	}
 	m.mu.Lock()
 	m.plan, m.intent = read(m.scope.plan(), m.plan), read(m.scope.intent(), nil)
+	reason := ""
+	for _, q := range sound(entries[m.scope.quarantine()].Value) {
+		if q.InForce && q.NodeID == m.cfg.Node.ID && q.Epoch == m.cfg.Node.Epoch && !m.sick {
+			m.sick, reason = true, q.reason()
+		}
+	}
 	m.mu.Unlock()
+	if reason != "" {
+		call1(m.cfg.Events.Quarantined, reason)
+	}
 	m.poke()
 }
 

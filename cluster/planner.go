@@ -226,7 +226,8 @@ func (p *Planner) setElected(elected bool) {
 func (p *Planner) fenced(s *state, w Write) Write {
 	scope := p.watcher.opts.Scope
 	w.If = append(w.If, Cond{s.planner.Key, s.planner.ModRevision},
-		Cond{scope.plan(), s.planMod}, Cond{scope.intent(), s.intentMod})
+		Cond{scope.plan(), s.planMod}, Cond{scope.intent(), s.intentMod},
+		Cond{scope.quarantine(), s.quarantineMod})
 	return w
 }
 

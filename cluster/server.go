@@ -19,7 +19,8 @@ const (
 	stateUnusable = "unusable" // it computes something else
 	stateDraining = "draining" // its replicas move elsewhere
 	stateDrained  = "drained"  // it holds none, and gets none
-	// stateQuarantined is that of a node that returned wrong numbers to this coordinator.
+	// stateQuarantined is that of a node that returned wrong numbers to this coordinator, or
+	// to others by C5.
 	stateQuarantined = "quarantined"
 )
 
@@ -94,6 +95,8 @@ func (n NodeState) status(v *placement.View) string {
 	switch {
 	case !n.Registered:
 		return stateGone
+	case n.Quarantined:
+		return stateQuarantined
 	case n.Reason != "":
 		return stateUnusable
 	case v.Suspect[n.ID]:

@@ -56,6 +56,8 @@ type NodeState struct {
 	Registered bool
 	// Reason says why the node is not used; empty if it is.
 	Reason string
+	// Quarantined says that the reason is a quarantine of its present life.
+	Quarantined bool
 	// Revision is the placement revision that the node has loaded and tested.
 	Revision uint64
 	// Loading says that the node has yet to load the committed plan, or, where it holds
@@ -70,6 +72,8 @@ type state struct {
 	plan, intent        *placement.Plan
 	planMod, intentMod  int64 // 0: not in the store
 	planner             Entry
+	quarantines         []Quarantine
+	quarantineMod       int64 // 0: not in the store
 	nodes               map[string]NodeState
 	ended               map[string]NodeState // of the plan, not registered any more
 	history             []string             // keys, ascending
@@ -320,6 +324,13 @@ func (w *Watcher) build(old *state, fresh, doubt bool) *state {
 	if s.intentMod == 0 {
 		s.intent, s.intentRaw = nil, ""
 	}
+	if e, ok := w.entries[scope.quarantine()]; ok {
+		s.quarantineMod = e.ModRevision
+		var err error
+		if s.quarantines, err = decodeQuarantines(e.Value); err != nil {
+			s.bad[e.Key] = err
+		}
+	}
 	w.readPlan(s, scope.plan(), &s.plan, &s.planSeen)
 	w.readPlan(s, scope.intent(), &s.intent, &s.intentRaw)
 	w.buildVanished(s, doubt)
@@ -382,6 +393,11 @@ func (w *Watcher) readNode(s *state, into map[string]NodeState, id string, e Ent
 	}
 	n := NodeState{Node: r.node(id), NumericMode: r.NumericMode, Registered: true,
 		Reason: w.mismatch(r)}
+	for _, q := range s.quarantines {
+		if q.InForce && n.Reason == "" && q.NodeID == id && q.Epoch == n.Epoch {
+			n.Reason, n.Quarantined = q.reason(), true
+		}
+	}
 	if _, ok := w.entries[w.opts.Scope.drain()+id]; ok {
 		n.Draining = true
 	}

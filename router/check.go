@@ -195,9 +195,19 @@ func (l *lane) judge(index int) {
 	l.useRows(p, c.opinions[right].rows, c.opinions[right].by)
 	for _, o := range c.opinions {
 		if o.by != nil && !sameRows(o.rows, c.opinions[right].rows) {
-			l.convict(o.by, int(p.expert))
+			l.convict(o.by, int(p.expert), c.agree(right))
 		}
 	}
+}
+
+// agree tells whether somebody else has the same opinion as one.
+func (c *checking) agree(one int) bool {
+	for i, o := range c.opinions {
+		if i != one && sameRows(o.rows, c.opinions[one].rows) {
+			return true
+		}
+	}
+	return false
 }
 
 // toCheckAgain asks somebody else about a part, unless an opinion is on its way.
@@ -216,10 +226,10 @@ func sameRows(a, b []float32) bool {
 }
 
 // convict stops the use of a node, and of what it computed for this batch.
-func (l *lane) convict(n *node, expert int) {
+func (l *lane) convict(n *node, expert int, agreed bool) {
 	if l.router.quarantine(n) {
 		if e := l.router.opts.Events.Quarantined; e != nil {
-			e(n.id, l.batch.Layer, expert)
+			e(Verdict{n.id, n.epoch, l.batch.Layer, expert, agreed})
 		}
 	}
 	for i := range l.parts {

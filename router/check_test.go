@@ -26,7 +26,8 @@ type verdicts struct {
 // listen checks everything, and has time for verdicts also on a machine that is busy.
 func (v *verdicts) listen(o *router.Options) {
 	o.CheckFraction, o.FrameTimeout = 1, 10*time.Second
-	o.Events.Quarantined = func(id string, layer, expert int) {
+	o.Events.Quarantined = func(w router.Verdict) {
+		id, layer, expert := w.NodeID, w.Layer, w.Expert
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		v.quarantined = append(v.quarantined, id)

@@ -90,13 +90,23 @@ type Events struct {
 	BadAnswer func(nodeID string, lane int, reason error)
 	// Quarantined is called when a node returned wrong numbers for an expert: it is not used
 	// any more until its epoch changes.
-	Quarantined func(nodeID string, layer, expert int)
+	Quarantined func(v Verdict)
 	// Disputed is called when nodes returned different numbers for an expert, and nobody
 	// can tell who is right.
 	Disputed func(nodeIDs []string, layer, expert int)
 	// LastResort is called when experts are computed on this machine: how many of a
 	// layer, the first of them, and why no node computes it.
 	LastResort func(layer, expert, experts int, reason error)
+}
+
+// Verdict is that a node returned wrong numbers.
+type Verdict struct {
+	NodeID string
+	Epoch  uint64
+	// Layer and Expert are what it computed wrongly.
+	Layer, Expert int
+	// Agreed says that two others computed the same; else this machine alone decided.
+	Agreed bool
 }
 
 func (o *Options) dtype() wire.DType {

@@ -154,9 +154,9 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 	if len(spec.Layers) == 0 {
 		return watcher, nil, nil
 	}
-	load := newMeter(spec)
+	load, id := newMeter(spec), coordinatorID()
 	planner, err := cluster.StartPlanner(ctx, o.Store, watcher, cluster.PlannerOptions{
-		ID: coordinatorID(), Form: m.FormText(), Layers: spec.Layers, Experts: spec.Experts,
+		ID: id, Form: m.FormText(), Layers: spec.Layers, Experts: spec.Experts,
 		ReplicaBytes: spec.ReplicaBytes, Replicas: o.Replicas, MinNodes: o.MinNodes,
 		Spare: o.spare(), MaxMoveBytes: o.moveBytes(spec), Measure: load.measure,
 		Events: plannerEvents(o.Log)})
@@ -164,9 +164,15 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 		return nil, nil, err
 	}
 	c.undo.push(planner.Close)
+	accuser, err := cluster.StartAccuser(ctx, o.Store, watcher, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	c.undo.push(accuser.Close)
 	opts := router.Options{ModelDigest: m.Digest[:], Mode: o.Mode, Spec: spec,
 		KernelClass: kernel.Class(o.Mode), DialOptions: dialOptions(o.Identity, o.PlainText),
-		Lanes: o.MicroBatches, CheckFraction: o.CheckFraction, Events: routerEvents(o.Log)}
+		Lanes: o.MicroBatches, CheckFraction: o.CheckFraction,
+		Events: routerEvents(o.Log, accuser.Report)}
 	if err := o.LastResort.open(&opts, m, &c.undo, o.Threads, o.Log); err != nil {
 		return nil, nil, err
 	}

@@ -59,7 +59,7 @@ func plannerEvents(log *slog.Logger) cluster.PlannerEvents {
 	}
 }
 
-func routerEvents(log *slog.Logger) router.Events {
+func routerEvents(log *slog.Logger, report func(cluster.Finding)) router.Events {
 	var lastResort, badAnswers rarely
 	return router.Events{
 		LinkUp: func(id string, lane int) { log.Debug("link up", "node", id, "lane", lane) },
@@ -84,10 +84,11 @@ func routerEvents(log *slog.Logger) router.Events {
 					"reason", reason)
 			}
 		},
-		Quarantined: func(id string, layer, expert int) {
+		Quarantined: func(v router.Verdict) {
+			report(cluster.Finding(v))
 			log.Error("a node returned wrong numbers: it is not used until it is started again; "+
-				"what it returned before may have been wrong, too", "node", id, "layer", layer,
-				"expert", expert)
+				"what it returned before may have been wrong, too", "node", v.NodeID, "layer", v.Layer,
+				"expert", v.Expert, "others_agree", v.Agreed)
 		},
 		Disputed: func(ids []string, layer, expert int) {
 			log.Error("nodes return different numbers, and there is no third opinion: allow the "+

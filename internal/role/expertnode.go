@@ -345,6 +345,9 @@ func memberEvents(log *slog.Logger) cluster.MemberEvents {
 		AssignFailed: func(revision uint64, err error) {
 			log.Error("loading experts", "revision", revision, "error", err)
 		},
+		Quarantined: func(reason string) {
+			log.Error("this node is not used any more", "reason", reason)
+		},
 		Replaced: func(epoch uint64) {
 			log.Error("another process has registered under this node's id", "epoch", epoch)
 		},

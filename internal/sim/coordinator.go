@@ -129,7 +129,7 @@ func (p *process) routerOptions() router.Options {
 				w.refused(err)
 				w.say("%s sends %d experts of layer %d again, not %s: %v", p.id, n, layer, id, err)
 			},
-			Quarantined: func(id string, _, _ int) { w.say("%s quarantines %s", p.id, id) },
+			Quarantined: func(v router.Verdict) { w.say("%s quarantines %s", p.id, v.NodeID) },
 			Disputed:    func(ids []string, _, _ int) { w.say("%s: %v disagree", p.id, ids) },
 			LastResort: func(layer, first, n int, err error) {
 				w.say("%s computes %d experts of layer %d itself: %v", p.id, n, layer, err)
