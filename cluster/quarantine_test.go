@@ -105,11 +105,12 @@ func TestQuarantine(t *testing.T) {
 			t.Errorf("b is %q", got)
 		}
 		key := finder.opts.Scope.quarantine()
+		before := w.watcher.entry(key).ModRevision
 		if _, err := w.store.Commit(t.Context(), Write{Delete: []string{key}}); err != nil {
 			t.Fatal(err)
 		}
 		w.await(time.Minute, "the record is written again", func(v *placement.View) bool {
-			return w.watcher.entry(key).ModRevision != 0 && v.Nodes["b"].ID == ""
+			return w.watcher.entry(key).ModRevision > before && v.Nodes["b"].ID == ""
 		})
 		w.nodes["b"].member.Close()
 		w.join("b")
