@@ -70,20 +70,28 @@ Exit codes: 0 ended by an interrupt, 1 an error, 2 wrong usage.`,
 	return c
 }
 
+// weightsFrom checks the flags about weights and says where they come from.
+func (f *expertNodeFlags) weightsFrom() (fetch.Preference, error) {
+	from, err := fetch.ParsePreference(f.source)
+	switch {
+	case err != nil:
+		return from, usageError{fmt.Errorf("--%w", err)}
+	case f.capacity < 0:
+		return from, usagef("--capacity is %d, must not be negative", f.capacity)
+	case f.modelDigest != "" && from != fetch.Nodes:
+		return from, usagef("--model-digest is for --source peers: else it is computed from the weights")
+	}
+	return from, nil
+}
+
 func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 	mode, err := f.check([]string{f.listen, f.advertise}, nil)
 	if err != nil {
 		return err
 	}
-	if f.capacity < 0 {
-		return usagef("--capacity is %d, must not be negative", f.capacity)
-	}
-	from, err := fetch.ParsePreference(f.source)
+	from, err := f.weightsFrom()
 	if err != nil {
-		return usageError{fmt.Errorf("--%w", err)}
-	}
-	if f.modelDigest != "" && from != fetch.Nodes {
-		return usagef("--model-digest is for --source peers: else it is computed from the weights")
+		return err
 	}
 	end := f.end(ctx, g)
 	// A signal ends ctx, but not the node: it drains first.
