@@ -74,7 +74,7 @@ func (k *Key) check() error {
 	}
 	for _, c := range []byte(k.Name) {
 		if !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '.') {
-			return fmt.Errorf("name %q, want small letters, digits, - and .", k.Name)
+			return fmt.Errorf("name %q, want small letters, digits, dots and -", k.Name)
 		}
 	}
 	if len(k.Scopes) == 0 {
