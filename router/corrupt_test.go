@@ -191,9 +191,19 @@ func TestBadAnswers(t *testing.T) {
 			})
 			r.Update(viewOf(testSpec, 1, 2, liar, sound))
 			waitReady(t, r)
-			for range 3 {
+			// On a busy machine the other replica may be asked, too, and answer first.
+			told := func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				return len(reasons) > 0 && r.Stats().BadAnswers == uint64(len(reasons)) &&
+					(r.RowsByNode()["n0"] > 0) == tc.used
+			}
+			for began := time.Now(); ; {
 				for expert := range 4 {
 					check(t, r, sound.fake, oneRow(3, expert))
+				}
+				if told() || time.Since(began) > 20*time.Second {
+					break
 				}
 			}
 			mu.Lock()
@@ -201,7 +211,8 @@ func TestBadAnswers(t *testing.T) {
 			if len(reasons) == 0 || !strings.Contains(errors.Join(reasons...).Error(), tc.reason) {
 				t.Errorf("told of %v, want %q", reasons, tc.reason)
 			}
-			if got := r.Stats().BadAnswers; got != uint64(len(reasons)) {
+			// What it answers late is counted before it is told of.
+			if got := r.Stats().BadAnswers; got < uint64(len(reasons)) {
 				t.Errorf("%d bad answers counted, %d told of", got, len(reasons))
 			}
 			if used := r.RowsByNode()["n0"] > 0; used != tc.used {
