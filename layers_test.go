@@ -29,6 +29,7 @@ placement:
 tokenizer/jinja:
 proto/drover/v1:
 internal/term:
+internal/measure:
 cluster/etcdserver:
 kernel: tensor
 kernel/devicetest: kernel tensor
@@ -39,9 +40,9 @@ tokenizer: tokenizer/jinja
 moe: kernel tensor
 model: checkpoint kernel moe tensor
 cluster: placement proto/drover/v1
-router: kernel moe placement proto/drover/v1 tensor wire
-expertnode: kernel moe proto/drover/v1 tensor wire
-coordinator: kernel model moe proto/drover/v1 scheduler tensor tokenizer tokenizer/jinja
+router: internal/measure kernel moe placement proto/drover/v1 tensor wire
+expertnode: internal/measure kernel moe proto/drover/v1 tensor wire
+coordinator: internal/measure kernel model moe proto/drover/v1 scheduler tensor tokenizer tokenizer/jinja
 api: proto/drover/v1
 client: proto/drover/v1
 scripts/kernelgen:
@@ -73,6 +74,7 @@ var directModules = []string{
 	"github.com/anishathalye/porcupine", // tests only
 	"github.com/dlclark/regexp2/v2",
 	"github.com/hashicorp/memberlist",
+	"github.com/prometheus/client_golang",
 	"github.com/rogpeppe/go-internal",
 	"github.com/spf13/cobra",
 	"go.etcd.io/etcd/api/v3",

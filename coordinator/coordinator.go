@@ -40,6 +40,7 @@ type Coordinator struct {
 	eos       map[int32]bool    // fixed after New
 	print     string            // fixed after New: the fingerprint
 	engine    *engine           // owned by run
+	recorder  *recorder         // fixed after New
 	lastID    atomic.Uint64
 
 	cancel context.CancelFunc
@@ -135,6 +136,7 @@ func build(m model.Model, tok *tokenizer.Tokenizer, opts Options) (*Coordinator,
 		done:      make(chan struct{}),
 		wake:      make(chan struct{}, 1),
 		stats:     Stats{Stats: sched.Stats()},
+		recorder:  newRecorder(),
 	}
 	for _, id := range spec.EOS {
 		c.eos[id] = true
@@ -195,6 +197,7 @@ func (c *Coordinator) submit(r *request) error {
 		return scheduler.ErrFull
 	}
 	c.open++
+	r.queued = time.Now()
 	if r.scoring != nil {
 		c.scores++
 	}

@@ -122,6 +122,10 @@ func (e *engine) step(ctx context.Context, b *scheduler.Batch) {
 	}
 	e.commit(b)
 	done.Duration = time.Since(start)
+	record := e.c.recorder
+	record.step.ObserveTime(done.Duration)
+	record.sequences.Observe(float64(done.Sequences))
+	record.tokens.Observe(float64(done.PrefillTokens + done.DecodeTokens))
 	e.publish(func(s *Stats) {
 		s.Steps++
 		s.PrefillTokens += done.PrefillTokens
@@ -179,6 +183,7 @@ func (e *engine) load(b *scheduler.Batch) (rows int) {
 	e.batch.Sequences = e.batch.Sequences[:0]
 	for i := range b.Parts {
 		p := &b.Parts[i]
+		e.noteBegin(e.requests[p.ID])
 		e.batch.Tokens = append(e.batch.Tokens, p.Tokens...)
 		e.batch.Sequences = append(e.batch.Sequences, model.Sequence{
 			Start:  p.Start,
@@ -190,6 +195,14 @@ func (e *engine) load(b *scheduler.Batch) (rows int) {
 		rows += p.Logits
 	}
 	return rows
+}
+
+// noteBegin measures how long a request waited for its first step.
+func (e *engine) noteBegin(r *request) {
+	if !r.begun && !r.canary {
+		e.c.recorder.wait.ObserveTime(time.Since(r.queued))
+	}
+	r.begun = true
 }
 
 // commit tells the scheduler the results, and forgets or holds the requests that are done

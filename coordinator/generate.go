@@ -17,23 +17,27 @@ import (
 // is not sent from the stop string on.
 func (c *Coordinator) Generate(
 	req *droverv1.GenerateRequest, out grpc.ServerStreamingServer[droverv1.GenerateResponse],
-) error {
+) (err error) {
 	arrival := time.Now()
 	r, err := c.newGeneration(out.Context(), req)
+	defer func() {
+		err = toStatus(err)
+		c.recorder.record(operationOf(req), r, arrival, err)
+	}()
 	if err != nil {
-		return toStatus(err)
+		return err
 	}
-	r.arrival = arrival
+	r.arrival, r.canary = arrival, c.isCanary(out.Context())
 	over := r.generation.reason != 0 // a resumed answer that lacks only its end
 	if !over {
 		if err := c.submit(r); err != nil {
-			return toStatus(err)
+			return err
 		}
 	}
 	if err = c.stream(r, over, out); err != nil && !over {
 		c.post(verbCancel, r)
 	}
-	return toStatus(err)
+	return err
 }
 
 // stream sends a request's messages: all that the engine makes or, if the answer is over,
@@ -60,7 +64,10 @@ func (c *Coordinator) stream(
 		}
 		return nil
 	}
-	end := func(e ending) error { return out.Send(finished(r, e)) }
+	end := func(e ending) error {
+		r.ended = e
+		return out.Send(finished(r, e))
+	}
 	if !over {
 		return c.follow(out.Context(), r, send, end)
 	}

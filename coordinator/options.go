@@ -39,6 +39,9 @@ type Options struct {
 	// Network tells what was measured lately of trips to the experts: one way, and the
 	// time there. Nil means that nothing is known of it.
 	Network func() (oneWay, there time.Duration)
+	// CanaryKey marks the requests with which whoever runs the coordinator tries whether it
+	// works: Metrics does not count them as requests. Empty means that there are none.
+	CanaryKey string
 	// AllowScore permits the Score call, which is costly and meant for verification.
 	AllowScore bool
 	// Defaults are the model's sampling parameters, for requests that set none.

@@ -20,6 +20,10 @@ type request struct {
 	resumed []int32 // tokens of the answer that the client had at the start
 	limit   int     // most tokens that the model will be fed
 	arrival time.Time
+	queued  time.Time // when the engine was told of it
+	begun   bool      // it was part of a step
+	canary  bool      // not somebody's
+	ended   ending    // of a generation that is complete; its serving goroutine's
 	box     *outbox
 
 	generation *generation // one of these two
@@ -116,7 +120,12 @@ func (r *request) deliver(e *engine, p *scheduler.Part, logits []float32) schedu
 		r.done = last == len(r.prompt)-1
 		return scheduler.Result{}
 	}
-	return r.deliverToken(&e.sampler, logits, last+1)
+	was := r.generation.last
+	result := r.deliverToken(&e.sampler, logits, last+1)
+	if !was.IsZero() {
+		e.c.recorder.gap.ObserveTime(r.generation.last.Sub(was))
+	}
+	return result
 }
 
 func (r *request) deliverScores(p *scheduler.Part, logits []float32) {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"math"
 	"slices"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -15,13 +16,18 @@ import (
 // next ones only when these have been taken.
 func (c *Coordinator) Score(
 	req *droverv1.ScoreRequest, out grpc.ServerStreamingServer[droverv1.ScoreResponse],
-) error {
+) (err error) {
+	arrival := time.Now()
 	r, err := c.newScoring(req)
+	defer func() {
+		err = toStatus(err)
+		c.recorder.record(OperationScore, r, arrival, err)
+	}()
 	if err != nil {
-		return toStatus(err)
+		return err
 	}
 	if err := c.submit(r); err != nil {
-		return toStatus(err)
+		return err
 	}
 	err = c.follow(out.Context(), r, func(o *results) error {
 		for i := range o.score.count {
@@ -34,7 +40,7 @@ func (c *Coordinator) Score(
 	if err != nil {
 		c.post(verbCancel, r)
 	}
-	return toStatus(err)
+	return err
 }
 
 func (c *Coordinator) newScoring(req *droverv1.ScoreRequest) (*request, error) {

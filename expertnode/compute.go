@@ -48,6 +48,7 @@ func (s *Server) checkShape(d *wire.Dispatch, rowBytes int) error {
 
 // refuse answers a frame with one status for all of its experts and no rows.
 func (f *frame) refuse(status wire.Status, detail string) {
+	f.stream.server.recorder.refuse(status)
 	r := f.reply()
 	for range f.request.Dispatch.ExpertIDs {
 		r.Combine.Statuses = append(r.Combine.Statuses, status)
@@ -183,16 +184,27 @@ func (c *computer) answer(now time.Time, took time.Duration) {
 		whole += c.shares[i].work()
 	}
 	s.batches.Add(1)
+	s.recorder.compute.ObserveTime(took)
+	s.recorder.rows.Observe(float64(c.rows()))
 	for i := range c.shares {
 		sh := &c.shares[i]
 		r := sh.reply
 		part := took * time.Duration(sh.work()) / time.Duration(whole)
 		r.Combine.ComputeMicros = micros(part)
 		r.Combine.QueueMicros = micros(now.Sub(sh.frame.received) - part)
+		s.recorder.queue.ObserveTime(now.Sub(sh.frame.received) - took)
 		s.frames.Add(1)
 		s.rows.Add(uint64(r.Combine.RowCount))
 		sh.frame.answer(r)
 	}
+}
+
+// rows is the number of rows that frames have together.
+func (c *computer) rows() (rows int) {
+	for i := range c.shares {
+		rows += int(c.shares[i].frame.request.Dispatch.RowCount)
+	}
+	return rows
 }
 
 // work is the size of a frame's computation: weights are read once for each expert,
@@ -227,6 +239,7 @@ func (c *computer) compute() {
 			c.scatter(alone)
 			continue
 		}
+		c.server.recorder.refuse(wire.StatusInternal)
 		r := alone[0].reply
 		for range alone[0].frame.request.Dispatch.ExpertIDs {
 			r.Combine.Statuses = append(r.Combine.Statuses, wire.StatusInternal)
@@ -326,6 +339,9 @@ func (c *computer) prepare(sh *share) {
 			rows += int(d.ExpertRowCounts[i])
 			continue
 		}
+		if allOK {
+			s.recorder.refuse(status)
+		}
 		if allOK && status == wire.StatusNotHosted {
 			sh.frame.report(status, err.Error())
 		}
@@ -345,6 +361,7 @@ func (c *computer) prepare(sh *share) {
 func (c *computer) computeBatch() (detail string) {
 	defer func() {
 		if v := recover(); v != nil {
+			c.server.recorder.panics.Add(1)
 			if f := c.server.opts.Events.ComputePanicked; f != nil {
 				f(c.batch.Layer, c.batch.Experts, v, debug.Stack())
 			}

@@ -160,6 +160,8 @@ type Server struct {
 	batches      atomic.Uint64 // in so many computations
 	revision     atomic.Uint64
 
+	recorder *recorder // fixed after NewServer
+
 	fetching     chan struct{} // holds a token for each replica that is sent
 	hashing      sync.Mutex    // held while a body is hashed: one processor is enough for that
 	fetchers     atomic.Int64  // that send or wait
@@ -188,6 +190,7 @@ func NewServer(opts Options) (*Server, error) {
 		queue:    newFrameQueue(opts.QueueFrames),
 		done:     make(chan struct{}),
 		fetching: make(chan struct{}, opts.MaxFetches),
+		recorder: newRecorder(),
 	}
 	s.fetchPace.bytesPerSecond = opts.FetchBytesPerSecond
 	s.opts.Replicas = &counted{Replicas: opts.Replicas, computing: &s.computing}

@@ -212,6 +212,7 @@ func (st *stream) receive() error {
 			}
 			f = st.server.newFrame()
 		case corrupt: // it may have been a Dispatch, which then would wait for ever
+			st.server.recorder.corrupt.Add(1)
 			return status.Error(codes.DataLoss, "a message arrived corrupt: its kind is unknown")
 		case f.request.Kind == wire.KindCancel:
 			st.cancel(f.request.CancelID)

@@ -195,6 +195,7 @@ func (l *lane) judge(index int) {
 	l.useRows(p, c.opinions[right].rows, c.opinions[right].by)
 	for _, o := range c.opinions {
 		if o.by != nil && !sameRows(o.rows, c.opinions[right].rows) {
+			l.router.stats.mismatches.Add(1)
 			l.convict(o.by, int(p.expert), c.agree(right))
 		}
 	}
@@ -246,6 +247,8 @@ func (l *lane) convict(n *node, expert int, agreed bool) {
 
 // disputed gives up a part on which nobody can decide.
 func (l *lane) disputed(p *part) {
+	l.router.stats.mismatches.Add(1)
+	l.router.stats.disputes.Add(1)
 	var ids []string
 	for _, o := range p.check.opinions {
 		ids = append(ids, o.by.id)

@@ -125,7 +125,8 @@ func TestWrongNodeIsQuarantined(t *testing.T) {
 				check(t, r, nodes[0].fake, batchOf(seed))
 			}
 			v.want(t, []string{"n1"}, nil)
-			if !r.Quarantined("n1") || r.Quarantined("n0") || r.Stats().Quarantined != 1 {
+			if !r.Quarantined("n1") || r.Quarantined("n0") || r.Stats().Quarantined != 1 ||
+				r.Stats().Mismatches == 0 {
 				t.Errorf("quarantined: %v, %v, stats %+v", r.Quarantined("n0"), r.Quarantined("n1"), r.Stats())
 			}
 			before := nodes[1].fake.rows.Load()

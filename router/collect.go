@@ -46,6 +46,7 @@ func (l *lane) note(a *answer) {
 	f := l.flights[index]
 	l.land(index)
 	k := f.session.link
+	k.node.work.received.Add(uint64(len(a.response.RowBytes())))
 	k.state.answered(sample{work: work(f.experts, f.rows), took: a.at - f.sent,
 		bytes: int(f.bytes) + len(a.response.RowBytes()),
 		node:  time.Duration(c.QueueMicros+c.ComputeMicros) * time.Microsecond,
@@ -155,6 +156,7 @@ func (l *lane) settle(f *flight, a *answer) {
 		l.retried(k.node, failures, reason)
 		return
 	}
+	l.noteCall(f, a.at-f.sent, c)
 	l.router.network.add(a.at-f.sent,
 		time.Duration(c.QueueMicros+c.ComputeMicros)*time.Microsecond)
 	k.node.work.add(f.experts, f.rows, c.ComputeMicros)
@@ -205,6 +207,8 @@ func (l *lane) failed(f *flight, reason error) {
 }
 
 func (l *lane) retried(n *node, experts int, reason error) {
+	l.router.stats.retries.Add(1)
+	n.work.failures.Add(1)
 	if e := l.router.opts.Events.Retried; e != nil {
 		e(n.id, l.batch.Layer, experts, reason)
 	}
@@ -270,6 +274,7 @@ func (l *lane) buryDead() {
 		}
 		l.land(i)
 		if len(f.parts) > 0 {
+			l.router.stats.failovers.Add(1)
 			l.failed(f, *reason)
 		}
 		f.session = nil
@@ -313,8 +318,11 @@ func (l *lane) checkLife(f *flight, now time.Duration) {
 // silent marks the parts of a flight whose link is silent.
 func (l *lane) silent(f *flight, now time.Duration) {
 	k := f.session.link
-	if e := l.router.opts.Events.Suspected; k.state.silent(now) && e != nil {
-		e(k.node.id, l.index)
+	if k.state.silent(now) {
+		l.router.stats.suspicions.Add(1)
+		if e := l.router.opts.Events.Suspected; e != nil {
+			e(k.node.id, l.index)
+		}
 	}
 	l.giveLate(f, errSilent)
 }

@@ -318,11 +318,13 @@ func (l *lane) send(f *flight, s *session, now time.Duration) int {
 func (l *lane) count(f *flight) {
 	c := &l.router.stats
 	rows := uint64(f.rows)
+	f.session.link.node.work.sent.Add(uint64(f.bytes))
 	switch f.why {
 	case purposeFirst:
 		c.rows.Add(rows)
 		l.extra.earn(f.rows, l.router.opts.HedgeFraction)
 	case purposeHedge, purposeRepeat:
+		c.hedges.Add(1)
 		c.hedgedRows.Add(rows)
 	case purposeProbe:
 		c.probedRows.Add(rows)

@@ -16,6 +16,7 @@ type NodeWork struct {
 // workCount counts a node's work. Lanes add to it, once for each answer.
 type workCount struct {
 	eighths, micros atomic.Uint64
+	traffic
 }
 
 func (c *workCount) add(experts, rows int, micros uint32) {

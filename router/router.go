@@ -56,6 +56,7 @@ type Router struct {
 	cancel  context.CancelFunc
 	running sync.WaitGroup // two goroutines for each link, and one for each lane's local
 	stats   counters
+	calls   callTimes // fixed after New
 
 	mu     sync.Mutex // guards the fields below
 	nodes  map[string]*node
@@ -82,6 +83,7 @@ func New(opts Options) (*Router, error) {
 		maxRows:  opts.MaxFrameBytes / opts.rowBytes(),
 		pool:     pool,
 		codec:    &wire.Codec{Pool: pool},
+		calls:    newCallTimes(),
 		free:     make(chan *lane, opts.Lanes),
 		nodes:    make(map[string]*node),
 		rows:     make(map[string]*atomic.Uint64),
@@ -234,12 +236,7 @@ func (r *Router) Ready() error {
 	}
 	for pos, layer := range t.plan.Layers {
 		for expert := range t.plan.Experts {
-			ready := false
-			for _, i := range t.replicas(pos, expert) {
-				n := t.nodes[i]
-				ready = ready || n != nil && n.connected() && !t.unready[n.id]
-			}
-			if !ready {
+			if !t.reachable(pos, expert) {
 				return fmt.Errorf("layer %d expert %d: %w (%s)", layer, expert, ErrNoReplica,
 					t.reasons(pos, expert, 0))
 			}

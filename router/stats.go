@@ -9,6 +9,16 @@ type Stats struct {
 	// HedgedRows counts rows sent to another node as well since the first was late, and
 	// ProbedRows those sent to learn how fast a node is.
 	HedgedRows, ProbedRows uint64
+	// Hedges counts the frames that were sent to another node as well for that.
+	Hedges uint64
+	// Retries counts frames of which something had to be sent again: their link was lost, or
+	// something of them was refused or not usable. Failovers are those of a lost link.
+	Retries, Failovers uint64
+	// Suspicions counts how often a link let a frame wait and said nothing.
+	Suspicions uint64
+	// Mismatches counts the checked experts' rows in which a node differed, Disputes those
+	// of them on which nobody could decide.
+	Mismatches, Disputes uint64
 	// CheckedRows counts rows sent to another node to compare what they return, Checked the
 	// experts' rows that were compared, and Quarantined the nodes that were found wrong.
 	CheckedRows, Checked, Quarantined uint64
@@ -27,6 +37,9 @@ type counters struct {
 	quarantined                  atomic.Uint64
 	corrupt, badAnswers          atomic.Uint64
 	lastResort                   atomic.Uint64
+	hedges, retries, failovers   atomic.Uint64
+	suspicions                   atomic.Uint64
+	mismatches, disputes         atomic.Uint64
 }
 
 // Stats returns what was counted so far.
@@ -36,5 +49,7 @@ func (r *Router) Stats() Stats {
 		ProbedRows: c.probedRows.Load(), CheckedRows: c.checkedRows.Load(),
 		Checked: c.checked.Load(), Quarantined: c.quarantined.Load(),
 		CorruptFrames: c.corrupt.Load(), BadAnswers: c.badAnswers.Load(),
-		LastResort: c.lastResort.Load()}
+		LastResort: c.lastResort.Load(), Hedges: c.hedges.Load(), Retries: c.retries.Load(),
+		Failovers: c.failovers.Load(), Suspicions: c.suspicions.Load(),
+		Mismatches: c.mismatches.Load(), Disputes: c.disputes.Load()}
 }
