@@ -73,14 +73,11 @@ func (s *Server) ListNodes(ctx context.Context, _ *droverv1.ListNodesRequest) (
 	for _, n := range s.opts.Watcher.Nodes() {
 		count := view.Plan.Count(n.ID)
 		status := &droverv1.NodeStatus{
-			Id: n.ID, Address: n.Address, State: n.status(view), Host: n.Host,
+			Id: n.ID, Address: n.Address, State: s.state(n, view), Host: n.Host,
 			CapacityBytes: uint64(n.CapacityBytes), ReplicaCount: uint32(count),
 			Bytes:       uint64(int64(count) * s.opts.ReplicaBytes),
 			KernelClass: n.KernelClass, FailureDomain: n.Domain, RowsDispatched: rows[n.ID],
 			Speed: speeds[n.ID],
-		}
-		if n.Registered && s.opts.Quarantined(n.ID) {
-			status.State = stateQuarantined
 		}
 		if n.Host != "" && n.Host == s.opts.Host {
 			status.Pid = uint64(n.PID)
@@ -88,6 +85,25 @@ func (s *Server) ListNodes(ctx context.Context, _ *droverv1.ListNodesRequest) (
 		reply.Nodes = append(reply.Nodes, status)
 	}
 	return reply, nil
+}
+
+// state is n.status, or that the node was found to be wrong.
+func (s *Server) state(n NodeState, v *placement.View) string {
+	if n.Registered && s.opts.Quarantined(n.ID) {
+		return stateQuarantined
+	}
+	return n.status(v)
+}
+
+// States counts the nodes by their states, also those in which there is none.
+func (s *Server) States() map[string]int {
+	view := s.opts.Watcher.View()
+	out := map[string]int{stateReady: 0, stateLoading: 0, stateSuspect: 0, stateGone: 0,
+		stateUnusable: 0, stateDraining: 0, stateDrained: 0, stateQuarantined: 0}
+	for _, n := range s.opts.Watcher.Nodes() {
+		out[s.state(n, view)]++
+	}
+	return out
 }
 
 // status returns the word for a node's state.

@@ -25,7 +25,9 @@ const (
 )
 
 // String names an operation as OpenTelemetry's conventions do, where these have a name.
-func (o Operation) String() string { return [operations]string{"chat", "text_completion", "score"}[o] }
+func (o Operation) String() string {
+	return [operations]string{"chat", "text_completion", "score"}[o]
+}
 
 // Metrics are what a Coordinator has counted since New. The coordinator's own canary tokens
 // are not among the requests.

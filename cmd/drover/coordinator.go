@@ -100,6 +100,9 @@ func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
 			return fmt.Errorf("serve HTTP: %w", err)
 		}
 	}
+	if o.Admin, err = role.ListenAdmin(f.admin, f.tokenFile); err != nil {
+		return err
+	}
 	if o.Gossip, err = f.openGossip(func(secret string, others []string) (role.Gossip, error) {
 		return role.ListenGossip("coordinator-"+processName(), f.gossip, secret, o.Log, others...)
 	}); err != nil {

@@ -8,8 +8,10 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"drover/cluster/etcdserver"
@@ -19,9 +21,10 @@ import (
 )
 
 type etcdFlags struct {
-	options         etcdserver.Options
-	tls             string
-	insecure, debug bool
+	options          etcdserver.Options
+	tls              string
+	insecure, debug  bool
+	admin, tokenFile string
 }
 
 // The usual URLs; with --tls they are https.
@@ -67,6 +70,7 @@ was ready.`,
 	c.Flags().StringVar(&f.tls, "tls", "", "folder of this member's identity (ca.crt, tls.crt, "+
 		"tls.key): clients and members need certificates, and URLs are https://")
 	c.Flags().BoolVar(&f.debug, "debug", false, "log more")
+	adminFlags(c, &f.admin, &f.tokenFile)
 	insecureFlag(c, &f.insecure)
 	return c
 }
@@ -85,8 +89,15 @@ func (f *etcdFlags) run(ctx context.Context, g *globals) error {
 		return err
 	}
 	defer stop()
+	var leader atomic.Bool
+	stopAdmin, err := f.serveAdmin(&leader, log)
+	if err != nil {
+		return err
+	}
+	defer stopAdmin()
 	for {
-		again, err := f.serve(ctx, log, id, changed)
+		again, err := f.serve(ctx, log, id, changed, &leader)
+		leader.Store(false)
 		if !again {
 			return err
 		}
@@ -94,15 +105,30 @@ func (f *etcdFlags) run(ctx context.Context, g *globals) error {
 	}
 }
 
+// serveAdmin serves health and metrics, which are etcd's own, through new starts of the member.
+func (f *etcdFlags) serveAdmin(leader *atomic.Bool, log *slog.Logger) (stop func(), err error) {
+	admin, err := role.ListenAdmin(f.admin, f.tokenFile)
+	if err != nil {
+		return nil, err
+	}
+	return admin.Serve(prometheus.DefaultGatherer, func() error {
+		if !leader.Load() {
+			return errors.New("the members have no leader yet")
+		}
+		return nil
+	}, log)
+}
+
 // serve runs the member until ctx ends, or until its authorities change: etcd reads its own
 // certificate for each connection, but its authorities only when it starts.
 func (f *etcdFlags) serve(ctx context.Context, log *slog.Logger, id *identity.Source,
-	changed <-chan struct{}) (again bool, err error) {
+	changed <-chan struct{}, leader *atomic.Bool) (again bool, err error) {
 	log.Info("waiting for a leader", "client", f.options.ClientURL)
 	server, err := etcdserver.Start(ctx, f.options)
 	if err != nil {
 		return false, err
 	}
+	leader.Store(true)
 	defer server.Close()
 	if strings.HasSuffix(f.options.ClientURL, ":0") {
 		f.options.ClientURL = server.Endpoint() // the same one after a new start
@@ -186,6 +212,11 @@ func (f *etcdFlags) check() error {
 	}
 	if o.QuotaBytes < 0 {
 		return usagef("--quota is %d, must not be negative", o.QuotaBytes)
+	}
+	if f.admin != "none" && !f.insecure {
+		if err := mustBeLoopback(f.admin); err != nil {
+			return err
+		}
 	}
 	urls := map[string]string{"--client": o.ClientURL, "--peer": o.PeerURL,
 		"--advertise-client": o.AdvertiseClientURL, "--advertise-peer": o.AdvertisePeerURL}

@@ -124,10 +124,12 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 		MemoryBytes: limits.MemoryLimit(), CapacityBytes: f.capacity,
 		Domain: f.domain, ShortLease: f.shortLease,
 		From: from, ModelDigest: f.modelDigest, FetchBytesPerSecond: f.fetchRate,
-		Identity: id, PlainText: f.insecure,
-		Log: log}
+		Identity: id, PlainText: f.insecure, Version: version, Log: log}
 	if err := f.faults.inject(&o); err != nil {
 		return usageError{err}
+	}
+	if o.Admin, err = role.ListenAdmin(f.admin, f.tokenFile); err != nil {
+		return err
 	}
 	if o.Gossip, err = f.openGossip(func(secret string, others []string) (role.Gossip, error) {
 		return role.NodeGossip(f.id, o.Epoch, f.gossip, secret, o.Log, others...)

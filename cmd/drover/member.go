@@ -24,6 +24,7 @@ type member struct {
 	insecure, debug            bool
 	threads                    int
 	cache                      string
+	admin, tokenFile           string
 }
 
 func (m *member) flags(c *cobra.Command) {
@@ -41,6 +42,7 @@ func (m *member) flags(c *cobra.Command) {
 		"tls.key; drover certs makes one): expert nodes and etcd are reached by TLS")
 	c.Flags().StringVar(&m.etcdTLS, "etcd-tls", "", "folder of another identity, for an etcd whose "+
 		"certificate names hosts instead of a role")
+	adminFlags(c, &m.admin, &m.tokenFile)
 	c.Flags().BoolVar(&m.debug, "debug", false, "log more")
 	insecureFlag(c, &m.insecure)
 }
@@ -51,7 +53,7 @@ func (m *member) check(rows, clients []string) (kernel.Mode, error) {
 	if m.etcd == "" || m.model == "" {
 		return 0, usagef("--etcd and --model are required")
 	}
-	plain := clients
+	plain := append(clients, m.admin)
 	if m.tls == "" {
 		plain = append(append(plain, rows...), m.gossip)
 	}
@@ -164,6 +166,14 @@ func (m *member) openGossip(open func(secret string, others []string) (role.Goss
 		others = strings.Split(m.join, ",")
 	}
 	return open(key, others)
+}
+
+// adminFlags adds the flags of the port for those who run a process.
+func adminFlags(c *cobra.Command, address, tokenFile *string) {
+	c.Flags().StringVar(address, "admin", "none",
+		"HTTP address of /healthz, /readyz and /metrics (Prometheus); none serves none")
+	c.Flags().StringVar(tokenFile, "metrics-token-file", "", "file with a token that lets other "+
+		"machines read /metrics (Authorization: Bearer)")
 }
 
 // processName is a name that no other process of the cluster has.

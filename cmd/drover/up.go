@@ -36,8 +36,8 @@ flags it takes the bundled demo model and free loopback ports where the usual on
 file behind; with --dir the state stays there.
 
 With --json it prints one line when it is ready,
-{"grpc":ADDR,"http":ADDR,"etcd":URL,"nodes":N,"pid":PID,"coordinators":[{"grpc":ADDR,
-"http":ADDR},…]}, and then logs to standard error.
+{"grpc":ADDR,"http":ADDR,"admin":ADDR,"etcd":URL,"nodes":N,"pid":PID,"coordinators":[{"grpc":ADDR,
+"http":ADDR,"admin":ADDR},…],"node_admins":{ID:ADDR,…}}, and then logs to standard error.
 
 Exit codes: 0 ended by an interrupt after it was ready, 1 an error, 2 wrong usage,
 130 interrupted before it was ready.`,
@@ -80,7 +80,7 @@ func (f *upFlags) run(ctx context.Context, g *globals) error {
 	if f.asJSON {
 		level = slog.LevelInfo
 	}
-	o.Stderr = g.err
+	o.Stderr, o.Version = g.err, version
 	o.Log = slog.New(slog.NewTextHandler(g.err, &slog.HandlerOptions{Level: level}))
 	if err := f.share(); err != nil {
 		return err
@@ -168,10 +168,12 @@ func (f *upFlags) printReady(w io.Writer, c *localcluster.Cluster) error {
 	return json.NewEncoder(w).Encode(struct {
 		GRPC  string `json:"grpc"`
 		HTTP  string `json:"http"`
+		Admin string `json:"admin"`
 		Etcd  string `json:"etcd"`
 		Nodes int    `json:"nodes"`
 		PID   int    `json:"pid"`
 
 		Coordinators []localcluster.Endpoint `json:"coordinators"`
-	}{c.GRPC, c.HTTP, c.Etcd, c.Nodes, os.Getpid(), c.Coordinators})
+		NodeAdmins   map[string]string       `json:"node_admins"`
+	}{c.GRPC, c.HTTP, c.Admin, c.Etcd, c.Nodes, os.Getpid(), c.Coordinators, c.NodeAdmins})
 }

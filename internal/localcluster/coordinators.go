@@ -19,6 +19,8 @@ import (
 type Endpoint struct {
 	GRPC string `json:"grpc"`
 	HTTP string `json:"http"`
+	// Admin serves health and metrics.
+	Admin string `json:"admin"`
 }
 
 // reserveAll takes the ports of several coordinators: the first has the addresses that were
@@ -29,7 +31,8 @@ func (c *Cluster) reserveAll(o Options) error {
 		for _, port := range []struct {
 			what, asked, usual string
 			to                 *string
-		}{{"gRPC", o.GRPC, usualGRPC, &e.GRPC}, {"HTTP", o.HTTP, usualHTTP, &e.HTTP}} {
+		}{{"gRPC", o.GRPC, usualGRPC, &e.GRPC}, {"HTTP", o.HTTP, usualHTTP, &e.HTTP},
+			{"health and metrics", "", usualAdmin, &e.Admin}} {
 			address, err := c.reserveOne(port.asked, port.usual, i == 0)
 			if err != nil {
 				return fmt.Errorf("serve %s: %w", port.what, err)
@@ -74,19 +77,21 @@ func (c *Cluster) startCoordinators(ctx context.Context, o Options, key string, 
 		return err
 	}
 	c.push(gossip.Close)
-	all := children(o, c.Etcd, gossip.Address, key)
+	all := c.children(o, gossip.Address, key)
 	for i, e := range c.Coordinators {
 		all = append(all, child{name: "coordinator-" + strconv.Itoa(i+1),
 			env: []string{"DROVER_GOSSIP_KEY=" + key}, args: []string{
 				"coordinator", "--etcd", c.Etcd, "--model", o.ModelDir, "--mode", o.Mode.String(),
 				"--threads", strconv.Itoa(max(o.Threads, 1)), "--cache", cacheArgument(o),
-				"--grpc", e.GRPC, "--http", e.HTTP, "--min-nodes", strconv.Itoa(max(o.Nodes, 1)),
+				"--grpc", e.GRPC, "--http", e.HTTP, "--admin", e.Admin,
+				"--min-nodes", strconv.Itoa(max(o.Nodes, 1)),
 				"--replicas", strconv.Itoa(max(o.Replicas, 1)), "--allow-score",
 				"--gossip", "127.0.0.1:0", "--join", gossip.Address, "--short-lease", "--with-parent"}})
 		all[len(all)-1].args = append(all[len(all)-1].args, repairArguments(o)...)
 	}
 	n.run(all)
-	c.GRPC, c.HTTP = c.Coordinators[0].GRPC, c.Coordinators[0].HTTP
+	first := c.Coordinators[0]
+	c.GRPC, c.HTTP, c.Admin = first.GRPC, first.HTTP, first.Admin
 	for i := range c.Coordinators { // the first last: its connection stays
 		e := c.Coordinators[len(c.Coordinators)-1-i]
 		if c.Conn, err = grpc.NewClient(e.GRPC,

@@ -30,7 +30,8 @@ func Introduce(ctx context.Context, w io.Writer, c *Cluster) error {
 		layers)
 	var endpoints []string
 	for _, e := range c.Coordinators {
-		fmt.Fprintf(w, "  gRPC  %s\n  HTTP  http://%s/v1\n", e.GRPC, e.HTTP)
+		fmt.Fprintf(w, "  gRPC  %s\n  HTTP  http://%s/v1\n  admin http://%s/metrics\n", e.GRPC, e.HTTP,
+			e.Admin)
 		endpoints = append(endpoints, e.GRPC)
 	}
 	fmt.Fprintf(w, "  etcd  %s\n  %d expert nodes\n\n", c.Etcd, c.Nodes)

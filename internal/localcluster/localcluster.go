@@ -51,6 +51,8 @@ type Options struct {
 	// GRPC and HTTP are the addresses to serve. Empty means the usual one, or a free
 	// port where that is taken. Coordinators after the first take free ports.
 	GRPC, HTTP string
+	// Version is this program's, for the metrics.
+	Version string
 	// Log takes what happens, Stderr what the node processes print.
 	Log    *slog.Logger
 	Stderr io.Writer
@@ -58,15 +60,18 @@ type Options struct {
 
 // The usual addresses.
 const (
-	usualGRPC = "127.0.0.1:7070"
-	usualHTTP = "127.0.0.1:8080"
+	usualGRPC  = "127.0.0.1:7070"
+	usualHTTP  = "127.0.0.1:8080"
+	usualAdmin = "127.0.0.1:9090"
 )
 
 // Cluster is a running cluster.
 type Cluster struct {
-	// GRPC, HTTP and Etcd are the addresses that are served; of several coordinators, the
-	// first's.
-	GRPC, HTTP, Etcd string
+	// GRPC, HTTP, Admin and Etcd are the addresses that are served; of several coordinators,
+	// the first's.
+	GRPC, HTTP, Admin, Etcd string
+	// NodeAdmins are the addresses of the nodes' health and metrics, by node ID.
+	NodeAdmins map[string]string
 	// Coordinators are all coordinators' addresses.
 	Coordinators []Endpoint
 	// Nodes is the number of expert nodes; a dense model has none.
@@ -106,6 +111,9 @@ func (c *Cluster) start(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	if err := c.reserveAdmins(); err != nil {
+		return err
+	}
 	etcd, err := etcdserver.Start(ctx, etcdserver.Options{Dir: filepath.Join(dir, "etcd"),
 		Warn: func(m string) { o.Log.Debug("etcd", "message", m) }})
 	if err != nil {
@@ -136,8 +144,27 @@ func (c *Cluster) listen(o Options, r *roles) (err error) {
 		return err
 	}
 	c.push(func() { _ = r.http.Close() })
+	if r.admin, err = listen("health and metrics", "", usualAdmin); err != nil {
+		return err
+	}
+	c.push(func() { _ = r.admin.Close() })
 	c.GRPC, c.HTTP = r.grpc.Addr().String(), r.http.Addr().String()
-	c.Coordinators = []Endpoint{{c.GRPC, c.HTTP}}
+	c.Admin = r.admin.Addr().String()
+	c.Coordinators = []Endpoint{{c.GRPC, c.HTTP, c.Admin}}
+	return nil
+}
+
+// reserveAdmins takes a port for each node's health and metrics.
+func (c *Cluster) reserveAdmins() error {
+	c.NodeAdmins = map[string]string{}
+	for i := range c.Nodes {
+		address, release, err := reserve("127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		c.push(release)
+		c.NodeAdmins["node-"+strconv.Itoa(i+1)] = address
+	}
 	return nil
 }
 
@@ -157,9 +184,9 @@ func (c *Cluster) look(o *Options) error {
 
 // roles is what the coordinator and the nodes are started with.
 type roles struct {
-	grpc, http net.Listener
-	gossipKey  string
-	nodes      *nursery
+	grpc, http, admin net.Listener
+	gossipKey         string
+	nodes             *nursery
 }
 
 func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
@@ -172,13 +199,14 @@ func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
 	if err != nil {
 		return err
 	}
-	r.nodes.run(children(o, c.Etcd, gossip.Address, r.gossipKey))
+	r.nodes.run(c.children(o, gossip.Address, r.gossipKey))
 	coordinator, err := role.StartCoordinator(ctx, role.CoordinatorOptions{
 		ModelDir: o.ModelDir, Mode: o.Mode, Threads: o.Threads,
 		Weights: role.Weights{Cache: o.Cache},
 		Store:   store, MinNodes: o.Nodes, Replicas: o.Replicas,
 		LastResort: o.LastResort, CheckFraction: o.CheckFraction,
-		GRPC: r.grpc, HTTP: r.http, Gossip: gossip, AllowScore: true, ShortLease: true, Log: o.Log,
+		GRPC: r.grpc, HTTP: r.http, Admin: role.Admin{Listener: r.admin}, Version: o.Version,
+		Gossip: gossip, AllowScore: true, ShortLease: true, Log: o.Log,
 	})
 	if err != nil {
 		return err
@@ -189,14 +217,15 @@ func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
 }
 
 // children are the expert nodes' command lines.
-func children(o Options, etcd, gossip, key string) []child {
+func (c *Cluster) children(o Options, gossip, key string) []child {
 	var all []child
 	for i := range o.Nodes {
 		id := "node-" + strconv.Itoa(i+1)
 		all = append(all, child{name: id, env: []string{"DROVER_GOSSIP_KEY=" + key}, args: []string{
-			"expertnode", "--etcd", etcd, "--model", o.ModelDir, "--mode", o.Mode.String(),
+			"expertnode", "--etcd", c.Etcd, "--model", o.ModelDir, "--mode", o.Mode.String(),
 			"--threads", strconv.Itoa(max(o.NodeThreads, 1)), "--cache", cacheArgument(o),
-			"--id", id, "--listen", "127.0.0.1:0", "--domain", id, "--gossip", "127.0.0.1:0",
+			"--id", id, "--listen", "127.0.0.1:0", "--admin", c.NodeAdmins[id],
+			"--domain", id, "--gossip", "127.0.0.1:0",
 			"--join", gossip, "--short-lease", "--with-parent"}})
 	}
 	return all

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -23,8 +24,10 @@ import (
 	"drover/api"
 	"drover/cluster"
 	"drover/coordinator"
+	"drover/expertnode"
 	"drover/internal/access"
 	"drover/internal/identity"
+	"drover/internal/metrics"
 	"drover/kernel"
 	"drover/moe"
 	droverv1 "drover/proto/drover/v1"
@@ -59,6 +62,8 @@ type CoordinatorOptions struct {
 	GRPC, HTTP net.Listener
 	// Gossip is the coordinator's part in memberlist; the coordinator closes it.
 	Gossip Gossip
+	// Admin serves health and metrics.
+	Admin Admin
 	// AllowScore permits the Score call.
 	AllowScore bool
 	// ShortLease makes the cluster notice a node's end sooner; for one machine.
@@ -90,8 +95,14 @@ type Coordinator struct {
 	begun atomic.Bool
 	// canaryToken is what Ready sends through the model.
 	canaryToken int32
-	log         *slog.Logger
-	undo        stack
+	// canaryKey tells the engine which requests are Ready's.
+	canaryKey string
+	registry  *prometheus.Registry
+	notes     coordinatorNotes
+	reserve   *expertnode.Reserve // nil without a last resort
+	watcher   *cluster.Watcher
+	log       *slog.Logger
+	undo      stack
 }
 
 // StartCoordinator starts a coordinator. It returns when the coordinator's own part
@@ -109,6 +120,14 @@ func StartCoordinator(ctx context.Context, o CoordinatorOptions) (*Coordinator, 
 }
 
 func (c *Coordinator) start(ctx context.Context, o CoordinatorOptions) error {
+	c.prover, c.canaryKey = newProver(c.tryReady, c.sayReady), coordinatorID()
+	c.registry = metrics.NewRegistry("coordinator", o.Version)
+	stop, err := o.Admin.Serve(c.registry, c.prover.reason, o.Log)
+	if err != nil {
+		return err
+	}
+	c.undo.push(stop)
+	o.Weights.Loaded = &c.notes.weightBytes
 	how := o.Weights.forRole(o.Mode, c.undo.cpu(o.Threads), o.Log)
 	m, err := OpenModel(o.ModelDir, how)
 	if err != nil {
@@ -121,7 +140,8 @@ func (c *Coordinator) start(ctx context.Context, o CoordinatorOptions) error {
 	}
 	engine, err := m.engine(experts, coordinator.Options{MicroBatches: o.MicroBatches,
 		Network: c.network(), AllowScore: o.AllowScore, Version: o.Version,
-		Events: engineEvents(o.Log)})
+		CanaryKey: c.canaryKey,
+		Events:    engineEvents(o.Log)})
 	if err != nil {
 		return err
 	}
@@ -143,11 +163,12 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 	}
 	watcher, err := cluster.Watch(ctx, o.Store, cluster.WatcherOptions{Scope: scope, TTL: ttl,
 		NumericMode: o.Mode.String(), KernelClass: kernel.Class(o.Mode), Form: m.FormText(),
-		Events: watcherEvents(o.Log)})
+		Events: c.notes.watch(watcherEvents(o.Log))})
 	if err != nil {
 		return nil, nil, err
 	}
 	c.undo.push(watcher.Close)
+	c.watcher = watcher
 	o.Gossip.report(watcher.SetSuspect)
 	c.undo.push(o.Gossip.Close)
 	spec := m.Source.Spec()
@@ -159,7 +180,7 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 		ID: id, Form: m.FormText(), Layers: spec.Layers, Experts: spec.Experts,
 		ReplicaBytes: spec.ReplicaBytes, Replicas: o.Replicas, MinNodes: o.MinNodes,
 		Spare: o.spare(), MaxMoveBytes: o.moveBytes(spec), Measure: load.measure,
-		Events: plannerEvents(o.Log)})
+		Events: c.notes.plan(plannerEvents(o.Log))})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -177,6 +198,7 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 		return nil, nil, err
 	}
 	c.lastResort = opts.Local != nil
+	c.reserve, _ = opts.Local.(*expertnode.Reserve)
 	if c.router, err = router.New(opts); err != nil {
 		return nil, nil, err
 	}
@@ -228,15 +250,16 @@ func (c *Coordinator) serve(o CoordinatorOptions, engine *coordinator.Coordinato
 	c.live = health.NewServer()
 	c.live.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
 	closing := make(chan struct{})
-	c.prover = newProver(c.tryReady, c.sayReady)
+	nodes := cluster.NewServer(cluster.ServerOptions{
+		Watcher: watcher, Store: o.Store, Host: hostName(), RowsByNode: c.rowsByNode,
+		Quarantined: c.quarantined, Dispatched: c.dispatched,
+		ReplicaBytes: m.Source.Spec().ReplicaBytes})
 	register := func(s grpc.ServiceRegistrar) {
 		engine.Register(s)
 		healthv1.RegisterHealthServer(s, healthServer{c.live, closing})
-		droverv1.RegisterClusterServiceServer(s, cluster.NewServer(cluster.ServerOptions{
-			Watcher: watcher, Store: o.Store, Host: hostName(), RowsByNode: c.rowsByNode,
-			Quarantined: c.quarantined, Dispatched: c.dispatched,
-			ReplicaBytes: m.Source.Spec().ReplicaBytes}))
+		droverv1.RegisterClusterServiceServer(s, nodes)
 	}
+	c.measure(m.Name(), nodes)
 	conn, stop, err := connect(register)
 	if err != nil {
 		return err
@@ -342,7 +365,8 @@ func (c *Coordinator) Ready(ctx context.Context) error {
 		}
 	}
 	before := c.engine.Stats()
-	err := canary(ctx, droverv1.NewCoordinatorServiceClient(c.Conn), c.canaryToken)
+	err := canary(coordinator.CanaryContext(ctx, c.canaryKey),
+		droverv1.NewCoordinatorServiceClient(c.Conn), c.canaryToken)
 	after := c.engine.Stats()
 	if status.Code(err) == codes.DeadlineExceeded &&
 		after.Steps-after.FailedSteps > before.Steps-before.FailedSteps {

@@ -6,8 +6,10 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
@@ -17,6 +19,7 @@ import (
 	"drover/expertnode"
 	"drover/internal/fetch"
 	"drover/internal/identity"
+	"drover/internal/metrics"
 	"drover/internal/show"
 	"drover/kernel"
 	"drover/packed"
@@ -62,6 +65,10 @@ type ExpertNodeOptions struct {
 	ModelDigest string
 	// PlainText allows to fetch, unencrypted, from nodes that are not on loopback.
 	PlainText bool
+	// Admin serves health and metrics.
+	Admin Admin
+	// Version is this program's, for the metrics.
+	Version string
 	// Gossip is the node's part in memberlist, under the node's ID; the node closes it.
 	Gossip Gossip
 	// ShortLease makes the cluster notice the node's end sooner; for one machine.
@@ -82,7 +89,11 @@ type ExpertNode struct {
 	log     *slog.Logger
 	live    *health.Server
 	holds   holds
-	undo    stack
+
+	registry                     *prometheus.Registry
+	storeAway, draining, closing atomic.Bool
+
+	undo stack
 }
 
 // StartExpertNode starts an expert node. It returns when the node serves; the cluster
@@ -97,6 +108,12 @@ func StartExpertNode(ctx context.Context, o ExpertNodeOptions) (*ExpertNode, err
 }
 
 func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
+	n.registry = metrics.NewRegistry("expertnode", o.Version)
+	stop, err := o.Admin.Serve(n.registry, n.unready, o.Log)
+	if err != nil {
+		return err
+	}
+	n.undo.push(stop)
 	how := o.Weights.forRole(o.Mode, n.undo.cpu(o.Threads), o.Log)
 	m, err := o.openModel(ctx, how)
 	if err != nil {
@@ -138,7 +155,9 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 	n.undo.push(server.Close)
 	n.serve(listener, server, append(nodeServer(o.Identity), o.ServerOptions...))
 	sayHow(o.Log, o.Threads)
-	return n.join(ctx, o, node, parts{source, host, server})
+	p := parts{source, host, server}
+	n.measure(p)
+	return n.join(ctx, o, node, p)
 }
 
 // parts are what a node is made of.
@@ -199,8 +218,13 @@ func (n *ExpertNode) join(ctx context.Context, o ExpertNodeOptions, node placeme
 	p parts) error {
 	cfg := cluster.NodeConfig{Cluster: o.ClusterName, Node: node, NumericMode: o.Mode.String(),
 		Events: memberEvents(o.Log)}
+	log := cfg.Events.StoreAway
+	cfg.Events.StoreAway = func(err error) {
+		n.storeAway.Store(err != nil)
+		log(err)
+	}
 	cfg.Events.Ready = func(revision uint64) {
-		n.sayReady(func(h *holds) { h.loaded = revision })
+		n.sayReady(func(h *holds) { h.loaded.Store(revision) })
 		s, err := p.server.Status(ctx, &droverv1.StatusRequest{})
 		if err != nil {
 			o.Log.Error("read the node's own status", "error", err)
@@ -221,7 +245,7 @@ func (n *ExpertNode) join(ctx context.Context, o ExpertNodeOptions, node placeme
 		},
 		Commit: func(revision uint64, _ []placement.Replica) {
 			p.server.SetRevision(revision)
-			n.sayReady(func(h *holds) { h.committed = revision })
+			n.sayReady(func(h *holds) { h.committed.Store(revision) })
 		},
 		Drop: func(r []placement.Replica) { p.host.Drop(replicas(r)) },
 	})
@@ -231,7 +255,10 @@ func (n *ExpertNode) join(ctx context.Context, o ExpertNodeOptions, node placeme
 	n.member, n.server = member, p.server
 	n.undo.push(member.Close)
 	n.undo.push(o.Gossip.Close)
-	n.undo.push(n.live.Shutdown) // it says that it is not ready before it is not
+	n.undo.push(func() { // it says that it is not ready before it is not
+		n.closing.Store(true)
+		n.live.Shutdown()
+	})
 	return nil
 }
 
@@ -246,6 +273,7 @@ const drainLog = 2 * time.Second
 // ends; then requests that need the node's replicas go elsewhere, as after a crash.
 func (n *ExpertNode) Drain(ctx context.Context) {
 	began := time.Now()
+	n.draining.Store(true)
 	n.log.Info("draining", "replicas", n.member.Serving())
 	done := make(chan error, 1)
 	go func() { done <- n.member.Drain(ctx) }()

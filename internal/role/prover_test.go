@@ -130,7 +130,7 @@ func TestProverGivesUp(t *testing.T) {
 }
 
 func TestHolds(t *testing.T) {
-	for h, want := range map[holds]bool{
+	for revisions, want := range map[[2]uint64]bool{ // committed, loaded
 		{}:     false, // no placement yet
 		{0, 1}: false, // loaded an intent
 		{1, 0}: false, // a life that has yet to load
@@ -138,8 +138,11 @@ func TestHolds(t *testing.T) {
 		{1, 2}: true, // loaded the next, too
 		{3, 2}: false,
 	} {
+		var h holds
+		h.committed.Store(revisions[0])
+		h.loaded.Store(revisions[1])
 		if h.ready() != want {
-			t.Errorf("%+v is ready: %v, want %v", h, !want, want)
+			t.Errorf("%v is ready: %v, want %v", revisions, !want, want)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
@@ -62,6 +63,13 @@ func (p *prover) reason() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.last.unready(time.Now())
+}
+
+// proven is when a token had passed through every layer last, zero if none has.
+func (p *prover) proven() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.last.at
 }
 
 // attempt tries once.
@@ -189,14 +197,28 @@ func (c *Coordinator) sayReady(unready error) {
 }
 
 // holds is what a node holds: the revisions of the committed placement, and of the last
-// one of which it has loaded all that is its own. The Member's goroutine owns it.
+// one of which it has loaded all that is its own. The Member's goroutine writes it.
 type holds struct {
-	committed, loaded uint64
+	committed, loaded atomic.Uint64
 }
 
 // ready tells whether the node has all that the committed placement gives it. A node that
 // has seen no placement is not ready.
-func (h holds) ready() bool { return h.committed > 0 && h.loaded >= h.committed }
+func (h *holds) ready() bool {
+	committed := h.committed.Load()
+	return committed > 0 && h.loaded.Load() >= committed
+}
+
+// unready says why the node is not ready, nil if it is.
+func (n *ExpertNode) unready() error {
+	if n.closing.Load() {
+		return errors.New("the node ends")
+	}
+	if !n.holds.ready() {
+		return errors.New("the node has not loaded all that a placement in force gives it")
+	}
+	return nil
+}
 
 // sayReady changes what the node holds and tells the health service.
 func (n *ExpertNode) sayReady(change func(*holds)) {

@@ -3,6 +3,7 @@ package role
 import (
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"drover/kernel"
@@ -18,6 +19,8 @@ type Weights struct {
 	// Progress, if not nil, is called while weights are loaded with the MB that are ready
 	// and about how many there will be. Calls do not overlap.
 	Progress func(done, total int)
+	// Loaded, if not nil, is added the bytes of what a role loads.
+	Loaded *atomic.Int64
 	// Log, if not nil, is told of files that are damaged or cannot be written.
 	Log *slog.Logger
 }
@@ -64,6 +67,9 @@ func (w Weights) forRole(mode kernel.Mode, d kernel.Device, log *slog.Logger) mo
 		mu.Lock()
 		defer mu.Unlock()
 		done += bytes
+		if w.Loaded != nil {
+			w.Loaded.Add(bytes)
+		}
 		if now := time.Now(); now.Sub(last) >= logEvery {
 			log.Info("loading weights", "mb_ready", done/megabyte, "mb_per_second",
 				int64(float64(done-logged)/megabyte/now.Sub(last).Seconds()))
