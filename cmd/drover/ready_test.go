@@ -116,7 +116,8 @@ func TestNeverLies(t *testing.T) {
 	r := &roles{etcd: awaitReady(t, store), model: demoModel(t)}
 	node := func(id string) *process { return r.expertNode(t, place{}, id, "--short-lease") }
 	n1, n2 := node("n1"), node("n2")
-	p, endpoint := r.coordinator(t, place{}, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
+	p, endpoint := r.coordinator(t, place{}, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0",
+		"--admin", "127.0.0.1:0")
 	c := &truth{client: connectTo(t, endpoint), http: readyHTTP.FindStringSubmatch(p.errors.String())[1]}
 	c.want = c.mustAsk(t, translate)
 	nodeReady(t, n1)
@@ -128,15 +129,22 @@ func TestNeverLies(t *testing.T) {
 	n1.signal(os.Kill)
 	n2.signal(os.Kill)
 	c.agrees(t, "the death of all nodes")
+	p.tells(t, "drover_last_resort_experts_total", isMore)
+	p.tells(t, "drover_experts_unreachable", isMore)
+	p.says(t, "experts are computed on the coordinator itself")
 	n1, n2 = node("n1"), node("n2")
 	c.heals(t, "the death of all nodes")
 	nodeReady(t, n1)
 	nodeReady(t, n2)
+	p.tells(t, "drover_experts_unreachable", isZero)
 
+	const fault = "drover_last_resort_experts_total"
+	before := p.metric(t, fault)
 	n1.signal(syscall.SIGSTOP)
 	stopped := n1
 	t.Cleanup(func() { _ = stopped.cmd.Process.Signal(syscall.SIGCONT) })
 	c.agrees(t, "the stop of a node")
+	p.tells(t, fault, func(v float64) bool { return v > before })
 	c.heals(t, "the stop of a node") // the other loads what it held
 	n1.signal(syscall.SIGCONT)
 	c.heals(t, "the return of a node")
@@ -144,11 +152,15 @@ func TestNeverLies(t *testing.T) {
 
 	store.signal(os.Kill)
 	time.Sleep(6 * time.Second) // the last proof is older
+	p.tells(t, "drover_store_up", isZero)
+	p.says(t, "etcd does not answer")
+	p.tells(t, "drover_ready", isOne)
 	if !c.agrees(t, "the death of etcd") {
 		t.Error("it is not ready without etcd")
 	}
 	store.wait(10 * slack * time.Second)
 	awaitReady(t, etcd(r.etcd))
 	c.heals(t, "the return of etcd")
+	p.tells(t, "drover_store_up", isOne)
 	c.registered(t, "n1", "n2")
 }
