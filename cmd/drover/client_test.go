@@ -108,8 +108,8 @@ type up struct {
 
 // upLine is what `drover up --json` prints.
 type upLine struct {
-	GRPC, HTTP, Etcd string
-	Nodes, PID       int
+	GRPC, HTTP, Admin, Etcd string
+	Nodes, PID              int
 }
 
 // startUp runs `drover up` on free ports until the test ends.

@@ -35,7 +35,7 @@ func TestDrain(t *testing.T) {
 	r := newRoles(t)
 	left := r.expertNode(t, place{}, "left", "--short-lease", "--drain-timeout", "5m")
 	right := r.expertNode(t, place{}, "right", "--short-lease")
-	_, endpoint := r.coordinator(t, place{}, "--grpc", "127.0.0.1:0")
+	p, endpoint := r.coordinator(t, place{}, "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0")
 	c := connectTo(t, endpoint)
 	want := c.mustAsk(t, story)
 	run := func(code int, says string, args ...string) {
@@ -50,6 +50,9 @@ func TestDrain(t *testing.T) {
 	run(exitFailed, `no node "nobody"`, "drain", "nobody")
 	run(exitDone, "right is empty after", "drain", "right")
 	run(exitDone, "drained", "nodes")
+	p.tells(t, `drover_nodes{state="drained"}`, isOne)
+	p.tells(t, "drover_ready", isOne)
+	p.says(t, "expert node drains")
 	// Now left is the only one, so it cannot be drained.
 	run(exitFailed, "are missing", "drain", "left")
 	if got := c.mustAsk(t, story); got != want {

@@ -17,18 +17,20 @@ func TestInjectedFaults(t *testing.T) {
 	const check = "--check-fraction"
 	for name, tc := range map[string]struct {
 		faults      string
+		counter     string // that tells of it, or none
 		args        []string
 		quarantined bool
 	}{
-		"wrong numbers, two replicas": {"wrong=1", []string{"--replicas", "2", check, "1"}, true},
-		"wrong numbers, one replica":  {"wrong=1", []string{check, "1"}, true},
-		"wrong now and then":          {"wrong=0.05", []string{"--replicas", "2", check, "1"}, false},
-		"corrupt answers":             {"corrupt=0.2", []string{"--replicas", "2"}, false},
-		"corrupt, one replica":        {"corrupt=0.1", nil, false},
-		"slow":                        {"slow=10", []string{"--replicas", "2"}, false},
-		"late":                        {"delay=50ms", []string{"--replicas", "2"}, false},
-		"stuck":                       {"hang=300", []string{"--replicas", "2"}, false},
-		"stuck, one replica":          {"hang=300", nil, false},
+		"wrong numbers, two replicas": {"wrong=1", "drover_check_mismatches_total",
+			[]string{"--replicas", "2", check, "1"}, true},
+		"wrong numbers, one replica": {"wrong=1", "drover_quarantines_total", []string{check, "1"}, true},
+		"wrong now and then":         {"wrong=0.05", "", []string{"--replicas", "2", check, "1"}, false},
+		"corrupt answers":            {"corrupt=0.2", "drover_corrupt_frames_total", []string{"--replicas", "2"}, false},
+		"corrupt, one replica":       {"corrupt=0.1", "drover_corrupt_frames_total", nil, false},
+		"slow":                       {"slow=10", "", []string{"--replicas", "2"}, false},
+		"late":                       {"delay=50ms", "", []string{"--replicas", "2"}, false},
+		"stuck":                      {"hang=300", "drover_hedges_total", []string{"--replicas", "2"}, false},
+		"stuck, one replica":         {"hang=300", "drover_last_resort_experts_total", nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("DROVER_INJECT", "node-2:"+tc.faults)
@@ -41,6 +43,12 @@ func TestInjectedFaults(t *testing.T) {
 				t.Errorf("tokens %v, want %v", got, wantLong)
 			}
 			t.Logf("answered within %v", time.Since(began))
+			if tc.counter != "" && metricAt(t, u.line.Admin, tc.counter) == 0 {
+				t.Errorf("%s is 0", tc.counter)
+			}
+			if q := metricAt(t, u.line.Admin, `drover_node_quarantined{node="node-2"}`); tc.quarantined && q != 1 {
+				t.Errorf("it tells that node-2 is quarantined: %v", q)
+			}
 			for id, n := range u.nodes(t) {
 				if tc.quarantined && (n.State == "quarantined") != (id == "node-2") {
 					t.Errorf("%s is %s", id, n.State)

@@ -16,7 +16,13 @@ var adminAt = regexp.MustCompile(`msg="serving health and metrics" .*admin=(\S+)
 // metric reads one number of a process's metrics, named with its labels.
 func (p *process) metric(t *testing.T, name string) float64 {
 	t.Helper()
-	r, err := http.Get("http://" + adminAt.FindStringSubmatch(p.errors.String())[1] + "/metrics")
+	return metricAt(t, adminAt.FindStringSubmatch(p.errors.String())[1], name)
+}
+
+// metricAt is metric for the process that serves an admin address.
+func metricAt(t *testing.T, address, name string) float64 {
+	t.Helper()
+	r, err := http.Get("http://" + address + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
