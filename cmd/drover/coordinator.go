@@ -100,7 +100,7 @@ func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
 			return fmt.Errorf("serve HTTP: %w", err)
 		}
 	}
-	if o.Admin, err = role.ListenAdmin(f.admin, f.tokenFile); err != nil {
+	if o.Admin, err = role.ListenAdmin(f.admin, f.tokenFile, id); err != nil {
 		return err
 	}
 	if o.Gossip, err = f.openGossip(func(secret string, others []string) (role.Gossip, error) {

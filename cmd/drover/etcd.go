@@ -90,7 +90,7 @@ func (f *etcdFlags) run(ctx context.Context, g *globals) error {
 	}
 	defer stop()
 	var leader atomic.Bool
-	stopAdmin, err := f.serveAdmin(&leader, log)
+	stopAdmin, err := f.serveAdmin(&leader, id, log)
 	if err != nil {
 		return err
 	}
@@ -106,8 +106,9 @@ func (f *etcdFlags) run(ctx context.Context, g *globals) error {
 }
 
 // serveAdmin serves health and metrics, which are etcd's own, through new starts of the member.
-func (f *etcdFlags) serveAdmin(leader *atomic.Bool, log *slog.Logger) (stop func(), err error) {
-	admin, err := role.ListenAdmin(f.admin, f.tokenFile)
+func (f *etcdFlags) serveAdmin(leader *atomic.Bool, id *identity.Source, log *slog.Logger) (
+	stop func(), err error) {
+	admin, err := role.ListenAdmin(f.admin, f.tokenFile, id)
 	if err != nil {
 		return nil, err
 	}
@@ -213,7 +214,7 @@ func (f *etcdFlags) check() error {
 	if o.QuotaBytes < 0 {
 		return usagef("--quota is %d, must not be negative", o.QuotaBytes)
 	}
-	if f.admin != "none" && !f.insecure {
+	if f.admin != "none" && f.tls == "" && !f.insecure {
 		if err := mustBeLoopback(f.admin); err != nil {
 			return err
 		}

@@ -128,7 +128,7 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 	if err := f.faults.inject(&o); err != nil {
 		return usageError{err}
 	}
-	if o.Admin, err = role.ListenAdmin(f.admin, f.tokenFile); err != nil {
+	if o.Admin, err = role.ListenAdmin(f.admin, f.tokenFile, id); err != nil {
 		return err
 	}
 	if o.Gossip, err = f.openGossip(func(secret string, others []string) (role.Gossip, error) {

@@ -53,9 +53,9 @@ func (m *member) check(rows, clients []string) (kernel.Mode, error) {
 	if m.etcd == "" || m.model == "" {
 		return 0, usagef("--etcd and --model are required")
 	}
-	plain := append(clients, m.admin)
+	plain := clients
 	if m.tls == "" {
-		plain = append(append(plain, rows...), m.gossip)
+		plain = append(append(plain, rows...), m.gossip, m.admin)
 	}
 	for _, a := range strings.Split(m.etcd, ",") {
 		address, isPlain := strings.CutPrefix(a, "http://")
@@ -171,7 +171,8 @@ func (m *member) openGossip(open func(secret string, others []string) (role.Goss
 // adminFlags adds the flags of the port for those who run a process.
 func adminFlags(c *cobra.Command, address, tokenFile *string) {
 	c.Flags().StringVar(address, "admin", "none",
-		"HTTP address of /healthz, /readyz and /metrics (Prometheus); none serves none")
+		"address of /healthz, /readyz and /metrics (Prometheus), over HTTPS with --tls; "+
+			"none serves none")
 	c.Flags().StringVar(tokenFile, "metrics-token-file", "", "file with a token that lets other "+
 		"machines read /metrics (Authorization: Bearer)")
 }

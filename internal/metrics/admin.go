@@ -1,20 +1,17 @@
 package metrics
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"drover/internal/identity"
 )
 
 // AdminOptions describes the HTTP server for those who run a process. Gatherer and Unready
@@ -23,40 +20,14 @@ type AdminOptions struct {
 	Gatherer prometheus.Gatherer
 	// Unready says why the process is not ready, nil if it is.
 	Unready func() error
-	// TokenFile holds the token that lets machines other than this one read the metrics. It
-	// is read anew each time. Empty means that there is none.
-	TokenFile string
-}
-
-// maxTokenBytes bounds a token.
-const maxTokenBytes = 4 << 10
-
-// readToken reads the token.
-func (o *AdminOptions) readToken() ([]byte, error) {
-	f, err := os.Open(o.TokenFile)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxTokenBytes+1))
-	if err != nil {
-		return nil, err
-	}
-	if text = bytes.TrimSpace(text); len(text) == 0 || len(text) > maxTokenBytes {
-		return nil, fmt.Errorf("%s must hold a token of 1 to %d bytes", o.TokenFile, maxTokenBytes)
-	}
-	return text, nil
+	// Token lets machines other than this one read the metrics. Nil means that there is none.
+	Token *Token
 }
 
 // NewAdmin returns the server: /healthz and /readyz for anybody, /metrics for this machine,
-// for who has the token, and for who has shown a certificate that the server's TLS, if it
-// has some, has verified.
-func NewAdmin(o AdminOptions) (*http.Server, error) {
-	if o.TokenFile != "" {
-		if _, err := o.readToken(); err != nil {
-			return nil, fmt.Errorf("read the token for metrics: %w", err)
-		}
-	}
+// for who has the token, and, where the server's TLS is an identity.Source's OpenServer, for
+// who has a certificate of the cluster.
+func NewAdmin(o AdminOptions) *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "ok\n") // who left needs no answer
@@ -80,7 +51,7 @@ func NewAdmin(o AdminOptions) (*http.Server, error) {
 	})
 	return &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 16 << 10}, nil
+		MaxHeaderBytes: 16 << 10}
 }
 
 var errNotAllowed = errors.New("metrics are for this machine, for who has the token of " +
@@ -89,22 +60,11 @@ var errNotAllowed = errors.New("metrics are for this machine, for who has the to
 // allowed tells whether somebody may read the metrics. A page in a browser on this machine
 // that has a name of its own for it is not this machine.
 func (o *AdminOptions) allowed(r *http.Request) error {
-	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
-		return nil
-	}
-	if isLoopback(r.RemoteAddr) && isLoopback(r.Host) {
-		return nil
-	}
-	given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok || o.TokenFile == "" {
-		return errNotAllowed
-	}
-	token, err := o.readToken()
-	if err != nil {
-		return errNotAllowed
-	}
-	want, got := sha256.Sum256(token), sha256.Sum256([]byte(given))
-	if subtle.ConstantTimeCompare(want[:], got[:]) != 1 {
+	switch {
+	case identity.PeerOf(r.TLS) != identity.ID{}: // the handshake has checked it
+	case isLoopback(r.RemoteAddr) && isLoopback(r.Host):
+	case o.Token != nil && o.Token.shownBy(r):
+	default:
 		return errNotAllowed
 	}
 	return nil

@@ -8,15 +8,21 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"drover/internal/identity"
 	"drover/internal/metrics"
+	"drover/internal/reload"
 )
 
 // Admin is where a role tells those who run it how it is.
 type Admin struct {
 	// Listener serves /healthz, /readyz and /metrics. Nil serves none.
 	Listener net.Listener
-	// TokenFile is as in metrics.AdminOptions.
+	// TokenFile holds the token that lets machines other than this one read the metrics; it is
+	// followed. Empty means that there is none.
 	TokenFile string
+	// Identity is the process's: the port is HTTPS, and certificates of the cluster may read
+	// the metrics. Nil means plain HTTP.
+	Identity *identity.Source
 }
 
 // Serve serves until stop. What is registered with the registry later is told, too.
@@ -25,16 +31,25 @@ func (a Admin) Serve(g prometheus.Gatherer, unready func() error, log *slog.Logg
 	if a.Listener == nil {
 		return func() {}, nil
 	}
-	server, err := metrics.NewAdmin(metrics.AdminOptions{Gatherer: g, Unready: unready,
-		TokenFile: a.TokenFile})
-	if err != nil {
-		_ = a.Listener.Close() // nothing was served
-		return nil, err
+	options, undo := metrics.AdminOptions{Gatherer: g, Unready: unready}, func() {}
+	if a.TokenFile != "" {
+		options.Token, err = metrics.OpenToken(a.TokenFile, tokenEvents(log))
+		if err != nil {
+			_ = a.Listener.Close() // nothing was served
+			return nil, err
+		}
+		undo = options.Token.Close
+	}
+	server := metrics.NewAdmin(options)
+	serve := server.Serve
+	if a.Identity != nil {
+		server.TLSConfig = a.Identity.OpenServer(identity.Roles...)
+		serve = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
 	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := server.Serve(a.Listener); err != http.ErrServerClosed {
+		if err := serve(a.Listener); err != http.ErrServerClosed {
 			log.Error("the admin server ended", "error", err)
 		}
 	}()
@@ -42,11 +57,22 @@ func (a Admin) Serve(g prometheus.Gatherer, unready func() error, log *slog.Logg
 	return func() {
 		_ = server.Close() // scrapes come again
 		<-done
+		undo()
 	}, nil
 }
 
+// tokenEvents are what a log should say of the token for metrics.
+func tokenEvents(log *slog.Logger) reload.Events {
+	return reload.Events{
+		Reloaded: func() { log.Info("a new token for metrics is in force") },
+		Failed: func(err error) {
+			log.Error("the new token for metrics cannot be used; the old one stays", "error", err)
+		},
+	}
+}
+
 // ListenAdmin listens on an address; none is no listener.
-func ListenAdmin(address, tokenFile string) (Admin, error) {
+func ListenAdmin(address, tokenFile string, id *identity.Source) (Admin, error) {
 	if address == "none" || address == "" {
 		return Admin{}, nil
 	}
@@ -54,5 +80,5 @@ func ListenAdmin(address, tokenFile string) (Admin, error) {
 	if err != nil {
 		return Admin{}, fmt.Errorf("serve health and metrics: %w", err)
 	}
-	return Admin{l, tokenFile}, nil
+	return Admin{l, tokenFile, id}, nil
 }

@@ -171,7 +171,7 @@ func TestAdminPort(t *testing.T) {
 			t.Errorf("the coordinator does not tell %s", want)
 		}
 	}
-	if _, err := ListenAdmin("127.0.0.1:1:1", ""); err == nil {
+	if _, err := ListenAdmin("127.0.0.1:1:1", "", nil); err == nil {
 		t.Error("an address that is none was taken")
 	}
 	bad := Admin{Listener: loopback(t), TokenFile: filepath.Join(t.TempDir(), "none")}
