@@ -201,7 +201,8 @@ func NewServer(opts Options) (*Server, error) {
 }
 
 // ServerOptions returns the gRPC settings that a Server needs. Both windows are set
-// since one alone would turn gRPC's own sizing off and leave the other at 64 KiB.
+// since one alone would turn gRPC's own sizing off and leave the other at 64 KiB. A
+// connection without calls is closed after a while: its client may be gone.
 func ServerOptions() []grpc.ServerOption {
 	const window, buffer = 16 << 20, 256 << 10
 	return []grpc.ServerOption{
@@ -212,6 +213,7 @@ func ServerOptions() []grpc.ServerOption {
 		grpc.WriteBufferSize(buffer),
 		grpc.MaxRecvMsgSize(wire.MaxMessageBytes),
 		grpc.MaxSendMsgSize(wire.MaxMessageBytes),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: time.Minute}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
 			MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}

@@ -253,7 +253,7 @@ func TestHelloMismatch(t *testing.T) {
 		change func(*wire.Hello)
 		want   []string
 	}{
-		"protocol": {func(h *wire.Hello) { h.ProtocolVersion = 8 }, []string{"8", "2"}},
+		"protocol": {func(h *wire.Hello) { h.ProtocolVersion = 8 }, []string{"8", "3"}},
 		"digest": {func(h *wire.Hello) { h.ModelDigest = []byte{0xab} },
 			[]string{"ab", fmt.Sprintf("%x", digest)}},
 		"mode":   {func(h *wire.Hello) { h.NumericMode = "exact" }, []string{"exact", "bf16"}},

@@ -24,6 +24,14 @@ import (
 // helloTimeout bounds how long an opened stream may stay without a Hello.
 const helloTimeout = 5 * time.Second
 
+// A router whose stream is idle asks for a sign of life every second. A stream on which
+// nothing has come at quietLooks looks in a row is that of a machine that is gone, and ends. A
+// node that stood still itself looks once for all that time, so it does not end them.
+const (
+	quietEvery = 2500 * time.Millisecond
+	quietLooks = 4
+)
+
 // stream is one lane of one router. Its receiving goroutine owns the reading half,
 // the goroutine of Execute the writing half.
 type stream struct {
@@ -40,8 +48,9 @@ type stream struct {
 	dispatched  bool   // a sound Dispatch has come
 	lastFrameID uint64 // of the last one
 
-	unanswered  atomic.Int64 // frames
-	creditBytes atomic.Int64 // of rows received and not yet answered
+	received    atomic.Uint64 // messages
+	unanswered  atomic.Int64  // frames
+	creditBytes atomic.Int64  // of rows received and not yet answered
 
 	mu      sync.Mutex        // guards the field below
 	waiting map[uint64]*frame // accepted and not yet computed, by frame id
@@ -157,8 +166,20 @@ func (s *Server) checkHello(h *wire.Hello) error {
 // send writes what the receiving and the compute goroutine have for this stream.
 func (st *stream) send() error {
 	pong := wire.Response{Kind: wire.KindPong}
+	tick := time.NewTicker(quietEvery)
+	defer tick.Stop()
+	received, quiet := uint64(0), 0
 	for {
 		select {
+		case <-tick.C:
+			quiet++
+			if n := st.received.Load(); n != received {
+				received, quiet = n, 0
+			}
+			if quiet >= quietLooks {
+				return status.Errorf(codes.DeadlineExceeded, "nothing came for %v, not even a ping",
+					quietLooks*quietEvery)
+			}
 		case r := <-st.out:
 			// First, since the router may use both as soon as it has the answer.
 			st.creditBytes.Add(-int64(r.Combine.CreditBytes))
@@ -193,6 +214,7 @@ func (st *stream) receive() error {
 			}
 			return err
 		}
+		st.received.Add(1)
 		corrupt := f.request.Verify() != nil
 		if !greeted {
 			if corrupt || f.request.Kind != wire.KindHello {

@@ -51,6 +51,7 @@ func (l *lane) note(a *answer) {
 		bytes: int(f.bytes) + len(a.response.RowBytes()),
 		node:  time.Duration(c.QueueMicros+c.ComputeMicros) * time.Microsecond,
 		probe: f.why == purposeProbe, refused: len(c.Statuses) > 0 || a.response.Verify() != nil})
+	k.perKiB.Store(int64(1024 * k.state.network.slope()))
 	if len(f.parts) > 0 {
 		l.settle(f, a)
 	}
@@ -105,7 +106,7 @@ func (l *lane) land(index int) {
 	l.flights[index] = l.flights[last]
 	l.flights[last] = nil
 	l.flights = l.flights[:last]
-	f.session.creditBytes -= f.bytes
+	f.session.creditBytes.Add(-f.bytes)
 	f.session.flights--
 	for _, i := range f.parts {
 		p := &l.parts[i]
@@ -299,11 +300,9 @@ func (l *lane) checkLife(f *flight, now time.Duration) {
 	case now-f.sent > l.router.opts.SlowTimeout:
 		s.cancel(errSlow)
 	case f.pingAt == 0:
-		f.pingAt, f.queued = now, s.creditBytes
+		f.pingAt, f.queued = now, s.creditBytes.Load()
 		f.checkAt = now + state.silentAfter(f.queued, timeout)
-		r := l.router.requests.Get().(*wire.Request)
-		r.Kind, r.PingNonce = wire.KindPing, f.id
-		s.enqueue(r)
+		s.enqueue(l.router.ping())
 	case now-f.pingAt > 3*timeout+silence:
 		s.cancel(errSilent)
 	case now-f.pingAt >= silence:

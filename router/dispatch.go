@@ -277,7 +277,7 @@ func (l *lane) sendParts(k *link, now time.Duration, why purpose) (rows int) {
 func (l *lane) send(f *flight, s *session, now time.Duration) int {
 	r := l.router
 	f.bytes = int64(f.rows * r.rowBytes)
-	if s.creditBytes+f.bytes > s.creditLimit || s.flights >= wire.MaxStreamFrames {
+	if s.creditBytes.Load()+f.bytes > s.creditLimit || s.flights >= wire.MaxStreamFrames {
 		l.blocked(f, s, now)
 		l.idle = append(l.idle, f)
 		return 0
@@ -293,7 +293,7 @@ func (l *lane) send(f *flight, s *session, now time.Duration) int {
 		l.idle = append(l.idle, f)
 		return 0
 	}
-	s.creditBytes += f.bytes
+	s.creditBytes.Add(f.bytes)
 	s.flights++
 	for _, i := range f.parts {
 		if l.parts[i].inFlight == 0 {
@@ -368,7 +368,8 @@ func (l *lane) blocked(f *flight, s *session, now time.Duration) {
 	for _, i := range f.parts {
 		if p := &l.parts[i]; p.failedAt == 0 && !l.expects(s) {
 			p.failedAt = now
-			p.lastReason = fmt.Errorf("%d bytes of rows unanswered, the credit", s.creditBytes)
+			p.lastReason = fmt.Errorf("%d bytes of rows unanswered, the credit",
+				s.creditBytes.Load())
 		}
 	}
 }

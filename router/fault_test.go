@@ -359,7 +359,9 @@ func TestRefusedLinks(t *testing.T) {
 		want   []string
 	}{
 		"protocol": {hello: func(h *wire.Hello) { h.ProtocolVersion = 9 },
-			want: []string{"2", "9"}},
+			want: []string{"3", "9"}},
+		"old protocol": {hello: func(h *wire.Hello) { h.ProtocolVersion = 2 },
+			want: []string{"router speaks 3", "node 2"}},
 		"node id": {hello: func(h *wire.Hello) { h.NodeID = "other" },
 			want: []string{"n0", "other"}},
 		"epoch": {hello: func(h *wire.Hello) { h.Epoch = 0 },

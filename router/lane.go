@@ -261,11 +261,12 @@ const inlineBytes = 32 << 10
 // enqueueFrame is enqueue for a frame of so many bytes. A small one on an idle
 // link is written at once, which saves waking the sending goroutine.
 func (s *session) enqueueFrame(r *wire.Request, bytes int64) bool {
-	if bytes > inlineBytes || s.flights > 0 || s.queued.Load() > 0 {
+	if bytes > inlineBytes || s.flights > 0 || !s.queued.CompareAndSwap(0, 1) {
 		return s.enqueue(r)
 	}
 	_ = s.stream.SendMsg(r) // if it fails, receive learns why and the session ends
 	s.release(r)
+	s.queued.Add(-1)
 	return true
 }
 

@@ -49,10 +49,17 @@ type link struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 
+	// perKiB is how long 1 KiB of rows takes on the way, as the lane measured, in ns.
+	perKiB atomic.Int64
+
 	// The fields below belong to the goroutine that uses the lane.
 	state    linkState
 	of       *session // that state is about
 	assigned int      // experts chosen for it in this round of dispatch
+
+	// The fields below belong to the goroutine of watchLinks.
+	pulse   pulse
+	pulseOf *session // that pulse is about
 }
 
 func newLink(r *Router, n *node, l *lane) *link {
@@ -70,16 +77,22 @@ type session struct {
 	cancel      context.CancelCauseFunc
 	creditLimit int64
 	out         chan *wire.Request // to the sending goroutine
-	answers     int                // received; the receiving goroutine's
 
-	queued     atomic.Int64          // requests in out or being written by send
-	unanswered atomic.Int64          // frames
-	heard      atomic.Int64          // time of the last message, as the lane's now
-	failed     atomic.Pointer[error] // why it ended, nil before
+	// queued counts the requests in out or being written. Who writes has counted one, so
+	// there is one writer at a time.
+	queued      atomic.Int64
+	unanswered  atomic.Int64          // frames
+	creditBytes atomic.Int64          // of rows sent and not yet answered; the lane changes it
+	heard       atomic.Int64          // time of the last sign of life, as the lane's now
+	full        atomic.Bool           // the lane has no room for what was received
+	asked       atomic.Uint64         // the nonce of the last ping
+	failed      atomic.Pointer[error] // why it ended, nil before
 
-	// The fields below belong to the goroutine that uses the lane.
-	creditBytes int64 // of rows sent and not yet answered
-	flights     int   // frames sent and not yet answered
+	// The fields below belong to the receiving goroutine.
+	answers  int    // received
+	answered uint64 // the nonce of the last Pong
+
+	flights int // frames sent and not yet answered; belongs to the goroutine that uses the lane
 }
 
 // run is the link's goroutine.
@@ -135,7 +148,8 @@ func (k *link) connect(patience time.Duration) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
+	// Closing takes seconds where nothing can be written: a new attempt does not wait for that.
+	defer k.router.running.Go(func() { _ = conn.Close() })
 	ctx, cancel := context.WithCancelCause(k.ctx)
 	defer cancel(nil)
 	greeting := time.AfterFunc(patience, func() { cancel(errors.New("no hello in time")) })
@@ -269,6 +283,9 @@ func (s *session) send() {
 	for {
 		select {
 		case r := <-s.out:
+			if r.Kind == wire.KindPing {
+				r.PingNonce = s.asked.Add(1)
+			}
 			err := s.stream.SendMsg(r)
 			s.release(r)
 			s.queued.Add(-1)
@@ -290,29 +307,60 @@ func (s *session) receive() error {
 			l.drop(a)
 			return err
 		}
-		a.at = l.now()
-		s.heard.Store(int64(a.at))
 		if a.response.Kind != wire.KindCombine {
-			err := a.response.Verify()
+			err := s.takeSign(&a.response)
 			l.drop(a)
-			if err != nil { // it may have been a Combine, which then is lost
-				s.link.router.stats.corrupt.Add(1)
+			if err != nil {
 				return err
 			}
 			continue
 		}
+		a.at = l.now()
+		s.heard.Store(int64(a.at))
 		a.session = s
 		s.answers++
-		select {
-		case l.arrived <- a:
-		case <-s.ctx.Done():
-			l.drop(a)
-			return context.Cause(s.ctx)
+		if err := s.hand(a); err != nil {
+			return err
 		}
 		if s.unanswered.Add(-1) <= 0 && s.link.retired.Load() {
 			s.link.cancel(errRetired)
 			return errRetired
 		}
+	}
+}
+
+// takeSign takes a message that is no Combine: a Pong that was asked for is a sign of life,
+// whatever else a node says is none.
+func (s *session) takeSign(r *wire.Response) error {
+	l := s.link.lane
+	if err := r.Verify(); err != nil { // it may have been a Combine, which then is lost
+		s.link.router.stats.corrupt.Add(1)
+		return err
+	}
+	if r.Kind == wire.KindPong && s.ponged(r.PongNonce) {
+		s.heard.Store(int64(l.now()))
+	} else {
+		l.badAnswer(s.link, errUnasked)
+	}
+	return nil
+}
+
+// hand gives an answer to the lane, and waits while that has no room.
+func (s *session) hand(a *answer) error {
+	l := s.link.lane
+	select {
+	case l.arrived <- a:
+		return nil
+	default:
+	}
+	s.full.Store(true)
+	defer s.full.Store(false)
+	select {
+	case l.arrived <- a:
+		return nil
+	case <-s.ctx.Done():
+		l.drop(a)
+		return context.Cause(s.ctx)
 	}
 }
 

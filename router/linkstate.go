@@ -108,10 +108,13 @@ func (s *linkState) hedgeAfter(work int, timeout time.Duration) time.Duration {
 // since processes are not always scheduled at once, at most half of it without the bytes.
 func (s *linkState) silentAfter(bytes int64, timeout time.Duration) time.Duration {
 	way := time.Duration(s.network.at(0))
-	// Bytes before the ping delay it: as measured, at least 20 ns each, a slow network.
-	queued := time.Duration(max(s.network.slope(), 20) * float64(bytes))
+	// Bytes before the ping delay it.
+	queued := time.Duration(max(s.network.slope(), slowNetwork) * float64(bytes))
 	return min(max(8*way, timeout/4), timeout/2) + queued
 }
+
+// slowNetwork is how many nanoseconds a byte takes on one, 400 Mbit/s.
+const slowNetwork = 20
 
 // passedOver takes note that the link could have been used in a round and was not, and
 // tells whether it is time to probe it: what is known of it grows old.

@@ -100,10 +100,11 @@ func (r *Router) NodeMetrics() []NodeMetrics {
 // has loaded, and all of them.
 func (r *Router) Unreachable() (unreachable, experts int) {
 	t := r.table.Load()
+	usable := t.usable()
 	for pos := range t.plan.Layers {
 		for expert := range t.plan.Experts {
 			experts++
-			if !t.reachable(pos, expert) {
+			if !t.reachable(pos, expert, usable) {
 				unreachable++
 			}
 		}
@@ -111,10 +112,16 @@ func (r *Router) Unreachable() (unreachable, experts int) {
 	return unreachable, experts
 }
 
-// reachable tells whether a connected node has loaded an expert.
-func (t *table) reachable(pos, expert int) bool {
-	return slices.ContainsFunc(t.replicas(pos, expert), func(i uint16) bool {
-		n := t.nodes[i]
-		return n != nil && n.connected() && !t.unready[n.id]
-	})
+// reachable tells whether one of the usable nodes has loaded an expert.
+func (t *table) reachable(pos, expert int, usable []bool) bool {
+	return slices.ContainsFunc(t.replicas(pos, expert), func(i uint16) bool { return usable[i] })
+}
+
+// usable tells for each node of the table whether it is connected and ready.
+func (t *table) usable() []bool {
+	usable := make([]bool, len(t.nodes))
+	for i, n := range t.nodes {
+		usable[i] = n != nil && n.connected() && !t.unready[n.id]
+	}
+	return usable
 }

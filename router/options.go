@@ -9,7 +9,6 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/keepalive"
 
 	"drover/kernel"
 	"drover/moe"
@@ -171,8 +170,9 @@ func (o *Options) validate() error {
 }
 
 // dialOptions are the gRPC settings of a link: large windows, both of them since one
-// alone leaves the other at 64 KiB; keepalive to clean up, not to detect; no
-// retries, since the Router does them itself.
+// alone leaves the other at 64 KiB; no retries, since the Router does them itself; no
+// keepalive, since the Router asks its links for signs of life (pulse.go), sooner than gRPC can,
+// and gRPC's would have the kernel cut connections on which bytes take longer than its timeout.
 func (r *Router) dialOptions() []grpc.DialOption {
 	const window, buffer = 16 << 20, 256 << 10
 	out := []grpc.DialOption{
@@ -184,8 +184,6 @@ func (r *Router) dialOptions() []grpc.DialOption {
 		grpc.WithDisableRetry(),
 		grpc.WithNoProxy(),
 		grpc.WithDisableServiceConfig(),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{
-			Time: 10 * time.Second, Timeout: time.Second, PermitWithoutStream: true}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff: backoff.Config{
 				BaseDelay: minBackoff, Multiplier: 2, MaxDelay: maxBackoff},

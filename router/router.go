@@ -52,9 +52,11 @@ type Router struct {
 
 	network network
 
-	ctx     context.Context // ends with Close
-	cancel  context.CancelFunc
-	running sync.WaitGroup // two goroutines for each link, and one for each lane's local
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	// Two goroutines for each link, one for each connection that closes, one for each lane's
+	// local, one that watches the links.
+	running sync.WaitGroup
 	stats   counters
 	calls   callTimes // fixed after New
 
@@ -102,6 +104,7 @@ func New(opts Options) (*Router, error) {
 		r.lanes = append(r.lanes, l)
 		r.free <- l
 	}
+	r.running.Go(r.watchLinks)
 	return r, nil
 }
 
@@ -234,9 +237,10 @@ func (r *Router) Ready() error {
 	if len(t.plan.Layers) == 0 {
 		return errors.New("router: no placement yet")
 	}
+	usable := t.usable()
 	for pos, layer := range t.plan.Layers {
 		for expert := range t.plan.Experts {
-			if !t.reachable(pos, expert) {
+			if !t.reachable(pos, expert, usable) {
 				return fmt.Errorf("layer %d expert %d: %w (%s)", layer, expert, ErrNoReplica,
 					t.reasons(pos, expert, 0))
 			}

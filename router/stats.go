@@ -25,6 +25,9 @@ type Stats struct {
 	// CorruptFrames counts frames whose checksum did not fit, in both directions, and
 	// BadAnswers those answers that did not fit a frame that waits.
 	CorruptFrames, BadAnswers uint64
+	// SilentLinks counts links that were cut since their node gave no sign of life, though
+	// nobody waited for an answer.
+	SilentLinks uint64
 	// LastResort counts the experts that were computed on this machine since no node did:
 	// one for each layer of a step in which an expert had rows.
 	LastResort uint64
@@ -36,6 +39,7 @@ type counters struct {
 	checkedRows, checked         atomic.Uint64
 	quarantined                  atomic.Uint64
 	corrupt, badAnswers          atomic.Uint64
+	silent                       atomic.Uint64
 	lastResort                   atomic.Uint64
 	hedges, retries, failovers   atomic.Uint64
 	suspicions                   atomic.Uint64
@@ -49,7 +53,8 @@ func (r *Router) Stats() Stats {
 		ProbedRows: c.probedRows.Load(), CheckedRows: c.checkedRows.Load(),
 		Checked: c.checked.Load(), Quarantined: c.quarantined.Load(),
 		CorruptFrames: c.corrupt.Load(), BadAnswers: c.badAnswers.Load(),
-		LastResort: c.lastResort.Load(), Hedges: c.hedges.Load(), Retries: c.retries.Load(),
+		SilentLinks: c.silent.Load(), LastResort: c.lastResort.Load(),
+		Hedges: c.hedges.Load(), Retries: c.retries.Load(),
 		Failovers: c.failovers.Load(), Suspicions: c.suspicions.Load(),
 		Mismatches: c.mismatches.Load(), Disputes: c.disputes.Load()}
 }

@@ -22,7 +22,8 @@ import (
 )
 
 // ProtocolVersion is the version of the frames that this package reads and writes.
-const ProtocolVersion = 2
+// From version 3 on a client whose stream is idle sends a Ping every second.
+const ProtocolVersion = 3
 
 // MaxStreamFrames bounds the Dispatches of one stream that wait for their Combine.
 const MaxStreamFrames = 256

@@ -779,7 +779,8 @@ func (x *Cancel) GetFrameId() uint64 {
 	return 0
 }
 
-// Ping asks for a Pong on the same stream.
+// Ping asks for a Pong on the same stream. A client sends one when it has heard nothing for about
+// a second; a node ends a stream on which nothing comes for several. Nonces rise on a stream.
 type Ping struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Nonce         uint64                 `protobuf:"varint,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
@@ -824,7 +825,8 @@ func (x *Ping) GetNonce() uint64 {
 	return 0
 }
 
-// Pong answers a Ping.
+// Pong answers a Ping at once, whatever the node computes. A Ping that comes while the Pong of an
+// earlier one waits to be written has none.
 type Pong struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Nonce         uint64                 `protobuf:"varint,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
