@@ -20,6 +20,8 @@ const (
 	canaryTimeout = 2500 * time.Millisecond
 	// readyPoll is how often WaitReady tries.
 	readyPoll = 5 * time.Millisecond
+	// linksEvery is how often keep looks whether every expert is within reach.
+	linksEvery = 250 * time.Millisecond
 )
 
 // proof is what is known of a coordinator's readiness.
@@ -47,6 +49,8 @@ type prover struct {
 	try func(context.Context) error
 	// say is called when the answer changes: nil is ready.
 	say func(unready error)
+	// links says whether an expert is out of reach, at once; nil is never.
+	links func() error
 
 	said error // nil while ready was said last; wait, then keep, owns it
 
@@ -61,8 +65,12 @@ func newProver(try func(context.Context) error, say func(error)) *prover {
 // reason says why the coordinator is not ready, nil if it is.
 func (p *prover) reason() error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.last.unready(time.Now())
+	err := p.last.unready(time.Now())
+	p.mu.Unlock()
+	if err == nil && p.links != nil {
+		err = p.links()
+	}
+	return err
 }
 
 // proven is when a token had passed through every layer last, zero if none has.
@@ -124,6 +132,8 @@ func (p *prover) keep(ctx context.Context) {
 	next, old := time.NewTimer(canaryEvery), time.NewTimer(proofLasts)
 	defer next.Stop()
 	defer old.Stop()
+	looks := time.NewTicker(linksEvery) // the canary visits a few experts only
+	defer looks.Stop()
 	tried, trying := make(chan error), false
 	for {
 		select {
@@ -138,6 +148,8 @@ func (p *prover) keep(ctx context.Context) {
 			next.Reset(canaryEvery)
 			old.Reset(proofLasts)
 		case <-old.C:
+			p.look()
+		case <-looks.C:
 			p.look()
 		case <-ctx.Done():
 			if trying {

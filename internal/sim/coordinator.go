@@ -64,6 +64,7 @@ func (w *world) startProcess(id string) *process {
 		coordinator.Options{Name: "simulated", KVBytes: 1 << 20, MaxSequences: 8})
 	w.must(err)
 	p.running.Go(func() { p.keepReady(ctx) })
+	p.running.Go(func() { p.keepLinks(ctx) })
 	w.say("coordinator %s starts", id)
 	return p
 }

@@ -18,9 +18,10 @@ const (
 	// toldWithin is how long a coordinator may not be ready although it could be.
 	toldWithin = canaryEvery + canaryTimeout + time.Second
 	// severedFor is how long it may be ready although an expert is out of reach. The canary
-	// visits some experts of each layer; the others' links, if nobody else uses them, are
-	// lost when gRPC's keepalive has asked after 10 s and waited for 1 s.
-	severedFor = toldWithin + 11*time.Second
+	// visits some experts of each layer; the others' links are asked for signs of life.
+	severedFor = 5 * time.Second
+	// linksEvery is how often a coordinator that is ready looks at its links.
+	linksEvery = 250 * time.Millisecond
 )
 
 var canary = &droverv1.GenerateRequest{
@@ -34,9 +35,8 @@ func (p *process) keepReady(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if p.ready.Swap(ready) != ready {
-			p.world.say("coordinator %s ready: %t", p.id, ready)
-		}
+		p.say(ready)
+		p.lookAtLinks()
 		wait := canaryEvery // one that is not ready looks more often
 		if !ready {
 			wait = lookEvery
@@ -44,6 +44,28 @@ func (p *process) keepReady(ctx context.Context) {
 		if !sleep(ctx, wait) {
 			return
 		}
+	}
+}
+
+// keepLinks looks at the links again and again, also while a canary waits.
+func (p *process) keepLinks(ctx context.Context) {
+	for sleep(ctx, linksEvery) {
+		p.lookAtLinks()
+	}
+}
+
+// say is what the coordinator says of itself from now on.
+func (p *process) say(ready bool) {
+	if p.ready.Swap(ready) != ready {
+		p.world.say("coordinator %s ready: %t", p.id, ready)
+	}
+}
+
+// lookAtLinks ends the readiness of a coordinator that cannot reach an expert.
+func (p *process) lookAtLinks() {
+	w := p.world
+	if p.ready.Load() && !w.boasts && !w.scenario.Local && p.router.Ready() != nil {
+		p.say(false)
 	}
 }
 
