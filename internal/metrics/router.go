@@ -53,6 +53,8 @@ func routerStats() func(chan<- prometheus.Metric, *router.Stats) {
 		func(s *stats) uint64 { return s.Failovers })
 	count("drover_suspicions_total", "Times that a node let a frame wait and said nothing.",
 		func(s *stats) uint64 { return s.Suspicions })
+	count("drover_silent_links_total", "Links that were closed since nothing came over them.",
+		func(s *stats) uint64 { return s.SilentLinks })
 	count("drover_last_resort_experts_total",
 		"Experts computed by the coordinator since no node did.",
 		func(s *stats) uint64 { return s.LastResort })
