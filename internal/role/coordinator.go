@@ -254,9 +254,8 @@ func (c *Coordinator) serve(o CoordinatorOptions, engine *coordinator.Coordinato
 		Watcher: watcher, Store: o.Store, Host: hostName(), RowsByNode: c.rowsByNode,
 		Quarantined: c.quarantined, Dispatched: c.dispatched,
 		ReplicaBytes: m.Source.Spec().ReplicaBytes})
-	c.prover = newProver(c.tryReady, c.sayReady)
 	if !c.lastResort {
-		c.prover.links = c.connected
+		c.prover.links = c.connected // which is asked only after the first proof
 	}
 	register := func(s grpc.ServiceRegistrar) {
 		engine.Register(s)
