@@ -23,8 +23,10 @@
 // The rules that several files rely on:
 //
 //	C1  Add, verify, switch, drop. A plan is an intent first. Nodes load what it adds and
-//	    say so in ready; only when all nodes of the intent have, it is committed; only
-//	    then nodes drop what they no longer hold.
+//	    say so in ready; only when all nodes of the intent have, it is committed, on the
+//	    condition that no node of the old or the new plan has said anything else, left or
+//	    come back meanwhile; only then nodes drop what they no longer hold. Of more than
+//	    maxJudged nodes the condition covers that many.
 //	C2  One writer. Each write of the planner is conditional on its own election key and
 //	    on the record it replaces, so that a planner that was paused and deposed changes
 //	    nothing.

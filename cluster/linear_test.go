@@ -35,6 +35,8 @@ type planState struct {
 type planWrite struct {
 	ifPlanner, planner             *string
 	ifPlan, ifIntent, plan, intent *planID
+	// ifReady tells of conditions on the nodes, of which the model knows nothing.
+	ifReady bool
 }
 
 type planRead struct{}
@@ -96,7 +98,7 @@ func (s planState) step(op, out any) (next []planState) {
 			return []planState{s}
 		}
 	case planWrite:
-		if out != done && (out == unknown || !op.holds(s)) {
+		if out != done && (out == unknown || op.ifReady || !op.holds(s)) {
 			next = append(next, s)
 		}
 		if out != conflict && op.holds(s) {
@@ -250,6 +252,8 @@ func (c *recorded) operation(w Write) (op planWrite, ok bool) {
 			op.ifPlan = &id
 		case scope.intent():
 			op.ifIntent = &id
+		default:
+			op.ifReady = op.ifReady || strings.HasPrefix(cond.Key, scope.ready())
 		}
 	}
 	for _, p := range w.Put {

@@ -63,6 +63,10 @@ type NodeState struct {
 	// Loading says that the node has yet to load the committed plan, or, where it holds
 	// nothing by that, the intent.
 	Loading bool
+
+	// readyMod is the ModRevision of the ready record that Revision is from; 0 if that is
+	// not in the store (any more).
+	readyMod int64
 }
 
 // state is what a Watcher knows. It is never edited once published.
@@ -403,7 +407,7 @@ func (w *Watcher) readNode(s *state, into map[string]NodeState, id string, e Ent
 	}
 	key := w.opts.Scope.ready() + id
 	e, ok := w.entries[key]
-	if !ok {
+	if n.readyMod = e.ModRevision; !ok {
 		e, ok = w.vanished[key]
 	}
 	if ok {
