@@ -310,6 +310,7 @@ func TestCorruptFrames(t *testing.T) {
 	var reasons atomic.Int64
 	r := startRouter(t, kernel.BF16, func(o *router.Options) {
 		o.MaxFrameBytes = 4 * testSpec.Hidden * 2
+		o.FrameTimeout = 30 * time.Second // ids are whole here: every answer comes, late as it may be
 		o.DialOptions = []grpc.DialOption{grpc.WithDefaultCallOptions(grpc.ForceCodecV2(out))}
 		o.Events.Retried = func(_ string, _, _ int, reason error) {
 			if errors.Is(reason, wire.ErrCorrupt) || strings.Contains(reason.Error(), "corrupt") {
