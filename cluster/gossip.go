@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
@@ -21,7 +22,9 @@ import (
 
 const (
 	minSecretBytes = 16
-	rejoinEvery    = 5 * time.Second
+	// maxSecrets bounds what is tried for each packet that comes.
+	maxSecrets  = 8
+	rejoinEvery = 5 * time.Second
 )
 
 // GossipOptions says how a process takes part in the gossip.
@@ -33,9 +36,10 @@ type GossipOptions struct {
 	Address string
 	// Advertise is the host:port that others reach. Empty means the bound address.
 	Advertise string
-	// Secret is shared by all processes of the cluster, at least 16 bytes; gossip is
-	// always encrypted and authenticated with a key derived from it.
-	Secret []byte
+	// Secrets are shared by all processes of the cluster, at least 16 bytes each. Gossip is
+	// always encrypted and authenticated with a key derived from the first; what comes may
+	// have any of them.
+	Secrets [][]byte
 	// Seeds returns addresses of others to join, now and whenever one of them is not a
 	// member. Nil means none.
 	Seeds func() []string
@@ -62,6 +66,9 @@ type Gossip struct {
 	stop    context.CancelFunc
 	running sync.WaitGroup
 
+	keysMu sync.Mutex // one change of the keys at a time
+	keys   *memberlist.Keyring
+
 	mu    sync.Mutex // guards the fields below
 	meta  []byte
 	hints map[string]hint // not yet reported, by name
@@ -81,10 +88,11 @@ func StartGossip(ctx context.Context, opts GossipOptions) (*Gossip, error) {
 	if err := checkName("gossip name", opts.Name); err != nil {
 		return nil, err
 	}
-	if len(opts.Secret) < minSecretBytes {
-		return nil, fmt.Errorf("cluster: gossip: a secret of %d bytes, at least %d; all processes"+
-			" of the cluster need the same", len(opts.Secret), minSecretBytes)
+	keys, err := gossipKeys(opts.Secrets)
+	if err != nil {
+		return nil, err
 	}
+	opts.Secrets = nil
 	g := &Gossip{opts: opts, hints: map[string]hint{}, wake: make(chan struct{}, 1),
 		members: map[string]string{}}
 	if err := g.checkMeta(opts.Meta); err != nil {
@@ -95,6 +103,10 @@ func StartGossip(ctx context.Context, opts GossipOptions) (*Gossip, error) {
 	if err != nil {
 		return nil, err
 	}
+	if g.keys, err = memberlist.NewKeyring(keys, keys[0]); err != nil {
+		return nil, fmt.Errorf("cluster: gossip keys: %w", err)
+	}
+	cfg.Keyring = g.keys
 	if g.list, err = memberlist.Create(cfg); err != nil {
 		return nil, fmt.Errorf("cluster: gossip on %s: %w", opts.Address, err)
 	}
@@ -114,15 +126,11 @@ func (g *Gossip) config() (*memberlist.Config, error) {
 	c.TCPTimeout = time.Second
 	c.Delegate, c.Events = g, g
 	c.Logger = log.New(lineWriter{g.opts.Events.Log}, "", 0)
-	key, err := hkdf.Key(sha256.New, g.opts.Secret, nil, "drover gossip 1", 32)
-	if err != nil {
-		return nil, fmt.Errorf("cluster: gossip key: %w", err)
-	}
-	c.SecretKey = key
 	address := g.opts.Address
 	if address == "" {
 		address = "127.0.0.1:0"
 	}
+	var err error
 	if c.BindAddr, c.BindPort, err = hostPort(address); err != nil {
 		return nil, err
 	}
@@ -131,6 +139,59 @@ func (g *Gossip) config() (*memberlist.Config, error) {
 		c.AdvertiseAddr, c.AdvertisePort, err = hostPort(g.opts.Advertise)
 	}
 	return c, err
+}
+
+// gossipKeys derives memberlist's keys from secrets.
+func gossipKeys(secrets [][]byte) ([][]byte, error) {
+	if len(secrets) == 0 || len(secrets) > maxSecrets {
+		return nil, fmt.Errorf("cluster: gossip: %d secrets, want 1 to %d", len(secrets), maxSecrets)
+	}
+	var keys [][]byte
+	for _, secret := range secrets {
+		if len(secret) < minSecretBytes {
+			return nil, fmt.Errorf("cluster: gossip: a secret of %d bytes, at least %d; all"+
+				" processes of the cluster need the same", len(secret), minSecretBytes)
+		}
+		key, err := hkdf.Key(sha256.New, secret, nil, "drover gossip 1", 32)
+		if err != nil {
+			return nil, fmt.Errorf("cluster: gossip key: %w", err)
+		}
+		if !slices.ContainsFunc(keys, func(k []byte) bool { return bytes.Equal(k, key) }) {
+			keys = append(keys, key)
+		}
+	}
+	return keys, nil
+}
+
+// SetSecrets changes the secrets while the gossip goes on, in the sense of GossipOptions. To
+// change the secret of a cluster, give all processes the old and the new one, then the new
+// and the old one, then the new one.
+func (g *Gossip) SetSecrets(secrets [][]byte) error {
+	keys, err := gossipKeys(secrets)
+	if err != nil {
+		return err
+	}
+	g.keysMu.Lock()
+	defer g.keysMu.Unlock()
+	ring := g.keys
+	for _, key := range keys {
+		if err := ring.AddKey(key); err != nil {
+			return fmt.Errorf("cluster: gossip key: %w", err)
+		}
+	}
+	// Those to keep move to the front, the first last, so that what is removed is at the end:
+	// from anywhere else RemoveKey would shift keys that memberlist reads meanwhile.
+	for _, key := range slices.Backward(keys) {
+		if err := ring.UseKey(key); err != nil {
+			return fmt.Errorf("cluster: gossip key: %w", err)
+		}
+	}
+	for all := ring.GetKeys(); len(all) > len(keys); all = ring.GetKeys() {
+		if err := ring.RemoveKey(all[len(all)-1]); err != nil {
+			return fmt.Errorf("cluster: gossip key: %w", err)
+		}
+	}
+	return nil
 }
 
 func hostPort(address string) (string, int, error) {

@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"bytes"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +20,7 @@ type heard struct {
 func startGossip(t *testing.T, name, seed string, secret []byte) (*Gossip, chan heard) {
 	t.Helper()
 	ch := make(chan heard, 64)
-	opts := GossipOptions{Name: name, Secret: secret, Meta: []byte("of " + name),
+	opts := GossipOptions{Name: name, Secrets: [][]byte{secret}, Meta: []byte("of " + name),
 		Events: GossipEvents{Hint: func(name string, alive bool, meta []byte) {
 			ch <- heard{name, alive, string(meta)}
 		}}}
@@ -85,12 +87,13 @@ func TestGossip(t *testing.T) {
 func TestGossipRefuses(t *testing.T) {
 	for name, opts := range map[string]GossipOptions{
 		"no secret":    {Name: "a"},
-		"short secret": {Name: "a", Secret: []byte("short")},
-		"no name":      {Secret: testSecret},
-		"address":      {Name: "a", Secret: testSecret, Address: "nowhere"},
-		"port":         {Name: "a", Secret: testSecret, Address: "127.0.0.1:http"},
-		"advertise":    {Name: "a", Secret: testSecret, Advertise: "1.2.3.4"},
-		"metadata":     {Name: "a", Secret: testSecret, Meta: make([]byte, 513)},
+		"short secret": {Name: "a", Secrets: [][]byte{testSecret, []byte("short")}},
+		"no name":      {Secrets: [][]byte{testSecret}},
+		"address":      {Name: "a", Secrets: [][]byte{testSecret}, Address: "nowhere"},
+		"port":         {Name: "a", Secrets: [][]byte{testSecret}, Address: "127.0.0.1:http"},
+		"advertise":    {Name: "a", Secrets: [][]byte{testSecret}, Advertise: "1.2.3.4"},
+		"many secrets": {Name: "a", Secrets: slices.Repeat([][]byte{testSecret}, maxSecrets+1)},
+		"metadata":     {Name: "a", Secrets: [][]byte{testSecret}, Meta: make([]byte, 513)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g, err := StartGossip(t.Context(), opts)
@@ -102,5 +105,42 @@ func TestGossipRefuses(t *testing.T) {
 				t.Errorf("the error has several lines: %v", err)
 			}
 		})
+	}
+}
+
+// TestGossipSecretChanges changes the secret of two that gossip, each at its own time. They
+// hear each other at each step, and in the end nobody with the old secret hears them.
+func TestGossipSecretChanges(t *testing.T) {
+	fresh := bytes.Repeat([]byte("fresh"), 8)
+	a, heardA := startGossip(t, "a", "", testSecret)
+	b, heardB := startGossip(t, "b", a.Address(), testSecret)
+	expectHint(t, heardA, heard{"b", true, "of b"})
+	expectHint(t, heardB, heard{"a", true, "of a"})
+	for i, secrets := range [][][]byte{{testSecret, fresh}, {fresh, testSecret}, {fresh}} {
+		for _, g := range []*Gossip{a, b} {
+			if err := g.SetSecrets(secrets); err != nil {
+				t.Fatal(err)
+			}
+			for _, g := range []*Gossip{a, b} {
+				_ = g.SetMeta([]byte(g.opts.Name + strconv.Itoa(i))) // the hints below tell
+			}
+		}
+		expectHint(t, heardA, heard{"b", true, "b" + strconv.Itoa(i)})
+		expectHint(t, heardB, heard{"a", true, "a" + strconv.Itoa(i)})
+	}
+	if keys := a.keys.GetKeys(); len(keys) != 1 {
+		t.Errorf("%d keys are accepted, want 1", len(keys))
+	}
+	stranger, _ := startGossip(t, "x", "", testSecret)
+	if _, err := stranger.list.Join([]string{a.Address()}); err == nil {
+		t.Error("a process with the old secret joins")
+	}
+	if err := a.SetSecrets([][]byte{[]byte("short")}); err == nil {
+		t.Error("a short secret is taken")
+	}
+	for _, g := range []*Gossip{stranger, b, a} {
+		if err := g.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }

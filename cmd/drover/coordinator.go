@@ -103,8 +103,8 @@ func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
 	if o.Admin, err = role.ListenAdmin(f.admin, f.tokenFile, id); err != nil {
 		return err
 	}
-	if o.Gossip, err = f.openGossip(func(secret string, others []string) (role.Gossip, error) {
-		return role.ListenGossip("coordinator-"+processName(), f.gossip, secret, o.Log, others...)
+	if o.Gossip, err = f.openGossip(func(s role.GossipSecret, others []string) (role.Gossip, error) {
+		return role.ListenGossip("coordinator-"+processName(), f.gossip, s, o.Log, others...)
 	}); err != nil {
 		return err
 	}

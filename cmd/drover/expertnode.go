@@ -131,8 +131,8 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 	if o.Admin, err = role.ListenAdmin(f.admin, f.tokenFile, id); err != nil {
 		return err
 	}
-	if o.Gossip, err = f.openGossip(func(secret string, others []string) (role.Gossip, error) {
-		return role.NodeGossip(f.id, o.Epoch, f.gossip, secret, o.Log, others...)
+	if o.Gossip, err = f.openGossip(func(s role.GossipSecret, others []string) (role.Gossip, error) {
+		return role.NodeGossip(f.id, o.Epoch, f.gossip, s, o.Log, others...)
 	}); err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ import (
 // member is what the roles of a cluster have in common.
 type member struct {
 	etcd, model, mode, cluster string
-	gossip, join               string
+	gossip, join, gossipKeys   string
 	tls, etcdTLS               string
 	insecure, debug            bool
 	threads                    int
@@ -35,8 +35,10 @@ func (m *member) flags(c *cobra.Command) {
 	cacheFlag(c, &m.cache, "")
 	c.Flags().StringVar(&m.cluster, "cluster", "default", "name of the cluster within etcd")
 	c.Flags().StringVar(&m.gossip, "gossip", "",
-		"address for gossip, encrypted with the key in $DROVER_GOSSIP_KEY (64 hex digits); "+
-			"empty: no gossip")
+		"address for gossip, encrypted with the key in $DROVER_GOSSIP_KEY (64 hex digits) or of "+
+			"--gossip-key-file; empty: no gossip")
+	c.Flags().StringVar(&m.gossipKeys, "gossip-key-file", "", "file of gossip keys, one a line, "+
+		"read again when it changes: the first encrypts, all are accepted")
 	c.Flags().StringVar(&m.join, "join", "", "gossip addresses of others, separated by commas")
 	c.Flags().StringVar(&m.tls, "tls", "", "folder of this process's identity (ca.crt, tls.crt, "+
 		"tls.key; drover certs makes one): expert nodes and etcd are reached by TLS")
@@ -151,21 +153,22 @@ func identityEvents(log *slog.Logger) identity.Events {
 }
 
 // openGossip takes part in gossip where an address was given.
-func (m *member) openGossip(open func(secret string, others []string) (role.Gossip, error)) (
-	role.Gossip, error) {
+func (m *member) openGossip(open func(secret role.GossipSecret, others []string) (role.Gossip,
+	error)) (role.Gossip, error) {
 	if m.gossip == "" {
 		return role.Gossip{}, nil
 	}
-	key := os.Getenv("DROVER_GOSSIP_KEY")
-	if key == "" {
+	secret := role.GossipSecret{Text: os.Getenv("DROVER_GOSSIP_KEY"), File: m.gossipKeys}
+	if secret == (role.GossipSecret{}) {
 		return role.Gossip{}, errors.New("--gossip needs a key: set DROVER_GOSSIP_KEY to " +
-			"64 hex digits, the same for the whole cluster (openssl rand -hex 32 makes one)")
+			"64 hex digits, the same for the whole cluster (openssl rand -hex 32 makes one), " +
+			"or name a file of keys by --gossip-key-file")
 	}
 	var others []string
 	if m.join != "" {
 		others = strings.Split(m.join, ",")
 	}
-	return open(key, others)
+	return open(secret, others)
 }
 
 // adminFlags adds the flags of the port for those who run a process.

@@ -72,7 +72,7 @@ func (c *Cluster) reserveOne(asked, usual string, first bool) (string, error) {
 // so that each can be killed, and waits until all are ready. This process takes part in
 // gossip, so that the others have somebody to join.
 func (c *Cluster) startCoordinators(ctx context.Context, o Options, key string, n *nursery) error {
-	gossip, err := role.ListenGossip("up", "127.0.0.1:0", key, o.Log)
+	gossip, err := role.ListenGossip("up", "127.0.0.1:0", role.GossipSecret{Text: key}, o.Log)
 	if err != nil {
 		return err
 	}

@@ -195,7 +195,8 @@ func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
 		return err
 	}
 	c.push(func() { _ = store.Close() })
-	gossip, err := role.ListenGossip("coordinator", "127.0.0.1:0", r.gossipKey, o.Log)
+	gossip, err := role.ListenGossip("coordinator", "127.0.0.1:0",
+		role.GossipSecret{Text: r.gossipKey}, o.Log)
 	if err != nil {
 		return err
 	}
