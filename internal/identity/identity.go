@@ -18,7 +18,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -92,31 +91,50 @@ func (id ID) check() error {
 }
 
 // ErrNoRole says that a certificate names no role of a Drover cluster.
-var ErrNoRole = errors.New("the certificate names no role (a URI drover://CLUSTER/ROLE)")
+var ErrNoRole = errors.New("the certificate names no role (a URI drover://CLUSTER/ROLE, or a DNS " +
+	"name ROLE.CLUSTER" + roleDomain + ")")
+
+// roleDomain ends a DNS name that says what the URI does, ROLE.CLUSTER.drover.invalid, for tools
+// that cannot put URIs into certificates. Nobody has a host of such a name (RFC 2606).
+const roleDomain = ".drover.invalid"
 
 // Of reads who a certificate is for. It must name one role.
 func Of(c *x509.Certificate) (ID, error) {
-	var found []*url.URL
+	var found []ID
 	for _, u := range c.URIs {
-		if u.Scheme == scheme {
-			found = append(found, u)
+		if u.Scheme != scheme {
+			continue
+		}
+		id := ID{u.Host, Role(strings.TrimPrefix(u.Path, "/"))}
+		if err := id.check(); err != nil {
+			return ID{}, fmt.Errorf("the certificate's URI %s: %w", u, err)
+		}
+		if id.String() != u.String() {
+			return ID{}, fmt.Errorf("the certificate's URI is %s, want drover://CLUSTER/ROLE", u)
+		}
+		found = append(found, id)
+	}
+	for _, name := range c.DNSNames {
+		rest, ok := strings.CutSuffix(name, roleDomain)
+		if !ok {
+			continue
+		}
+		role, cluster, _ := strings.Cut(rest, ".")
+		id := ID{cluster, Role(role)}
+		if err := id.check(); err != nil {
+			return ID{}, fmt.Errorf("the certificate's DNS name %s: %w", name, err)
+		}
+		found = append(found, id)
+	}
+	if len(found) == 0 {
+		return ID{}, ErrNoRole
+	}
+	for _, id := range found[1:] {
+		if id != found[0] {
+			return ID{}, errors.New("the certificate names several roles")
 		}
 	}
-	switch len(found) {
-	case 0:
-		return ID{}, ErrNoRole
-	case 1:
-	default:
-		return ID{}, errors.New("the certificate names several roles")
-	}
-	id := ID{found[0].Host, Role(strings.TrimPrefix(found[0].Path, "/"))}
-	if err := id.check(); err != nil {
-		return ID{}, fmt.Errorf("the certificate's URI %s: %w", found[0], err)
-	}
-	if id.String() != found[0].String() {
-		return ID{}, fmt.Errorf("the certificate's URI is %s, want drover://CLUSTER/ROLE", found[0])
-	}
-	return id, nil
+	return found[0], nil
 }
 
 // Peer is who called, as the connection of a gRPC call was checked by a Source's Server.

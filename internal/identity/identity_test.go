@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"math/big"
 	"net"
@@ -131,11 +132,20 @@ func TestHops(t *testing.T) {
 			Lifetime: time.Hour}), "expired"},
 		"not yet valid": {pair(t, a, Request{ID: ID{"x", Coordinator},
 			Now: time.Now().Add(time.Hour)}), "not yet valid"},
-		"no role":   {odd(t, a, nil), "no role"},
-		"two roles": {odd(t, a, []string{"drover://x/coordinator", "drover://x/expertnode"}), "several"},
-		"odd role":  {odd(t, a, []string{"drover://x/root"}), "unknown"},
-		"odd URI":   {odd(t, a, []string{"drover://x/coordinator?a=b"}), "want drover://"},
-		"odd user":  {odd(t, a, []string{"drover://u@x/coordinator"}), "want drover://"},
+		"no role": {odd(t, a, nil, "coordinator.x.drover.example", "drover.invalid"), "no role"},
+		"two roles": {odd(t, a, []string{"drover://x/coordinator", "drover://x/expertnode"}),
+			"several"},
+		"odd role": {odd(t, a, []string{"drover://x/root"}), "unknown"},
+		"odd URI":  {odd(t, a, []string{"drover://x/coordinator?a=b"}), "want drover://"},
+		"odd user": {odd(t, a, []string{"drover://u@x/coordinator"}), "want drover://"},
+		"two roles as names": {odd(t, a, nil, "coordinator.x.drover.invalid",
+			"expertnode.x.drover.invalid"), "several"},
+		"one role and another as a name": {odd(t, a, []string{"drover://x/coordinator"},
+			"client.x.drover.invalid"), "several"},
+		"odd role as a name": {odd(t, a, nil, "*.x.drover.invalid"), "unknown"},
+		"no cluster":         {odd(t, a, nil, "coordinator.drover.invalid"), `cluster ""`},
+		"other cluster as a name": {odd(t, a, nil, "coordinator.x.y.drover.invalid"),
+			`cluster "x.y"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := &tls.Config{InsecureSkipVerify: true}
@@ -191,14 +201,15 @@ func pair(t *testing.T, a *Authority, r Request) tls.Certificate {
 	return c
 }
 
-// odd is a certificate with URIs that an authority of this package would not sign.
-func odd(t *testing.T, a *Authority, uris []string) tls.Certificate {
+// odd is a certificate with URIs and DNS names that an authority of this package would not sign.
+func odd(t *testing.T, a *Authority, uris []string, names ...string) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := &x509.Certificate{SerialNumber: big.NewInt(7), NotBefore: time.Now().Add(-time.Hour),
+		DNSNames: names,
 		NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{
 			x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
 	for _, text := range uris {
@@ -212,6 +223,40 @@ func odd(t *testing.T, a *Authority, uris []string) tls.Certificate {
 		t.Fatal(err)
 	}
 	return tls.Certificate{Certificate: [][]byte{c.Raw}, PrivateKey: key}
+}
+
+// TestRoleAsName lets in who has its role as a DNS name, with a key as other tools write it.
+func TestRoleAsName(t *testing.T) {
+	a := authority(t, "x.y")
+	for role, uris := range map[Role][]string{ExpertNode: nil,
+		Coordinator: {"drover://x.y/coordinator"}} {
+		pair := odd(t, a, uris, "localhost", string(role)+".x.y.drover.invalid")
+		key, err := x509.MarshalECPrivateKey(pair.PrivateKey.(*ecdsa.PrivateKey))
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := folder(t, a, Request{ID: ID{"x.y", role}})
+		for file, b := range map[string]*pem.Block{
+			CertificateFile: {Type: certificateBlock, Bytes: pair.Certificate[0]},
+			KeyFile:         {Type: "EC PRIVATE KEY", Bytes: key}} {
+			err := os.WriteFile(filepath.Join(dir, file), pem.EncodeToMemory(b), 0o600)
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		s, err := OpenAs(dir, ID{"x.y", role}, Events{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(s.Close)
+		other := source(t, folder(t, a, Request{ID: ID{"x.y", Client}}), Events{})
+		if _, err := shake(t, s.Server(Client), other.Client(role)); err != nil {
+			t.Errorf("%s serves: %v", role, err)
+		}
+		if _, err := shake(t, other.Server(role), s.Client(Client)); err != nil {
+			t.Errorf("%s calls: %v", role, err)
+		}
+	}
 }
 
 // TestRotation changes the certificate, then the authority by way of a bundle; each step is
