@@ -5,6 +5,8 @@ Parts of pods. Each takes a dict: root, component (its name in labels), values (
 {{- define "drover.podMetadata" -}}
 labels:
   {{- include "drover.labels" (list .root .component) | nindent 2 }}
+  # Chosen by the service of the admin ports.
+  drover/admin: "true"
   {{- with .values.podLabels }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -15,13 +17,13 @@ annotations:
 {{- end }}
 
 {{- define "drover.podSpec" -}}
-serviceAccountName: {{ include "drover.serviceAccount" .root }}
+serviceAccountName: {{ include "drover.serviceAccount" .root | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 securityContext:
@@ -33,7 +35,7 @@ securityContext:
   seccompProfile:
     type: RuntimeDefault
 {{- with .values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .values.nodeSelector }}
 nodeSelector:
@@ -84,6 +86,11 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- $limits := dict "nvidia.com/gpu" (int .values.gpus) | merge ($resources.limits | default dict) -}}
 {{- $resources = set $resources "limits" $limits -}}
 {{- end -}}
+{{- /* Files are the cache's, where that is no volume, and logs. */}}
+{{- $cache := .values.cache | default dict -}}
+{{- $most := ternary $cache.size "256Mi" (and (hasKey $cache "size") (ne (toString $cache.type) "claim")) -}}
+{{- $_ := set $resources "requests" (merge ($resources.requests | default dict) (dict "ephemeral-storage" "64Mi")) -}}
+{{- $_ := set $resources "limits" (merge ($resources.limits | default dict) (dict "ephemeral-storage" $most)) -}}
 {{- with $resources }}
 resources:
   {{- toYaml . | nindent 2 }}
@@ -108,7 +115,7 @@ env:
   {{- end }}
   {{- if and .root.Values.gossip.enabled (ne .component "etcd") }}
   - name: DROVER_GOSSIP_KEY
-    valueFrom: {secretKeyRef: {name: {{ include "drover.gossipSecret" .root }}, key: key}}
+    valueFrom: {secretKeyRef: {name: {{ include "drover.gossipSecret" .root | quote }}, key: key}}
   {{- end }}
   {{- with .values.extraEnv }}
   {{- toYaml . | nindent 2 }}
@@ -127,7 +134,81 @@ env:
 - --gossip={{ include "drover.podAddress" (list .root 7946) }}
 - --join={{ $full }}-node.{{ .root.Release.Namespace }}.svc:7946
 {{- end }}
+{{- if .root.Values.tls.enabled }}
+- --tls=/tls
+{{- if and .root.Values.etcd.external.enabled .root.Values.etcd.external.tlsSecret }}
+- --etcd-tls=/etcd-tls
+{{- end }}
+{{- else }}
 - --insecure
+{{- end }}
+- --admin=:9090
+{{- with .root.Values.monitoring.tokenSecret }}
+- --metrics-token-file=/metrics-token/token
+{{- end }}
+{{- end }}
+
+{{/* Mounts of what a role alone has: its certificates, and what it checks others by. */}}
+{{- define "drover.identityMounts" -}}
+{{- $values := .root.Values }}
+{{- if $values.tls.enabled }}
+- {name: tls, mountPath: /tls, readOnly: true}
+{{- end }}
+{{- if and (ne .component "etcd") $values.etcd.external.enabled $values.etcd.external.tlsSecret }}
+- {name: etcd-tls, mountPath: /etcd-tls, readOnly: true}
+{{- end }}
+{{- if and (eq .component "coordinator") (include "drover.clientSecret" .root) }}
+- {name: client-tls, mountPath: /client-tls, readOnly: true}
+{{- end }}
+{{- if and (eq .component "coordinator") $values.apiKeys.existingSecret }}
+- {name: api-keys, mountPath: /api-keys, readOnly: true}
+{{- end }}
+{{- if $values.monitoring.tokenSecret }}
+- {name: metrics-token, mountPath: /metrics-token, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "drover.identityVolumes" -}}
+{{- $values := .root.Values }}
+{{- if $values.tls.enabled }}
+{{ include "drover.tls.volume" (list "tls" (include "drover.tls.secret" (list .root .component)) true) }}
+{{- end }}
+{{- if and (ne .component "etcd") $values.etcd.external.enabled }}
+{{- with $values.etcd.external.tlsSecret }}
+{{ include "drover.tls.volume" (list "etcd-tls" .) }}
+{{- end }}
+{{- end }}
+{{- if eq .component "coordinator" }}
+{{- with include "drover.clientSecret" .root }}
+{{ include "drover.tls.volume" (list "client-tls" .) }}
+{{- end }}
+{{- with $values.apiKeys.existingSecret }}
+- name: api-keys
+  secret:
+    secretName: {{ . | quote }}
+    defaultMode: 0440
+    items: [{key: keys, path: keys}]
+{{- end }}
+{{- end }}
+{{- with $values.monitoring.tokenSecret }}
+- name: metrics-token
+  secret:
+    secretName: {{ . | quote }}
+    defaultMode: 0440
+    items: [{key: token, path: token}]
+{{- end }}
+{{- end }}
+
+{{/* The secret of the certificate that clients see, if it is not the coordinator's. */}}
+{{- define "drover.clientSecret" -}}
+{{- if and .Values.tls.enabled .Values.tls.clientPort.enabled -}}
+{{ .Values.tls.clientPort.existingSecret }}
+{{- end -}}
+{{- end }}
+
+{{/* A probe by the admin port: list of the root and the path. */}}
+{{- define "drover.probe" -}}
+httpGet: {path: {{ index . 1 }}, port: admin, scheme: {{ include "drover.scheme" (index . 0) | upper }}}
 {{- end }}
 
 {{- define "drover.modelMount" -}}
@@ -143,12 +224,12 @@ env:
 {{- if eq .source "claim" }}
 - name: model
   persistentVolumeClaim:
-    claimName: {{ .claim }}
+    claimName: {{ .claim | quote }}
     readOnly: true
 {{- else if eq .source "hostPath" }}
 - name: model
   hostPath:
-    path: {{ .hostPath }}
+    path: {{ .hostPath | quote }}
     type: Directory
 {{- else if eq .source "image" }}
 - name: model
