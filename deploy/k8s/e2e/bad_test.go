@@ -23,7 +23,7 @@ func badValues(t *testing.T) {
 			`secret "nowhere" not found`},
 		"wrong model path": {"model.path=/models/nowhere", "/models/nowhere"},
 		"unreachable etcd": {"etcd.external.enabled=true," +
-			"etcd.external.endpoints={http://192.0.2.1:2379}", "etcd does not answer"},
+			"etcd.external.endpoints={https://192.0.2.1:2379}", "etcd does not answer"},
 		"too little memory for an expert": {
 			"nodes.resources.limits.memory=32Mi,nodes.resources.requests.memory=16Mi",
 			"raise the limit"},
@@ -43,8 +43,7 @@ func badValues(t *testing.T) {
 				return
 			}
 			within(t, 2*time.Minute, "a pod or its log that says "+tc.says, func() error {
-				status, err := try("kubectl", "get", "pods", "-l", "app.kubernetes.io/instance="+bad,
-					"-o", "jsonpath={.items[*].status}")
+				status, err := try("kubectl", "describe", "pods", "-l", "app.kubernetes.io/instance="+bad)
 				if err != nil {
 					return err
 				}
@@ -53,7 +52,7 @@ func badValues(t *testing.T) {
 				if !strings.Contains(status, tc.says) && !strings.Contains(logs, tc.says) {
 					return fmt.Errorf("it says: %s", logs)
 				}
-				t.Logf("said after %.1f s, in the pod's status: %v", time.Since(began).Seconds(),
+				t.Logf("said after %.1f s, in kubectl describe: %v", time.Since(began).Seconds(),
 					strings.Contains(status, tc.says))
 				return nil
 			})

@@ -13,10 +13,14 @@ import (
 	"time"
 
 	"drover/internal/load"
+	droverv1 "drover/proto/drover/v1"
 )
 
 // machine is the address from which this test reaches pods, as the lab has it.
 const machine = "10.89.0.1/32"
+
+// apiKeys is a secret that this test makes.
+const apiKeys = "api-keys"
 
 // TestCluster is one life of an installation; its parts follow each other.
 func TestCluster(t *testing.T) {
@@ -41,6 +45,7 @@ func TestCluster(t *testing.T) {
 		do   func(*testing.T, *asking)
 	}{
 		{"scale", scale}, {"delete nodes", deleteNodes}, {"delete a coordinator", deleteCoordinator},
+		{"change the authority", rotate},
 		{"restart etcd", restartEtcd}, {"drain a machine", drain}, {"upgrade and roll back", upgrade},
 	} {
 		t.Run(part.name, func(t *testing.T) {
@@ -101,8 +106,11 @@ func strangers(t *testing.T) {
 			return nil
 		})
 		said := must(t, "kubectl", "-n", s.namespace, "logs", name)
-		// Who answers that it does not know the call was reached.
-		reached := phase == "Succeeded" || strings.Contains(said, "unknown service")
+		// Who is kept out hears nothing; who is let in hears that plain text is not.
+		reached := !strings.Contains(said, "timeout") && !strings.Contains(said, "deadline")
+		if phase == "Succeeded" {
+			t.Errorf("%s answers in plain text: %s", s.endpoint, said)
+		}
 		if reached != s.reached {
 			t.Errorf("from namespace %s, %s was reached: %v, want %v: %s", s.namespace, s.endpoint,
 				reached, s.reached, said)
@@ -139,12 +147,15 @@ func memory(t *testing.T) {
 	}
 }
 
-// openToMachine lets this test's clients in and adds a coordinator.
+// openToMachine lets this test's clients in, adds a coordinator, and has the ports of HTTP asked.
 func openToMachine(t *testing.T) {
+	key := makeKey(t, apiKeys)
 	must(t, "helm", "upgrade", release, chart, "--reuse-values", "--set", "coordinator.replicas=2",
-		"--set-json", `networkPolicy.clients=[{"podSelector":{}},{"ipBlock":{"cidr":"`+machine+`"}}]`,
-		"--wait", "--timeout", patience.String())
+		"--set", "apiKeys.existingSecret="+apiKeys+",monitoring.enabled=true", "--set-json",
+		`networkPolicy.clients=[{"podSelector":{}},{"ipBlock":{"cidr":"`+machine+`"}}]`, "--set-json",
+		`monitoring.from=[{"ipBlock":{"cidr":"`+machine+`"}}]`, "--wait", "--timeout", patience.String())
 	whole(t, 4)
+	ports(t, key)
 }
 
 func scaleTo(t *testing.T, n int) {
@@ -161,9 +172,9 @@ func scale(t *testing.T, a *asking) {
 			within(t, patience, "rows at the last new node", func() error {
 				fronts, err := addresses("coordinator")
 				for _, front := range fronts {
-					var all map[string]member
-					all, err = members(front)
-					if err == nil && all["drover-node-5"].Rows > 0 {
+					var all map[string]*droverv1.NodeStatus
+					all, err = members(t, front)
+					if err == nil && all["drover-node-5"].GetRowsDispatched() > 0 {
 						return nil
 					}
 				}
@@ -282,4 +293,5 @@ func uninstall(t *testing.T) {
 		}
 	}
 	must(t, "kubectl", "delete", "pvc", "--all", "--wait=false")
+	must(t, "kubectl", "delete", "secret", apiKeys, "--ignore-not-found")
 }

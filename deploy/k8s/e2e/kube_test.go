@@ -6,10 +6,8 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -117,31 +115,6 @@ func dialReady(ctx context.Context, _ string) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(ip, "7070"))
 }
 
-// member is what `drover nodes` tells of an expert node.
-type member struct {
-	ID, State string
-	Experts   int
-	Rows      uint64 `json:"rows_dispatched"`
-}
-
-// members asks a coordinator for its expert nodes.
-func members(coordinator string) (map[string]member, error) {
-	out, err := exec.Command(os.Getenv("DROVER_BIN"), "nodes", "--json", "--insecure",
-		"--endpoint", coordinator+":7070").Output()
-	if err != nil {
-		return nil, fmt.Errorf("drover nodes: %w", err)
-	}
-	var list struct{ Nodes []member }
-	if err := json.Unmarshal(out, &list); err != nil {
-		return nil, err
-	}
-	all := map[string]member{}
-	for _, n := range list.Nodes {
-		all[n.ID] = n
-	}
-	return all, nil
-}
-
 // copies is the number of replicas that the chart asks for: two of each expert of the model.
 const copies = 2 * 4 * 128
 
@@ -156,7 +129,7 @@ func whole(t *testing.T, nodes int) {
 		if err != nil {
 			return err
 		}
-		all, err := members(fronts[0])
+		all, err := members(t, fronts[0])
 		if err != nil {
 			return err
 		}
@@ -168,7 +141,7 @@ func whole(t *testing.T, nodes int) {
 			if n.State != "ready" {
 				return fmt.Errorf("%+v", n)
 			}
-			placed += n.Experts
+			placed += int(n.ReplicaCount)
 		}
 		if placed < copies {
 			return fmt.Errorf("%d replicas are placed, want %d: %v", placed, copies, all)

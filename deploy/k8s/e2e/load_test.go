@@ -11,9 +11,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/credentials"
 
 	"drover/client"
+	"drover/internal/identity"
 	"drover/internal/load"
 	"drover/internal/role"
 	"drover/kernel"
@@ -60,6 +61,7 @@ type asking struct {
 	questions []load.Question
 	quiet     answers
 	pool      *client.Client
+	id        *identity.Source // that of the clients, in a folder of its own
 	stop      context.CancelFunc
 	running   sync.WaitGroup
 
@@ -73,12 +75,13 @@ type asking struct {
 // ask begins to ask all questions again and again.
 func ask(t *testing.T, questions []load.Question, quiet answers) *asking {
 	t.Helper()
-	a := &asking{questions: questions, quiet: quiet}
+	id := as(t, identity.Client)
+	a := &asking{questions: questions, quiet: quiet, id: id}
 	// Each address is a connection of its own, to any coordinator that is ready.
 	pool, err := client.New(client.Options{
 		Addresses: []string{"passthrough:///service-1", "passthrough:///service-2"},
 		DialOptions: []grpc.DialOption{grpc.WithContextDialer(dialReady),
-			grpc.WithTransportCredentials(insecure.NewCredentials())},
+			grpc.WithTransportCredentials(credentials.NewTLS(id.Client(identity.Coordinator)))},
 		Patience: time.Minute,
 		Events: client.Events{Resumed: func(client.Resumed) {
 			a.mu.Lock()
@@ -120,6 +123,17 @@ func (a *asking) one(i int) {
 	case r.Answer != a.quiet[i]:
 		a.wrong = append(a.wrong, fmt.Sprintf("%s: %s: other bytes than in a quiet process",
 			time.Now().Format(time.TimeOnly), a.questions[i].ID))
+	}
+}
+
+// follow gives the clients the certificates that the cluster has now.
+func (a *asking) follow(t *testing.T) {
+	t.Helper()
+	if err := fetch(identity.Client, a.id.Dir()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.id.Reload(); err != nil {
+		t.Fatal(err)
 	}
 }
 
