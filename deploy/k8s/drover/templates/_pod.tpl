@@ -97,7 +97,7 @@ resources:
 {{- end }}
 {{- end }}
 
-{{/* Environment of a role: what arguments name as $(NAME), the gossip key, and extraEnv. */}}
+{{/* Environment of a role: what arguments name as $(NAME), and extraEnv. */}}
 {{- define "drover.env" -}}
 env:
   - name: POD_NAME
@@ -113,10 +113,6 @@ env:
     valueFrom: {fieldRef: {fieldPath: "metadata.labels['topology.kubernetes.io/zone']"}}
   {{- end }}
   {{- end }}
-  {{- if and .root.Values.gossip.enabled (ne .component "etcd") }}
-  - name: DROVER_GOSSIP_KEY
-    valueFrom: {secretKeyRef: {name: {{ include "drover.gossipSecret" .root | quote }}, key: key}}
-  {{- end }}
   {{- with .values.extraEnv }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -131,6 +127,7 @@ env:
 - --mode={{ .root.Values.mode }}
 - --cache=/cache
 {{- if .root.Values.gossip.enabled }}
+- --gossip-key-file=/gossip/key
 - --gossip={{ include "drover.podAddress" (list .root 7946) }}
 - --join={{ $full }}-node.{{ .root.Release.Namespace }}.svc:7946
 {{- end }}
@@ -154,6 +151,9 @@ env:
 {{- if $values.tls.enabled }}
 - {name: tls, mountPath: /tls, readOnly: true}
 {{- end }}
+{{- if and (ne .component "etcd") $values.gossip.enabled }}
+- {name: gossip, mountPath: /gossip, readOnly: true}
+{{- end }}
 {{- if and (ne .component "etcd") $values.etcd.external.enabled $values.etcd.external.tlsSecret }}
 - {name: etcd-tls, mountPath: /etcd-tls, readOnly: true}
 {{- end }}
@@ -172,6 +172,13 @@ env:
 {{- $values := .root.Values }}
 {{- if $values.tls.enabled }}
 {{ include "drover.tls.volume" (list "tls" (include "drover.tls.secret" (list .root .component)) true) }}
+{{- end }}
+{{- if and (ne .component "etcd") $values.gossip.enabled }}
+- name: gossip
+  secret:
+    secretName: {{ include "drover.gossipSecret" .root | quote }}
+    defaultMode: 0440
+    items: [{key: key, path: key}]
 {{- end }}
 {{- if and (ne .component "etcd") $values.etcd.external.enabled }}
 {{- with $values.etcd.external.tlsSecret }}
