@@ -160,7 +160,7 @@ func (l *lane) settle(f *flight, a *answer) {
 	l.noteCall(f, a.at-f.sent, c)
 	l.router.network.add(a.at-f.sent,
 		time.Duration(c.QueueMicros+c.ComputeMicros)*time.Microsecond)
-	k.node.work.add(f.experts, f.rows, c.ComputeMicros)
+	k.node.work.add(l.pos, f.experts, f.rows, c.ComputeMicros)
 }
 
 // statusError is a failure as the node named it.

@@ -23,8 +23,9 @@ type NodeMetrics struct {
 	Links, Lanes int
 	Quarantined  bool
 	// Frames and Rows count what the node has answered as it should; Work is the measure of
-	// NodeWork.
+	// NodeWork, and LayerWork that of each layer, by its position among the model's MoE layers.
 	Frames, Rows, Work uint64
+	LayerWork          []uint64
 	// SentBytes and ReceivedBytes count rows on the wire, both ways, without headers.
 	SentBytes, ReceivedBytes uint64
 	// Wire, Queue and Compute add up the frames' times.
@@ -80,11 +81,14 @@ func (r *Router) NodeMetrics() []NodeMetrics {
 	for id, n := range r.nodes {
 		w := n.work
 		m := NodeMetrics{ID: id, Lanes: len(n.links), Quarantined: n.quarantined.Load(),
-			Frames: w.frames.Load(), Rows: n.rows.Load(), Work: w.eighths.Load() / 8,
+			Frames: w.frames.Load(), Rows: n.rows.Load(), Work: w.all(),
 			SentBytes: w.sent.Load(), ReceivedBytes: w.received.Load(),
 			Wire:    time.Duration(w.wireMicros.Load()) * time.Microsecond,
 			Queue:   time.Duration(w.queueMicros.Load()) * time.Microsecond,
 			Compute: time.Duration(w.micros.Load()) * time.Microsecond, Failures: w.failures.Load()}
+		for pos := range w.eighths {
+			m.LayerWork = append(m.LayerWork, w.eighths[pos].Load()/8)
+		}
 		for _, k := range n.links {
 			if k.session.Load() != nil {
 				m.Links++

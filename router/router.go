@@ -205,7 +205,7 @@ func (r *Router) present(id string, described placement.Node) *node {
 // startNode makes a node and starts its links. The caller holds mu.
 func (r *Router) startNode(id string, described placement.Node) *node {
 	if r.rows[id] == nil {
-		r.rows[id], r.work[id] = new(atomic.Uint64), new(workCount)
+		r.rows[id], r.work[id] = new(atomic.Uint64), newWorkCount(len(r.opts.Spec.Layers))
 	}
 	n := &node{id: id, address: described.Address, epoch: described.Epoch, rows: r.rows[id],
 		work: r.work[id]}

@@ -1,14 +1,21 @@
 package metrics
 
 import (
+	"strconv"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"drover/router"
 )
 
-// Router tells of a coordinator's calls of expert nodes. What it tells by node is as many
-// series as there are nodes, nine times.
-func Router(r *router.Router) prometheus.Collector {
+// maxLoadSeries bounds the series of a metric that is told by node and layer, or by layer and
+// expert. Where there are more, it is not told at all: a part of them would mislead.
+const maxLoadSeries = 4096
+
+// Router tells of a coordinator's calls of expert nodes, for a model with these MoE layers.
+// What it tells by node is as many series as there are nodes, twelve times, and by node and
+// layer at most maxLoadSeries.
+func Router(r *router.Router, layers []int) prometheus.Collector {
 	onWire := histogram("drover_expert_wire_seconds",
 		"Time of expert calls beside their node's, both ways.")
 	queue := histogram("drover_expert_queue_seconds", "Time of expert calls in their node's queue.")
@@ -17,7 +24,7 @@ func Router(r *router.Router) prometheus.Collector {
 	lost := gauge("drover_experts_unreachable",
 		"Experts, one for each layer, that no connected node has loaded.")
 	experts := gauge("drover_experts", "Experts, one for each layer, that the placement has.")
-	stats, nodes := routerStats(), routerNodes()
+	stats, nodes := routerStats(), routerNodes(layers)
 	return collect(func(ch chan<- prometheus.Metric) {
 		calls := r.CallMetrics()
 		onWire.counts(ch, calls.Wire)
@@ -77,11 +84,12 @@ func routerStats() func(chan<- prometheus.Metric, *router.Stats) {
 	}
 }
 
-func routerNodes() func(chan<- prometheus.Metric, []router.NodeMetrics) {
+func routerNodes(layers []int) func(chan<- prometheus.Metric, []router.NodeMetrics) {
 	up := gauge("drover_node_links_up", "Connected links to a node.", "node")
 	links := gauge("drover_node_links", "Links to a node, connected or not.", "node")
 	quarantined := gauge("drover_node_quarantined",
 		"1 if a node returned wrong numbers and is not used.", "node")
+	calls := counter("drover_node_calls_total", "Calls that a node has answered.", "node")
 	rows := counter("drover_node_rows_total", "Rows that a node has answered.", "node")
 	load := counter("drover_node_work_total",
 		"Work that a node has done: experts called, and an eighth of their rows.", "node")
@@ -91,11 +99,14 @@ func routerNodes() func(chan<- prometheus.Metric, []router.NodeMetrics) {
 		"Time of a node's calls: on the wire, in its queue, computing.", "node", "where")
 	failures := counter("drover_node_failures_total",
 		"Frames to a node of which something had to be sent again.", "node")
+	byLayer := counter("drover_node_layer_work_total",
+		"Work that a node has done for a layer.", "node", "layer")
 	return func(ch chan<- prometheus.Metric, all []router.NodeMetrics) {
 		for _, n := range all {
 			up.put(ch, float64(n.Links), n.ID)
 			links.put(ch, float64(n.Lanes), n.ID)
 			quarantined.put(ch, yes(n.Quarantined), n.ID)
+			calls.put(ch, float64(n.Frames), n.ID)
 			rows.put(ch, float64(n.Rows), n.ID)
 			load.put(ch, float64(n.Work), n.ID)
 			bytes.put(ch, float64(n.SentBytes), n.ID, "sent")
@@ -104,6 +115,30 @@ func routerNodes() func(chan<- prometheus.Metric, []router.NodeMetrics) {
 			spent.put(ch, n.Queue.Seconds(), n.ID, "queue")
 			spent.put(ch, n.Compute.Seconds(), n.ID, "compute")
 			failures.put(ch, float64(n.Failures), n.ID)
+			if len(all)*len(layers) > maxLoadSeries {
+				continue
+			}
+			for pos, work := range n.LayerWork {
+				byLayer.put(ch, float64(work), n.ID, strconv.Itoa(layers[pos]))
+			}
 		}
 	}
+}
+
+// Experts tells what batches asked of each expert: work by position of the layer, and expert.
+func Experts(layers []int, read func() [][]float64) prometheus.Collector {
+	work := counter("drover_expert_work_total",
+		"Work that was asked of an expert: once for each batch, and an eighth of its rows.",
+		"layer", "expert")
+	return collect(func(ch chan<- prometheus.Metric) {
+		all := read()
+		if len(all) == 0 || len(all)*len(all[0]) > maxLoadSeries {
+			return
+		}
+		for pos := range all {
+			for expert, w := range all[pos] {
+				work.put(ch, w, strconv.Itoa(layers[pos]), strconv.Itoa(expert))
+			}
+		}
+	})
 }

@@ -99,6 +99,7 @@ type Coordinator struct {
 	canaryKey string
 	registry  *prometheus.Registry
 	notes     coordinatorNotes
+	load      *meter              // nil for a dense model
 	reserve   *expertnode.Reserve // nil without a last resort
 	watcher   *cluster.Watcher
 	log       *slog.Logger
@@ -176,6 +177,7 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 		return watcher, nil, nil
 	}
 	load, id := newMeter(spec), coordinatorID()
+	c.load = load
 	planner, err := cluster.StartPlanner(ctx, o.Store, watcher, cluster.PlannerOptions{
 		ID: id, Form: m.FormText(), Layers: spec.Layers, Experts: spec.Experts,
 		ReplicaBytes: spec.ReplicaBytes, Replicas: o.Replicas, MinNodes: o.MinNodes,

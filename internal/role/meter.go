@@ -21,6 +21,7 @@ type meter struct {
 
 	mu    sync.Mutex  // guards the fields below; Forward holds it while it counts a batch
 	work  [][]float64 // by position of the layer and expert, since the last measure
+	past  [][]float64 // the same, before that
 	tally placement.Tally
 	last  map[string]router.NodeWork // as of the last measure
 	nodes map[string]cluster.NodeWork
@@ -30,11 +31,25 @@ type meter struct {
 func newMeter(spec moe.Spec) *meter {
 	m := &meter{layers: spec.Layers, since: time.Now(), last: map[string]router.NodeWork{},
 		nodes: map[string]cluster.NodeWork{}}
-	m.work = make([][]float64, len(spec.Layers))
+	m.work, m.past = make([][]float64, len(spec.Layers)), make([][]float64, len(spec.Layers))
 	for l := range m.work {
-		m.work[l] = make([]float64, spec.Experts)
+		m.work[l], m.past[l] = make([]float64, spec.Experts), make([]float64, spec.Experts)
 	}
 	return m
+}
+
+// sums is the work of each expert since the start, by position of the layer.
+func (m *meter) sums() [][]float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make([][]float64, len(m.work))
+	for l, work := range m.work {
+		out[l] = slices.Clone(m.past[l])
+		for e, w := range work {
+			out[l][e] += w
+		}
+	}
+	return out
 }
 
 // over returns the router's experts, counted.
@@ -83,8 +98,11 @@ func (m *meter) measure() cluster.Measured {
 	now := time.Now()
 	m.tally.Observe(m.work, now.Sub(m.since).Seconds())
 	m.since = now
-	for l := range m.work {
-		clear(m.work[l])
+	for l, work := range m.work {
+		for e, w := range work {
+			m.past[l][e] += w
+		}
+		clear(work)
 	}
 	if m.from != nil {
 		m.observeNodes(m.from())

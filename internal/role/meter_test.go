@@ -2,6 +2,7 @@ package role
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"testing"
 	"time"
@@ -36,7 +37,12 @@ func TestMeter(t *testing.T) {
 			}
 		}
 	}
+	before := m.sums()
 	load := m.measure().Load
+	if after := m.sums(); fmt.Sprint(before) != "[[200 0 0 300] [0 0 112.5 0]]" ||
+		fmt.Sprint(after) != fmt.Sprint(before) {
+		t.Errorf("sums are %v, after a measure %v", before, after)
+	}
 	near := func(got, want float64) bool { return math.Abs(got-want) < 0.1*want }
 	if !near(load[0][0]/load[0][3], 2.0/3) || !near(load[1][2]/load[0][0], 1.125/2) ||
 		load[1][0] > load[1][2]/10 {

@@ -47,7 +47,9 @@ func (c *Coordinator) measure(model string, nodes *cluster.Server) {
 			return now
 		}))
 	if c.router != nil {
-		c.registry.MustRegister(metrics.Router(c.router))
+		layers := c.load.layers
+		c.registry.MustRegister(metrics.Router(c.router, layers),
+			metrics.Experts(layers, c.load.sums))
 	}
 }
 
