@@ -20,7 +20,8 @@ type EtcdConfig struct {
 	Endpoints []string
 	// TLS is the client's configuration; nil means plain text.
 	TLS *tls.Config
-	// Username and Password authenticate the client where etcd asks for it.
+	// Username and Password authenticate the client where etcd asks for it. With them
+	// OpenEtcd waits for a member, up to 20 s.
 	Username, Password string
 }
 
@@ -37,16 +38,20 @@ var reconnect = grpc.ConnectParams{
 	MinConnectTimeout: 2 * time.Second,
 }
 
+// etcdDialTimeout bounds the wait for a member that takes a password.
+const etcdDialTimeout = 20 * time.Second
+
 // etcdMaxBytes bounds one answer: every plan of the history at its largest.
 const etcdMaxBytes = 32 << 20
 
-// OpenEtcd returns a Store in etcd; it does not wait for a connection.
+// OpenEtcd returns a Store in etcd; without a password it does not wait for a connection.
 func OpenEtcd(cfg EtcdConfig) (*Etcd, error) {
 	if len(cfg.Endpoints) == 0 {
 		return nil, errors.New("cluster: no etcd endpoint; name one as host:port")
 	}
 	client, err := clientv3.New(clientv3.Config{
-		Endpoints: cfg.Endpoints, TLS: cfg.TLS, Username: cfg.Username, Password: cfg.Password,
+		DialTimeout: etcdDialTimeout, // which only authentication waits for
+		Endpoints:   cfg.Endpoints, TLS: cfg.TLS, Username: cfg.Username, Password: cfg.Password,
 		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 2 * time.Second,
 		MaxCallRecvMsgSize: etcdMaxBytes, Logger: zap.NewNop(),
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(reconnect)},

@@ -199,3 +199,69 @@ func TestEtcdMembers(t *testing.T) {
 		}
 	}
 }
+
+// TestEtcdPassword uses an etcd that wants a user and a password of everybody.
+func TestEtcdPassword(t *testing.T) {
+	const url = "http://127.0.0.1:0"
+	dir := t.TempDir()
+	server := launch(t, place{}, "etcd", "--dir", filepath.Join(dir, "state"), "--client", url,
+		"--peer", url)
+	awaitReady(t, server)
+	_, rest, _ := strings.Cut(server.errors.String(), "msg=ready")
+	_, address, _ := strings.Cut(rest, "client=")
+	r := &roles{etcd: strings.Fields(address)[0], model: demoModel(t)}
+	c := (&members{urls: []string{r.etcd}}).client(t)
+	const user, password = "root", "a secret word"
+	_, err := c.UserAdd(t.Context(), user, password)
+	if err == nil {
+		_, err = c.UserGrantRole(t.Context(), user, "root")
+	}
+	if err == nil {
+		_, err = c.AuthEnable(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := func(text string) string {
+		t.Helper()
+		f, err := os.CreateTemp(dir, "password")
+		if err == nil {
+			_, err = f.WriteString(text)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		return f.Name()
+	}
+	for name, tc := range map[string]struct {
+		args []string
+		code int
+		says string
+	}{
+		"no file":        {[]string{"--etcd-user", user}, exitUsage, "--etcd-password-file"},
+		"no user":        {[]string{"--etcd-password-file", file(password)}, exitUsage, "--etcd-user"},
+		"no such file":   {[]string{"--etcd-user", user, "--etcd-password-file", "/nowhere"}, exitFailed, "/nowhere"},
+		"empty":          {[]string{"--etcd-user", user, "--etcd-password-file", file("\n")}, exitFailed, "0 bytes"},
+		"wrong password": {[]string{"--etcd-user", user, "--etcd-password-file", file("x")}, exitFailed, "authentication failed"},
+	} {
+		p := r.expertNode(t, place{}, "wrong", tc.args...)
+		if code := p.wait(30 * slack * time.Second); code != tc.code ||
+			!strings.Contains(p.errors.String(), tc.says) {
+			t.Errorf("%s: exit code %d, want %d with %q; said: %s", name, code, tc.code, tc.says,
+				&p.errors)
+		}
+	}
+	none := r.expertNode(t, place{}, "none") // it waits, as for an etcd that is away
+	eventually(t, 20*slack*time.Second, "it says what etcd wants", func() (bool, string) {
+		return strings.Contains(none.errors.String(), "user name is empty"), none.errors.String()
+	})
+	right := []string{"--etcd-user", user, "--etcd-password-file", file(password + "\n")}
+	for _, id := range []string{"left", "right"} {
+		r.expertNode(t, place{}, id, right...)
+	}
+	_, endpoint := r.coordinator(t, place{}, append(right, "--grpc", "127.0.0.1:0")...)
+	if got := connectTo(t, endpoint).mustAsk(t, translate); got != translated {
+		t.Errorf("the answer is %q, want %q", got, translated)
+	}
+}

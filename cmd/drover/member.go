@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -21,6 +22,7 @@ type member struct {
 	etcd, model, mode, cluster string
 	gossip, join, gossipKeys   string
 	tls, etcdTLS               string
+	etcdUser, etcdPassword     string // the password's file
 	insecure, debug            bool
 	threads                    int
 	cache                      string
@@ -44,6 +46,8 @@ func (m *member) flags(c *cobra.Command) {
 		"tls.key; drover certs makes one): expert nodes and etcd are reached by TLS")
 	c.Flags().StringVar(&m.etcdTLS, "etcd-tls", "", "folder of another identity, for an etcd whose "+
 		"certificate names hosts instead of a role")
+	c.Flags().StringVar(&m.etcdUser, "etcd-user", "", "user, for an etcd that wants passwords")
+	c.Flags().StringVar(&m.etcdPassword, "etcd-password-file", "", "file with that user's password")
 	adminFlags(c, &m.admin, &m.tokenFile)
 	c.Flags().BoolVar(&m.debug, "debug", false, "log more")
 	insecureFlag(c, &m.insecure)
@@ -130,11 +134,43 @@ func (m *member) openStore(id *identity.Source) (cluster.Store, func(), error) {
 	} else if id != nil {
 		cfg.TLS = id.Client(identity.Etcd)
 	}
+	if err := m.readPassword(&cfg); err != nil {
+		return nil, nil, err
+	}
 	store, err := cluster.OpenEtcd(cfg)
 	if err != nil {
 		return nil, nil, err
 	}
 	return store, func() { _ = store.Close() }, nil
+}
+
+// maxPassword bounds a password for etcd.
+const maxPassword = 4 << 10
+
+// readPassword sets the user and the password for etcd, if they are given.
+func (m *member) readPassword(cfg *cluster.EtcdConfig) error {
+	if (m.etcdUser == "") != (m.etcdPassword == "") {
+		return usagef("give both --etcd-user and --etcd-password-file, or neither")
+	}
+	if m.etcdUser == "" {
+		return nil
+	}
+	f, err := os.Open(m.etcdPassword)
+	if err != nil {
+		return fmt.Errorf("password for etcd: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxPassword+1))
+	if err != nil {
+		return fmt.Errorf("password for etcd: %w", err)
+	}
+	password := strings.TrimRight(string(text), "\r\n")
+	if password == "" || len(password) > maxPassword {
+		return fmt.Errorf("password for etcd: %s has %d bytes, want 1 to %d", m.etcdPassword,
+			len(password), maxPassword)
+	}
+	cfg.Username, cfg.Password = m.etcdUser, password
+	return nil
 }
 
 // identityEvents are what a log should say of certificates.
