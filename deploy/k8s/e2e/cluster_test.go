@@ -47,6 +47,7 @@ func TestCluster(t *testing.T) {
 		{"scale", scale}, {"delete nodes", deleteNodes}, {"delete a coordinator", deleteCoordinator},
 		{"change the authority", rotate},
 		{"restart etcd", restartEtcd}, {"drain a machine", drain}, {"upgrade and roll back", upgrade},
+		{"scale by load", autoscale},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			part.do(t, a)
@@ -151,7 +152,8 @@ func memory(t *testing.T) {
 func openToMachine(t *testing.T) {
 	key := makeKey(t, apiKeys)
 	must(t, "helm", "upgrade", release, chart, "--reuse-values", "--set", "coordinator.replicas=2",
-		"--set", "apiKeys.existingSecret="+apiKeys+",monitoring.enabled=true", "--set-json",
+		"--set", "gossip.enabled=true,monitoring.enabled=true,apiKeys.existingSecret="+apiKeys,
+		"--set-json",
 		`networkPolicy.clients=[{"podSelector":{}},{"ipBlock":{"cidr":"`+machine+`"}}]`, "--set-json",
 		`monitoring.from=[{"ipBlock":{"cidr":"`+machine+`"}}]`, "--wait", "--timeout", patience.String())
 	whole(t, 4)
