@@ -139,6 +139,12 @@ env:
 {{- else }}
 - --insecure
 {{- end }}
+{{- with .root.Values.etcd.external }}
+{{- if and .enabled .user }}
+- {{ printf "--etcd-user=%s" .user | quote }}
+- --etcd-password-file=/etcd-password/password
+{{- end }}
+{{- end }}
 - --admin=:9090
 {{- with .root.Values.monitoring.tokenSecret }}
 - --metrics-token-file=/metrics-token/token
@@ -156,6 +162,9 @@ env:
 {{- end }}
 {{- if and (ne .component "etcd") $values.etcd.external.enabled $values.etcd.external.tlsSecret }}
 - {name: etcd-tls, mountPath: /etcd-tls, readOnly: true}
+{{- end }}
+{{- if and (ne .component "etcd") $values.etcd.external.enabled $values.etcd.external.user }}
+- {name: etcd-password, mountPath: /etcd-password, readOnly: true}
 {{- end }}
 {{- if and (eq .component "coordinator") (include "drover.clientSecret" .root) }}
 - {name: client-tls, mountPath: /client-tls, readOnly: true}
@@ -183,6 +192,13 @@ env:
 {{- if and (ne .component "etcd") $values.etcd.external.enabled }}
 {{- with $values.etcd.external.tlsSecret }}
 {{ include "drover.tls.volume" (list "etcd-tls" .) }}
+{{- end }}
+{{- if $values.etcd.external.user }}
+- name: etcd-password
+  secret:
+    secretName: {{ $values.etcd.external.passwordSecret | quote }}
+    defaultMode: 0440
+    items: [{key: password, path: password}]
 {{- end }}
 {{- end }}
 {{- if eq .component "coordinator" }}
