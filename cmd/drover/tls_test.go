@@ -116,3 +116,42 @@ func checkClients(t *testing.T, r *roles, dir string) {
 		}
 	}
 }
+
+// TestUpTLS runs whole clusters whose processes have certificates of their own making: two
+// coordinators, then one with the same state, which nobody without a certificate may use.
+func TestUpTLS(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	for _, coordinators := range []string{"2", "1"} {
+		u := startUp(t, "--tls", "--dir", dir, "--nodes", "2", "--coordinators", coordinators)
+		if got := u.mustAsk(t, translate); got != translated {
+			t.Errorf("%s coordinators: the answer is %q, want %q", coordinators, got, translated)
+		}
+		if !strings.HasPrefix(u.line.Etcd, "https://") {
+			t.Errorf("etcd is %s, want https", u.line.Etcd)
+		}
+		if coordinators == "1" {
+			checkPlain(t, u)
+		}
+		if nodes := u.nodes(t); len(nodes) != 2 {
+			t.Errorf("%d nodes, want 2", len(nodes))
+		}
+		u.signal(os.Interrupt)
+		if code := u.wait(20 * slack * time.Second); code != exitDone {
+			t.Errorf("exit code %d", code)
+		}
+	}
+	p := launch(t, place{}, "up", "--dir", dir, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
+	if code := p.wait(20 * slack * time.Second); code != exitFailed ||
+		!strings.Contains(p.errors.String(), "give --tls") {
+		t.Errorf("the same state without certificates: exit code %d, %s", code, &p.errors)
+	}
+}
+
+// checkPlain wants etcd to let nobody in who has no certificate.
+func checkPlain(t *testing.T, u *up) {
+	plain := launch(t, place{}, "expertnode", "--etcd",
+		strings.Replace(u.line.Etcd, "https", "http", 1), "--model", demoModel(t))
+	eventually(t, 20*slack*time.Second, "etcd refuses plain text", func() (bool, string) {
+		return strings.Contains(plain.errors.String(), "etcd does not answer"), plain.errors.String()
+	})
+}

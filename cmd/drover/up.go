@@ -57,6 +57,8 @@ Exit codes: 0 ended by an interrupt after it was ready, 1 an error, 2 wrong usag
 	c.Flags().DurationVar(&o.RestartAfter, "restart-after", 0, "wait before a process that "+
 		"ended is started again (default 100ms, doubling up to 5s)")
 	c.Flags().StringVar(&o.StateDir, "dir", "", "folder for etcd's state (default: a temporary one)")
+	c.Flags().BoolVar(&o.TLS, "tls", false, "mutual TLS among the processes and to etcd, with "+
+		"certificates that are made in the state folder; clients are served in plain text")
 	c.Flags().StringVar(&o.GRPC, "grpc", "",
 		"gRPC address (default "+defaultEndpoint+" or a free port)")
 	c.Flags().StringVar(&o.HTTP, "http", "",

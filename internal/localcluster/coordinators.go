@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
+	"drover/internal/identity"
 	"drover/internal/role"
 )
 
@@ -87,7 +88,12 @@ func (c *Cluster) startCoordinators(ctx context.Context, o Options, key string, 
 				"--min-nodes", strconv.Itoa(max(o.Nodes, 1)),
 				"--replicas", strconv.Itoa(max(o.Replicas, 1)), "--allow-score",
 				"--gossip", "127.0.0.1:0", "--join", gossip.Address, "--short-lease", "--with-parent"}})
-		all[len(all)-1].args = append(all[len(all)-1].args, repairArguments(o)...)
+		last := &all[len(all)-1]
+		last.args = append(last.args, repairArguments(o)...)
+		if o.TLS {
+			last.args = append(last.args, c.identities.arguments(identity.Coordinator)...)
+			last.args = append(last.args, "--client-tls", "none")
+		}
 	}
 	n.run(all)
 	first := c.Coordinators[0]

@@ -29,9 +29,13 @@ func Introduce(ctx context.Context, w io.Writer, c *Cluster) error {
 	fmt.Fprintf(w, "drover serves %s (%s, mode %s): %s\n", d.Model, d.Architecture, d.NumericMode,
 		layers)
 	var endpoints []string
+	admin := "http"
+	if c.identities != (identities{}) && len(c.Coordinators) > 1 {
+		admin = "https"
+	}
 	for _, e := range c.Coordinators {
-		fmt.Fprintf(w, "  gRPC  %s\n  HTTP  http://%s/v1\n  admin http://%s/metrics\n", e.GRPC, e.HTTP,
-			e.Admin)
+		fmt.Fprintf(w, "  gRPC  %s\n  HTTP  http://%s/v1\n  admin %s://%s/metrics\n", e.GRPC, e.HTTP,
+			admin, e.Admin)
 		endpoints = append(endpoints, e.GRPC)
 	}
 	fmt.Fprintf(w, "  etcd  %s\n  %d expert nodes\n\n", c.Etcd, c.Nodes)

@@ -20,6 +20,7 @@ import (
 
 	"drover/cluster"
 	"drover/cluster/etcdserver"
+	"drover/internal/identity"
 	"drover/internal/role"
 	"drover/kernel"
 	"drover/model"
@@ -48,6 +49,9 @@ type Options struct {
 	CheckFraction float64
 	// StateDir keeps etcd's state. Empty means a temporary folder that Close removes.
 	StateDir string
+	// TLS makes the processes use mutual TLS among themselves and to etcd, with certificates of
+	// an authority of their own under the state folder. Clients are served in plain text.
+	TLS bool
 	// GRPC and HTTP are the addresses to serve. Empty means the usual one, or a free
 	// port where that is taken. Coordinators after the first take free ports.
 	GRPC, HTTP string
@@ -79,7 +83,8 @@ type Cluster struct {
 	// Conn reaches the coordinator, without a network if it is the only one.
 	Conn *grpc.ClientConn
 
-	undo []func()
+	identities identities
+	undo       []func()
 }
 
 // Start runs a cluster and returns when it answers: every expert has a ready replica
@@ -114,13 +119,9 @@ func (c *Cluster) start(ctx context.Context, o Options) error {
 	if err := c.reserveAdmins(); err != nil {
 		return err
 	}
-	etcd, err := etcdserver.Start(ctx, etcdserver.Options{Dir: filepath.Join(dir, "etcd"),
-		Warn: func(m string) { o.Log.Debug("etcd", "message", m) }})
-	if err != nil {
+	if err := c.startEtcd(ctx, o, dir); err != nil {
 		return err
 	}
-	c.push(etcd.Close)
-	c.Etcd = etcd.Endpoint()
 	if r.gossipKey, err = gossipKey(); err != nil {
 		return err
 	}
@@ -132,6 +133,39 @@ func (c *Cluster) start(ctx context.Context, o Options) error {
 		return c.startCoordinators(ctx, o, r.gossipKey, r.nodes)
 	}
 	return c.startRoles(ctx, o, r)
+}
+
+// startEtcd runs the member, and with TLS makes the certificates first.
+func (c *Cluster) startEtcd(ctx context.Context, o Options, dir string) error {
+	options := etcdserver.Options{Dir: filepath.Join(dir, "etcd"),
+		Warn: func(m string) { o.Log.Debug("etcd", "message", m) }}
+	var id *identity.Source
+	if o.TLS {
+		var err error
+		if c.identities, err = openIdentities(dir, time.Now()); err != nil {
+			return err
+		}
+		folder := c.identities.of(identity.Etcd)
+		if id, err = identity.Open(folder, identity.Events{}); err != nil {
+			return err
+		}
+		c.push(id.Close)
+		options.ClientTLS, options.PeerTLS = role.EtcdTLS(folder)
+		options.ClientURL, options.PeerURL = "https://127.0.0.1:0", "https://127.0.0.1:0"
+	} else if _, err := os.Stat(filepath.Join(dir, "tls")); err == nil {
+		return fmt.Errorf("the state in %s is of a cluster with certificates, without which its "+
+			"etcd lets nobody in: give --tls, too, or another folder", dir)
+	}
+	etcd, err := etcdserver.Start(ctx, options)
+	if err != nil {
+		return err
+	}
+	c.push(etcd.Close)
+	c.Etcd = etcd.Endpoint()
+	if id != nil {
+		return role.SecureEtcd(ctx, c.Etcd, id)
+	}
+	return nil
 }
 
 // listen takes the ports of the only coordinator.
@@ -190,7 +224,17 @@ type roles struct {
 }
 
 func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
-	store, err := cluster.OpenEtcd(cluster.EtcdConfig{Endpoints: []string{c.Etcd}})
+	etcd := cluster.EtcdConfig{Endpoints: []string{c.Etcd}}
+	var id *identity.Source
+	if folder := c.identities.of(identity.Coordinator); folder != "" {
+		var err error
+		if id, err = identity.Open(folder, identity.Events{}); err != nil {
+			return err
+		}
+		c.push(id.Close)
+		etcd.TLS = id.Client(identity.Etcd)
+	}
+	store, err := cluster.OpenEtcd(etcd)
 	if err != nil {
 		return err
 	}
@@ -203,8 +247,8 @@ func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
 	r.nodes.run(c.children(o, gossip.Address, r.gossipKey))
 	coordinator, err := role.StartCoordinator(ctx, role.CoordinatorOptions{
 		ModelDir: o.ModelDir, Mode: o.Mode, Threads: o.Threads,
-		Weights: role.Weights{Cache: o.Cache},
-		Store:   store, MinNodes: o.Nodes, Replicas: o.Replicas,
+		Weights:  role.Weights{Cache: o.Cache},
+		Identity: id, Store: store, MinNodes: o.Nodes, Replicas: o.Replicas,
 		LastResort: o.LastResort, CheckFraction: o.CheckFraction,
 		GRPC: r.grpc, HTTP: r.http, Admin: role.Admin{Listener: r.admin}, Version: o.Version,
 		Gossip: gossip, AllowScore: true, ShortLease: true, Log: o.Log,
@@ -228,6 +272,7 @@ func (c *Cluster) children(o Options, gossip, key string) []child {
 			"--id", id, "--listen", "127.0.0.1:0", "--admin", c.NodeAdmins[id],
 			"--domain", id, "--gossip", "127.0.0.1:0",
 			"--join", gossip, "--short-lease", "--with-parent"}})
+		all[i].args = append(all[i].args, c.identities.arguments(identity.ExpertNode)...)
 	}
 	return all
 }
