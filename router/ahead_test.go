@@ -102,24 +102,27 @@ func TestUnreadyNode(t *testing.T) {
 
 // TestNewLinkIsHedged has a node, beside one that is known, that never answers its first
 // frames though it is alive: others are asked after what is usual for them, not after the
-// frame timeout. That is seconds here, not hours: where a busy machine's hedges have spent
-// the budget, nothing else adds to it, and only the timeout helps.
+// frame timeout, also where nothing is left that may be sent twice.
 func TestNewLinkIsHedged(t *testing.T) {
 	node := startNodes(t, 1, kernel.BF16, nil)[0]
 	stuck := &mute{hello: goodHello("n1"), pongs: true}
 	fresh := startMute(t, stuck)
 	r := startRouter(t, kernel.BF16, func(o *router.Options) {
-		o.FrameTimeout, o.SlowTimeout = 5*time.Second, 10*time.Second
+		o.FrameTimeout, o.SlowTimeout = time.Hour, 24*time.Hour
+		o.HedgeFraction = 1e-9
 		o.CheckFraction = -1
 	})
 	r.Update(viewOf(testSpec, 1, 1, node))
 	waitReady(t, r)
-	for seed := range uint64(32) {
-		check(t, r, node.fake, batchOf(seed))
+	for range 32 { // of one expert, which is as much work as any frame below
+		check(t, r, node.fake, oneRow(1, 0))
 	}
+	r.SpendHedges()
 	r.Update(viewOf(testSpec, 2, 2, node, fresh))
 	waitFor(t, func() error {
-		check(t, r, node.fake, batchOf(1))
+		for expert := range testSpec.Experts {
+			check(t, r, node.fake, oneRow(1, expert))
+		}
 		if stuck.frames.Load() == 0 {
 			return errors.New("the new node was asked nothing")
 		}

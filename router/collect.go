@@ -370,12 +370,15 @@ func (l *lane) hedgeAfter(k *link, work int) time.Duration {
 	return slowest
 }
 
-// hedgeLate hedges a flight that waits for unusually long, if what may be sent twice is
-// not used up or the frame timeout is over; else it is looked at again later.
+// hedgeLate hedges a flight that waits for unusually long, if what may be sent twice is not
+// used up or the frame timeout is over; else it is looked at again later. A link that has
+// answered nothing yet owes no patience: what is sent twice for it is owed, and it gets
+// nothing more before it answers.
 func (l *lane) hedgeLate(f *flight, now time.Duration) {
 	timeout := l.router.opts.FrameTimeout
 	f.hedgeAt = 0
-	if l.extra.rows <= 0 && f.why != purposeCheck && now-f.sent < timeout {
+	fresh := f.session.link.state.usual.n == 0
+	if l.extra.rows <= 0 && f.why != purposeCheck && !fresh && now-f.sent < timeout {
 		f.hedgeAt = min(now+max((now-f.sent)/2, minHedge), f.sent+timeout)
 		return
 	}
