@@ -139,25 +139,42 @@
 
 // BEGIN reads what keys and values have in common. AX is the product.
 #define BEGIN \
-	MOVQ kvProduct_y(AX), DI \
 	MOVQ kvProduct_ldy(AX), R8 \
-	MOVQ kvProduct_x(AX), DX \
 	MOVQ kvProduct_ldx(AX), R9 \
+	MOVQ kvProduct_groups(AX), CX \
+	MOVQ CX, kvProduct_left(AX)
+
+// X points R13 at the fourth of the rows that begin at DX.
+#define X \
 	LEAQ (DX)(R9*2), R13 \
 	ADDQ R9, R13
 
-// KEYS multiplies rows with the keys of four tiles: a step is an element of a head. A
-// run of steps fetches one tile's values, which are used next.
+// KEYS multiplies groups of rows with the keys of four tiles, then of the next four: a
+// step is an element of a head. A run of steps fetches one tile's values, which are used
+// next.
 #define KEYS(WIDEN, BYTES, FETCH, ZERO, ROWS, STORE) \
+	MOVQ $0, kvProduct_part(AX) \
+part: \
 	BEGIN \
-	MOVQ (kvProduct_w+0)(AX), SI \
-	MOVQ (kvProduct_w+8)(AX), R10 \
-	MOVQ (kvProduct_w+16)(AX), R11 \
-	MOVQ (kvProduct_w+24)(AX), R12 \
+	MOVQ kvProduct_x(AX), DX \
+	MOVQ kvProduct_part(AX), DI \
+	SHLQ $6, DI \
+	ADDQ kvProduct_y(AX), DI \
+	MOVQ DI, kvProduct_toY(AX) \
+group: \
+	MOVQ DX, kvProduct_fromX(AX) \
+	X \
+	MOVQ kvProduct_part(AX), DI \
+	MOVQ (kvProduct_w+0)(AX)(DI*8), SI \
+	MOVQ (kvProduct_w+8)(AX)(DI*8), R10 \
+	MOVQ (kvProduct_w+16)(AX)(DI*8), R11 \
+	MOVQ (kvProduct_w+24)(AX)(DI*8), R12 \
 	ZERO \
 	XORQ DI, DI \
 run: \
-	MOVQ kvProduct_next(AX)(DI*8), BX \
+	MOVQ kvProduct_part(AX), BX \
+	ADDQ DI, BX \
+	MOVQ kvProduct_next(AX)(BX*8), BX \
 	MOVQ kvProduct_steps(AX)(DI*8), CX \
 step: \
 	WIDEN((SI), Z24) \
@@ -178,26 +195,50 @@ step: \
 	INCQ DI \
 	CMPQ DI, kvProduct_runs(AX) \
 	JLT run \
-	MOVQ kvProduct_y(AX), DI \
+	MOVQ kvProduct_toY(AX), DI \
 	STORE \
+	MOVQ DI, kvProduct_toY(AX) \
+	MOVQ kvProduct_fromX(AX), DX \
+	ADDQ kvProduct_nextX(AX), DX \
+	DECQ kvProduct_left(AX) \
+	JNZ group \
+	ADDQ $4, kvProduct_part(AX) \
+	MOVQ kvProduct_part(AX), DI \
+	CMPQ DI, kvProduct_parts(AX) \
+	JLT part \
 	VZEROUPPER
 
-// VALUES adds 64 elements of the values of some runs of positions: a step is a position.
-// Rows shrink before runs that begin a block. The keys of the next blocks are fetched
-// meanwhile.
+// VALUES adds the values of some runs of positions to groups of rows, 64 elements, then the next
+// 64: a step is a position. Rows shrink before runs that begin a block. The keys of the
+// next blocks are fetched meanwhile.
 #define VALUES(WIDEN, BYTES, FETCH, LOAD, SHRINK, ROWS, STORE) \
 	BEGIN \
-	LOAD \
 	MOVQ kvProduct_stride(AX), R10 \
+	MOVQ kvProduct_x(AX), DX \
+	MOVQ DX, kvProduct_fromX(AX) \
+	MOVQ kvProduct_y(AX), DI \
+	MOVQ kvProduct_shrink(AX), BX \
+	MOVQ BX, kvProduct_shrinking(AX) \
+group: \
+	MOVQ DI, kvProduct_rowsY(AX) \
+	MOVQ kvProduct_parts(AX), CX \
+	MOVQ CX, kvProduct_part(AX) \
+	MOVQ kvProduct_at(AX), R11 \
+	MOVQ R11, kvProduct_element(AX) \
+part: \
+	MOVQ DI, kvProduct_toY(AX) \
+	MOVQ kvProduct_fromX(AX), DX \
+	X \
+	LOAD \
 	XORQ R12, R12 \
 run: \
 	MOVQ kvProduct_shrinkAt(AX)(R12*8), BX \
 	TESTQ BX, BX \
 	JLT same \
-	ADDQ kvProduct_shrink(AX), BX \
+	ADDQ kvProduct_shrinking(AX), BX \
 	SHRINK \
 same: \
-	MOVQ kvProduct_at(AX), R11 \
+	MOVQ kvProduct_element(AX), R11 \
 	MOVQ kvProduct_w(AX)(R12*8), SI \
 	ADDQ R11, SI \
 	SHLQ $4, R11 \
@@ -219,8 +260,21 @@ step: \
 	INCQ R12 \
 	CMPQ R12, kvProduct_runs(AX) \
 	JLT run \
-	MOVQ kvProduct_y(AX), DI \
+	MOVQ kvProduct_toY(AX), DI \
 	STORE \
+	MOVQ kvProduct_toY(AX), DI \
+	ADDQ $256, DI \
+	ADDQ $(4*BYTES), kvProduct_element(AX) \
+	DECQ kvProduct_part(AX) \
+	JNZ part \
+	MOVQ kvProduct_nextX(AX), DX \
+	ADDQ DX, kvProduct_fromX(AX) \
+	MOVQ kvProduct_nextShrink(AX), BX \
+	ADDQ BX, kvProduct_shrinking(AX) \
+	MOVQ kvProduct_rowsY(AX), DI \
+	ADDQ kvProduct_nextY(AX), DI \
+	DECQ kvProduct_left(AX) \
+	JNZ group \
 	VZEROUPPER
 
 // func keysF32r1AVX512(p *kvProduct)

@@ -49,17 +49,19 @@ func (s *attentionScratch) keysVector(l *KVLayout, q []float32, at rowsAt) bool 
 	for i := range p.runs {
 		p.steps[i] = l.HeadDim*(i+1)/p.runs - l.HeadDim*i/p.runs
 	}
-	for tile := b.first - b.first%k.tiles; tile < b.last; tile += k.tiles {
-		for i := range k.tiles { // where there is no tile, one is used for nothing
-			at := min(max(tile+i, b.first), b.last-1)
-			p.w[i], p.next[i] = &b.keys[at][0], &b.values[at][0]
-		}
-		for i := 0; i < at.n; {
-			n := at.share(at.n - i)
-			p.x, p.y = &q[i*l.HeadDim], &s.scores[i*at.tokens+tile*KVTokens]
-			p.multiply(k.keys[n-1])
-			i += n
-		}
+	first := b.first - b.first%k.tiles
+	p.parts = (b.last - first + k.tiles - 1) / k.tiles * k.tiles
+	for i := range p.parts { // where there is no tile, one is used for nothing
+		at := min(max(first+i, b.first), b.last-1)
+		p.w[i], p.next[i] = &b.keys[at][0], &b.values[at][0]
+	}
+	for i := 0; i < at.n; {
+		n := at.share(at.n - i)
+		p.groups = min((at.n-i)/n, callGroups(n*p.parts*KVTokens, l.HeadDim))
+		p.nextX = n * p.ldx
+		p.x, p.y = &q[i*l.HeadDim], &s.scores[i*at.tokens+first*KVTokens]
+		p.multiply(k.keys[n-1])
+		i += n * p.groups
 	}
 	return true
 }
@@ -76,10 +78,12 @@ func (s *attentionScratch) valuesVector(l *KVLayout, y []float32, v valuesAt) bo
 	}
 	p.x, p.ldx, p.ldy = &s.scores[v.row*v.tokens+v.lo], v.tokens*4, dims*4
 	p.shrink = &s.softmax.shrink[0][v.row]
-	for d := 0; d < dims; d += k.elements {
+	p.groups, p.nextX, p.nextY, p.nextShrink = v.groups, v.n*p.ldx, v.n*p.ldy, v.n*4
+	for d := 0; d < dims; d += p.parts * k.elements {
 		if d+k.elements > dims {
 			k = tail
 		}
+		p.parts = (dims - d) / k.elements
 		p.y, p.at = &y[d], d*size
 		p.multiply(k.values[v.n-1])
 	}

@@ -14,6 +14,9 @@ const (
 	stepBlocks, stepRows = 4, 96
 	stepTiles            = stepBlocks * blockTiles
 	blockTiles           = blockTokens / KVTokens
+	// callProducts bounds the multiply-adds of a call of assembly that does more than one
+	// group of rows: see maxPart.
+	callProducts = 1 << 20
 )
 
 // attentionScratch is one thread's memory.
@@ -41,17 +44,23 @@ type kvTiles struct {
 	next                   [stepTiles]*byte
 }
 
-// kvProduct is a product of some rows with the keys of a block, or with values: what one
+// kvProduct is a product of some rows with the keys of blocks, or with values: what one
 // call of assembly reads. A step is an element of the rows: of a query for keys, a
 // position for values.
 type kvProduct struct {
 	y, x     *float32
 	ldy, ldx int // bytes between rows
+	// A call computes groups times the rows of its function, nextX and nextY bytes apart,
+	// whose shrink is nextShrink bytes apart. With keys, parts is the number of tiles, and
+	// all rows go through as many as the function takes before the next; with values, it is
+	// how many times the elements that the function takes.
+	groups, parts            int
+	nextX, nextY, nextShrink int
 	// w holds the keys of each tile; or runs of neighbouring positions' values.
 	w [stepTiles]*byte
-	// steps is the number of positions in each run; or of elements, which are in as
-	// many runs. It is not 0. During a run some of the memory at next is fetched into
-	// the cache.
+	// steps is the number of positions in each run; or of elements, of which a tile has as
+	// many runs as the function takes tiles. It is not 0. During a run some of the memory at
+	// next is fetched into the cache.
 	steps [stepTiles]int
 	next  [stepTiles]*byte
 	runs  int
@@ -64,6 +73,9 @@ type kvProduct struct {
 	// are added; runs that begin a block say how many bytes further theirs is, others -1.
 	shrink   *float32
 	shrinkAt [stepTiles]int
+	// Where a call is, while it lasts: shrinking is at the shrink of a group.
+	left, part, element          int
+	fromX, rowsY, toY, shrinking uintptr
 }
 
 // softmaxBlocks is some rows' scores in some blocks, which softmax replaces by
@@ -288,10 +300,25 @@ func (r *AttentionRun) step(s *attentionScratch, t softmaxState, w rowsAt, q []f
 	s.product.runs = 0
 	for i := 0; i < w.n; {
 		n := w.share(w.n - i)
-		r.addValues(s, t, w, i, i+n)
-		i += n
+		groups := s.alike(w, i, n, l.dims())
+		r.addValues(s, t, w, valuesAt{row: i, n: n, groups: groups})
+		i += n * groups
 	}
 }
+
+// alike is how many groups of n rows, from row i on, one call can take: their rows see the
+// same, or there is one.
+func (s *attentionScratch) alike(w rowsAt, i, n, dims int) int {
+	groups, most := 1, callGroups(n*dims, s.ends[i])
+	for groups < most && i+(groups+1)*n <= w.n && s.ends[i+(groups+1)*n-1] == s.ends[i] {
+		groups++
+	}
+	return groups
+}
+
+// callGroups is how many groups of rows one call may take that make so many sums each,
+// which are so long: a call that cannot be preempted in the middle has to be short.
+func callGroups(sums, length int) int { return max(callProducts/(sums*length), 1) }
 
 // prepare makes the softmax one of some rows.
 func (s *attentionScratch) prepare(l *KVLayout, t softmaxState, w rowsAt) {
@@ -311,28 +338,28 @@ func (s *attentionScratch) prepare(l *KVLayout, t softmaxState, w rowsAt) {
 	}
 }
 
-// addValues adds the blocks' values to rows from to to: first the positions that all of
-// them see, then those that only later rows see.
-func (r *AttentionRun) addValues(s *attentionScratch, t softmaxState, w rowsAt, from, to int) {
+// addValues adds the blocks' values to groups of rows, which see the same; or to one, first the
+// positions that all of them see, then those that only later rows see.
+func (r *AttentionRun) addValues(s *attentionScratch, t softmaxState, w rowsAt, v valuesAt) {
 	l := &r.a.KV
-	lo := w.lo
-	for i := from; i < to; {
-		hi := s.ends[i]
-		y := t.out[(w.first+i)*t.dims : (w.first+to)*t.dims]
-		v := valuesAt{i, to - i, lo, hi, w.tokens, lo == w.lo}
+	v.tokens, v.lo = w.tokens, w.lo
+	for to := v.row + v.n; v.row < to; {
+		v.n, v.hi, v.begin = to-v.row, s.ends[v.row], v.lo == w.lo
+		y := t.out[(w.first+v.row)*t.dims:]
 		if !s.valuesVector(l, y, v) {
 			s.valuesGo(l, y, v)
 		}
-		for i < to && s.ends[i] == hi {
-			i++
+		for v.row < to && s.ends[v.row] == v.hi {
+			v.row++
 		}
-		lo = hi
+		v.lo = v.hi
 	}
 }
 
-// valuesAt is the values of positions lo to hi, for n rows of scores.
+// valuesAt is the values of positions lo to hi, for groups of n rows of scores.
 type valuesAt struct {
-	row, n, lo, hi int
+	row, n, groups int
+	lo, hi         int
 	tokens         int  // floats between rows of scores
 	begin          bool // whether the rows have not yet seen lo's block
 }
@@ -364,7 +391,7 @@ func (s *attentionScratch) keysGo(l *KVLayout, q []float32, at rowsAt) {
 func (s *attentionScratch) valuesGo(l *KVLayout, y []float32, v valuesAt) {
 	var w [KVTokens]float32
 	dims, size := l.dims(), l.elementBytes()
-	for i := range v.n {
+	for i := range v.n * v.groups {
 		row, x := y[i*dims:(i+1)*dims], s.scores[(v.row+i)*v.tokens:]
 		for t := v.lo; t < v.hi; t++ {
 			if v.shrinks(t) {

@@ -122,3 +122,67 @@ func (c *recorder) checkShape(t *testing.T, n, k int, f Format) {
 		}
 	}
 }
+
+// recordAttention replaces the products with keys and values of all instruction sets.
+func recordAttention(t *testing.T) *recorder {
+	c := &recorder{}
+	for _, table := range [][]kvKernels{kvAVX512[:], kvAVX2[:]} {
+		kept := append([]kvKernels{}, table...)
+		t.Cleanup(func() { copy(table, kept) })
+		for i, of := range kept {
+			for n := range of.keys {
+				note := func(sums int, p *kvProduct) {
+					length := 0
+					for _, steps := range p.steps[:p.runs] {
+						length += steps
+					}
+					c.note(0, p.groups*(n+1)*sums*length)
+				}
+				table[i].keys[n] = func(p *kvProduct) { note(p.parts*KVTokens, p) }
+				table[i].values[n] = func(p *kvProduct) { note(p.parts*of.elements, p) }
+			}
+		}
+	}
+	return c
+}
+
+// TestAttentionCallsAreShort is TestCallsAreShort for keys and values, with heads of up to
+// four times Llama 4 Maverick's size: for larger ones a call is one group of rows.
+func TestAttentionCallsAreShort(t *testing.T) {
+	best := level
+	defer func() { level = best }()
+	c := recordAttention(t)
+	for level = avx2; level <= best; level++ {
+		for p := PrecisionExact; p <= PrecisionInt8; p++ {
+			for _, dim := range []int{1, 16, 80, 128, 512} {
+				for _, group := range []int{1, 5, 6, 7, 16} {
+					c.checkAttention(t, Attention{Heads: group, KV: KVLayout{1, dim, p}, Scale: 1})
+				}
+			}
+		}
+	}
+}
+
+func (c *recorder) checkAttention(t *testing.T, a Attention) {
+	const tokens = 300
+	buf, err := NewBuffer(a.KV.TileBytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tiles := &testTiles{buf.Bytes(), a.KV.TileBytes(), make([]int32, tokens/KVTokens+1)}
+	for _, rows := range []int{1, 3, 16, 17, tokens} {
+		*c = recorder{}
+		var run AttentionRun
+		x := tensor.MakeRows(rows, a.Heads*a.KV.HeadDim)
+		seqs := []AttentionSequence{{Start: tokens - rows, Count: rows, Table: tiles.table}}
+		for i := range run.Prepare(&a, x, x, seqs, tiles, 1) {
+			run.Do(0, i)
+		}
+		pairs := rows*tokens - rows*(rows-1)/2
+		if want := pairs * x.Dim * 2; c.all < want || c.products > mostProducts {
+			t.Errorf("%s, %+v: %d rows: calls of %d multiply-adds in all, want %d; of at most %d, "+
+				"want %d", instructionNames[level], a, rows, c.all, want, c.products, mostProducts)
+		}
+	}
+	runtime.KeepAlive(buf)
+}
