@@ -109,8 +109,8 @@ func TestQuantiseSameBytes(t *testing.T) {
 	withLevels(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(33, 34))
 		for range 400 {
-			rows, k := 1+r.IntN(15), 1+r.IntN(400)
-			x := tensor.Rows{Data: extremeRow(r, rows*k, []int{0, 3, 1000}[r.IntN(3)]), N: rows, Dim: k}
+			rows, k := 1+r.IntN(15), 1+r.IntN(1500) // up to five times four groups
+			x := tensor.Rows{Data: extremeRow(r, rows*k, []int{0, 3, 1000, 5000}[r.IntN(4)]), N: rows, Dim: k}
 			if r.IntN(3) == 0 {
 				near := []float32{smallestGroup, 127, 63.5, 0.5, math.MaxFloat32, 1e-38, 0}
 				near = near[:1+r.IntN(len(near))]

@@ -2,17 +2,26 @@ package main
 
 import "fmt"
 
-// Registers of four groups at a time: the inputs from Z0 on, 4 for each group, then these.
+// Registers of four groups at a time: the inputs of a group from Z0 on, then these.
 const (
-	fourSums      = 16 // to 19: a vector for each group, 20 to 27 while they are summed
+	fourNext      = 14 // and 15: scales and inverses of the next four groups
+	fourSums      = 16 // to 19: a vector for each group, 20 to 23 while they are summed
+	fourScales    = 24
+	fourInverses  = 25
 	fourOnes      = 28
 	fourMost      = 29
 	fourOrder     = 30
 	fourMagnitude = 31
 )
 
+// fourAhead is by how many bytes inputs are fetched before they are used: those of many rows are
+// in no near cache.
+const fourAhead = 4096
+
 // four quantises four groups while there are so many and none of them is special: what one
-// group needs sums across a vector for is done for four groups in one vector.
+// group needs sums across a vector for is done for four groups in one vector. From the largest
+// magnitudes to their inverses is a long chain; the codes of four groups are made while it
+// goes on for the next four, which are read again then.
 func (q quantiser) four(a *asm) {
 	a.op("VBROADCASTSS X14, X%d", fourMost)
 	a.op("MOVL $0x01010101, AX")
@@ -33,14 +42,30 @@ func (q quantiser) four(a *asm) {
 	a.label("four")
 	a.op("CMPQ CX, $4")
 	a.op("JB   group")
-	q.fourLargest(a)
+	q.fourLargest(a, "(SI)", fourScales, fourInverses)
+	a.op("KORTESTW K1, K1")
+	a.op("JNZ  group")
+	a.label("pipelined")
+	a.op("XORL R13, R13")
+	a.op("MOVL $%d, AX", 4*groupInputs*4)
+	a.op("CMPQ CX, $8")
+	a.op("CMOVQCC AX, R13 // without a next four, these again")
+	q.fourLargest(a, "(SI)(R13*1)", fourNext, fourNext+1)
 	q.fourCodes(a)
 	q.fourOffsets(a)
 	a.op("LEAQ (DI)(R8*4), DI")
 	a.op("LEAQ (BX)(R8*4), BX")
 	a.op("ADDQ $%d, SI", 4*groupInputs*4)
 	a.op("SUBQ $4, CX")
-	a.op("JNZ  four")
+	a.op("JEQ  done")
+	a.op("CMPQ CX, $4")
+	a.op("JB   group")
+	a.op("KORTESTW K1, K1")
+	a.op("JNZ  group")
+	a.op("VMOVAPS X%d, X%d", fourNext, fourScales)
+	a.op("VMOVAPS X%d, X%d", fourNext+1, fourInverses)
+	a.op("JMP  pipelined")
+	a.label("done")
 	a.op("VZEROUPPER")
 	a.op("RET")
 }
@@ -58,16 +83,19 @@ func across(a *asm, op string) {
 	a.op("%s Z21, Z23, Z20", op)
 }
 
-// fourLargest makes X24 the scales and X25 their inverses.
-func (q quantiser) fourLargest(a *asm) {
+// fourLargest makes the scales of the groups at a place and their inverses, and K1 tell which is
+// special.
+func (q quantiser) fourLargest(a *asm, at string, scales, inverses int) {
 	for i := range 16 {
 		sum := z(fourSums + i/4)
-		a.op("VMOVUPS %s(SI), %s", place(64*i), z(i))
+		if scales == fourNext {
+			a.op("PREFETCHT0 %d(SI)", fourAhead+64*i)
+		}
 		if i%4 == 0 {
-			a.op("VPANDD %s, %s, %s", z(i), z(fourMagnitude), sum)
+			a.op("VPANDD %s%s, %s, %s", place(64*i), at, z(fourMagnitude), sum)
 			continue
 		}
-		a.op("VPANDD %s, %s, %s", z(i), z(fourMagnitude), z(20+i%4))
+		a.op("VPANDD %s%s, %s, %s", place(64*i), at, z(fourMagnitude), z(20+i%4))
 		a.op("VPMAXSD %s, %s, %s", z(20+i%4), sum, sum)
 	}
 	across(a, "VPMAXSD")
@@ -77,30 +105,27 @@ func (q quantiser) fourLargest(a *asm) {
 	a.op("VPMAXSD X21, X20, X20")
 	a.op("VPSUBD X26, X20, X21")
 	a.op("VPCMPUD $5, X27, X21, K1 // one is special")
-	a.op("KORTESTW K1, K1")
-	a.op("JNZ  group")
-	a.op("VDIVPS X%d, X20, X24", fourMost)
-	a.op("VDIVPS X20, X%d, X25", fourMost)
+	a.op("VDIVPS X%d, X20, X%d", fourMost, scales)
+	a.op("VDIVPS X20, X%d, X%d", fourMost, inverses)
 }
 
 // fourCodes writes the codes and sums each four of them.
 func (q quantiser) fourCodes(a *asm) {
 	for g := range 4 {
-		v := func(i int) string { return z(4*g + i) }
-		a.op("VPSHUFD $%#x, X25, X20", 0x55*g)
+		a.op("VPSHUFD $%#x, X%d, X20", 0x55*g, fourInverses)
 		a.op("VBROADCASTSS X20, Z20")
 		for i := range 4 {
-			a.op("VMULPS Z20, %s, %s", v(i), v(i))
-			a.op("VCVTPS2DQ %s, %s", v(i), v(i))
+			a.op("VMULPS %s(SI), Z20, %s", place(64*(4*g+i)), z(i))
+			a.op("VCVTPS2DQ %s, %s", z(i), z(i))
 		}
-		a.op("VPACKSSDW %s, %s, %s", v(1), v(0), v(0))
-		a.op("VPACKSSDW %s, %s, %s", v(3), v(2), v(2))
-		a.op("VPACKSSWB %s, %s, %s", v(2), v(0), v(0))
-		a.op("VPERMD %s, %s, %s", v(0), z(fourOrder), v(0))
+		a.op("VPACKSSDW Z1, Z0, Z0")
+		a.op("VPACKSSDW Z3, Z2, Z2")
+		a.op("VPACKSSWB Z2, Z0, Z0")
+		a.op("VPERMD Z0, %s, Z0", z(fourOrder))
 		sum := z(fourSums + g)
 		a.op("VPXORD %s, %s, %s", sum, sum, sum)
-		a.op("VPDPBUSD %s, %s, %s", v(0), z(fourOnes), sum)
-		a.op("VMOVDQU64 %s, %s", v(0), fourth("DI", g))
+		a.op("VPDPBUSD Z0, %s, %s", z(fourOnes), sum)
+		a.op("VMOVDQU64 Z0, %s", fourth("DI", g))
 	}
 }
 
@@ -126,7 +151,7 @@ func (q quantiser) fourOffsets(a *asm) {
 		a.op("VPSLLD $%d, X%d, X%d", shift, 20+half, 20+half)
 		a.op("VPSUBD X%d, X23, X%d", 20+half, 20+half)
 	}
-	for i, from := range []int{24, 20, 21}[:1+halves] {
+	for i, from := range []int{fourScales, 20, 21}[:1+halves] {
 		for g := range 4 {
 			a.op("VPEXTRD $%d, X%d, %s", g, from, fourth(to[i], g))
 		}
