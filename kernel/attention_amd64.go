@@ -39,11 +39,14 @@ func (p *kvProduct) multiply(f func(p *kvProduct)) { f(p) }
 
 // keysVector is keysGo by vector instructions; false means that there are none.
 func (s *attentionScratch) keysVector(l *KVLayout, q []float32, at rowsAt) bool {
-	k, _ := l.kernels()
+	k, one := l.kernels()
 	if k == nil {
 		return false
 	}
 	p, b := &s.product, &s.kv
+	if b.last-b.first == 1 { // it would compute four tiles, in twice the time
+		k = one
+	}
 	p.ldx, p.ldy = l.HeadDim*4, at.tokens*4
 	p.runs = min(k.tiles, l.HeadDim)
 	for i := range p.runs {
