@@ -118,44 +118,111 @@ sigmoidStep:
 	VZEROUPPER
 	RET
 
-// FOUR does one thing to four vectors.
+// FOUR does one thing to the four vectors of a row, EIGHT to those of two.
 #define FOUR(DO) \
-	DO(Z4, Z8, Z12, Z0) \
-	DO(Z5, Z9, Z13, Z1) \
-	DO(Z6, Z10, Z14, Z2) \
-	DO(Z7, Z11, Z15, Z3)
+	DO(Z0, Z8, Z16) \
+	DO(Z1, Z9, Z17) \
+	DO(Z2, Z10, Z18) \
+	DO(Z3, Z11, Z19)
+#define EIGHT(DO) FOUR(DO) \
+	DO(Z4, Z12, Z20) \
+	DO(Z5, Z13, Z21) \
+	DO(Z6, Z14, Z22) \
+	DO(Z7, Z15, Z23)
 
-// The steps of EXP, for four vectors by turns: one alone would wait for itself.
-#define BELOW(X, A, B, C) VMAXPS X, Z26, X
-#define COPYROUND(X, A, B, C) VMOVAPS Z16, A
-#define SHIFTED(X, A, B, C) VFMADD231PS Z17, X, A
-#define WHOLE(X, A, B, C) VSUBPS Z16, A, B
-#define RESTHI(X, A, B, C) VFMADD231PS Z18, B, X
-#define RESTLO(X, A, B, C) VFMADD231PS Z19, B, X
-#define COPYX6(X, A, B, C) VMOVAPS Z20, C
-#define ADDX5(X, A, B, C) VFMADD213PS Z21, X, C
-#define ADDX4(X, A, B, C) VFMADD213PS Z22, X, C
-#define ADDX3(X, A, B, C) VFMADD213PS Z23, X, C
-#define ADDX2(X, A, B, C) VFMADD213PS Z24, X, C
-#define ADDX1(X, A, B, C) VFMADD213PS Z27, X, C
-#define POWER2(X, A, B, C) VSCALEFPS B, C, X
+// MANYCONSTANTS fills Z24 to Z31 for EXPMANY; other constants are read where they are used.
+#define MANYCONSTANTS \
+	VBROADCASTSS ROUND(R8), Z24 \
+	VBROADCASTSS LOG2E(R8), Z25 \
+	VBROADCASTSS MINUSLN2HI(R8), Z26 \
+	VBROADCASTSS MINUSLN2LO(R8), Z27 \
+	VBROADCASTSS SMALLEST(R8), Z28 \
+	VBROADCASTSS ONE(R8), Z29 \
+	VBROADCASTSS COEFFICIENT(R8, 0), Z30
 
-// EXPFOUR sets Z4 to Z7, which are not above 0 or are NaN, to e^ of them.
-#define EXPFOUR \
-	FOUR(BELOW) \
-	FOUR(COPYROUND) \
-	FOUR(SHIFTED) \
-	FOUR(WHOLE) \
-	FOUR(RESTHI) \
-	FOUR(COPYX6) \
-	FOUR(RESTLO) \
-	FOUR(ADDX5) \
-	FOUR(ADDX4) \
-	FOUR(ADDX3) \
-	FOUR(ADDX2) \
-	FOUR(ADDX1) \
-	FOUR(ADDX1) \
-	FOUR(POWER2)
+// The steps of EXP, for several vectors by turns: one alone would wait for itself, and the
+// vectors of one row fill what the processor looks ahead.
+#define BELOW(X, K, P) VMAXPS X, Z28, X
+#define COPYROUND(X, K, P) VMOVAPS Z24, P
+#define SHIFTED(X, K, P) VFMADD231PS Z25, X, P
+#define WHOLE(X, K, P) VSUBPS Z24, P, K
+#define RESTHI(X, K, P) VFMADD231PS Z26, K, X
+#define RESTLO(X, K, P) VFMADD231PS Z27, K, X
+#define COPYX6(X, K, P) VMOVAPS Z30, P
+#define ADDX5(X, K, P) VFMADD213PS.BCST COEFFICIENT(R8, 1), X, P
+#define ADDX4(X, K, P) VFMADD213PS.BCST COEFFICIENT(R8, 2), X, P
+#define ADDX3(X, K, P) VFMADD213PS.BCST COEFFICIENT(R8, 3), X, P
+#define ADDX2(X, K, P) VFMADD213PS.BCST COEFFICIENT(R8, 4), X, P
+#define ADDX1(X, K, P) VFMADD213PS Z29, X, P
+#define POWER2(X, K, P) VSCALEFPS K, P, X
+
+// EXPMANY replaces vectors, which are not above 0 or are NaN, by e^ of them.
+#define EXPMANY(MANY) \
+	MANY(BELOW) \
+	MANY(COPYROUND) \
+	MANY(SHIFTED) \
+	MANY(WHOLE) \
+	MANY(RESTHI) \
+	MANY(COPYX6) \
+	MANY(RESTLO) \
+	MANY(ADDX5) \
+	MANY(ADDX4) \
+	MANY(ADDX3) \
+	MANY(ADDX2) \
+	MANY(ADDX1) \
+	MANY(ADDX1) \
+	MANY(POWER2)
+
+// EXPONE replaces X8 by e^X8, which is not above 0 or is NaN, and changes X9 and X10.
+#define ALONE(DO) DO(X8, X9, X10)
+#define EXPONE \
+	VMAXPS X8, X28, X8 \
+	VMOVAPS X24, X10 \
+	VFMADD231PS X25, X8, X10 \
+	VSUBPS X24, X10, X9 \
+	VFMADD231PS X26, X9, X8 \
+	VMOVAPS X30, X10 \
+	VFMADD231PS X27, X9, X8 \
+	ALONE(ADDX5) \
+	ALONE(ADDX4) \
+	ALONE(ADDX3) \
+	ALONE(ADDX2) \
+	VFMADD213PS X29, X8, X10 \
+	VFMADD213PS X29, X8, X10 \
+	VSCALEFPS X9, X10, X8
+
+// SHIFT sets four vectors to a row's scores less its largest.
+#define SHIFT(ROW, BEST, A, B, C, D) \
+	VMOVUPS 0 ROW, A \
+	VMOVUPS 64 ROW, B \
+	VMOVUPS 128 ROW, C \
+	VMOVUPS 192 ROW, D \
+	VSUBPS.BCST BEST, A, A \
+	VSUBPS.BCST BEST, B, B \
+	VSUBPS.BCST BEST, C, C \
+	VSUBPS.BCST BEST, D, D
+
+// ADDTO adds a row's exponentials to its sums, which shrink before.
+#define ADDTO(SUMS, SHRINK, A, B, C, D) \
+	VMULPS SUMS, SHRINK, SHRINK \
+	VADDPS A, SHRINK, SHRINK \
+	VADDPS B, SHRINK, SHRINK \
+	VADDPS C, SHRINK, SHRINK \
+	VADDPS D, SHRINK, SHRINK \
+	VMOVUPS SHRINK, SUMS
+
+// SCALEVALUES multiplies exponentials by the values' scales.
+#define SCALEVALUES(A, B, C, D) \
+	VMULPS 0(R12), A, A \
+	VMULPS 64(R12), B, B \
+	VMULPS 128(R12), C, C \
+	VMULPS 192(R12), D, D
+
+#define WRITE(ROW, A, B, C, D) \
+	VMOVUPS A, 0 ROW \
+	VMOVUPS B, 64 ROW \
+	VMOVUPS C, 128 ROW \
+	VMOVUPS D, 192 ROW
 
 // VMAXPS returns its second source where one is NaN, which stands first here: the larger
 // of the scores so far, which is none.
@@ -252,8 +319,7 @@ TEXT ·exponentialsAVX512(SB), NOSPLIT, $0-8
 	MOVQ softmaxBlocks_blocks(AX), R13
 	XORQ R10, R10 // of the block, in best and shrink
 	LEAQ ·expTable(SB), R8
-	CONSTANTS
-	VPXORD Z30, Z30, Z30
+	MANYCONSTANTS
 
 block:
 	MOVQ R11, SI
@@ -262,48 +328,53 @@ block:
 	LEAQ softmaxBlocks_best(AX)(R10*1), DI
 	LEAQ softmaxBlocks_shrink(AX)(R10*1), BX
 
-row:
-	VBROADCASTSS (DI), Z29
-	VMOVUPS 0(SI), Z4
-	VMOVUPS 64(SI), Z5
-	VMOVUPS 128(SI), Z6
-	VMOVUPS 192(SI), Z7
-	VSUBPS Z29, Z4, Z4
-	VSUBPS Z29, Z5, Z5
-	VSUBPS Z29, Z6, Z6
-	VSUBPS Z29, Z7, Z7
-	EXPFOUR
-	VUCOMISS (BX), X30
+rows:
+	CMPQ CX, $2
+	JLT one
+	SHIFT((SI), 0(DI), Z0, Z1, Z2, Z3)
+	SHIFT((SI)(R9*1), 4(DI), Z4, Z5, Z6, Z7)
+	EXPMANY(EIGHT)
+	CMPQ (BX), $0
 	JNE grown
-	JP grown
-	VMOVAPS Z27, Z0 // e^0, which it is mostly
+	VMOVAPS Z29, Z8 // e^0, which both mostly are
+	VMOVAPS Z29, Z9
+	VMOVLPS X29, (BX)
 
-sum:
-	VMOVSS X0, (BX)
-	VMULPS (DX), Z0, Z0
-	VADDPS Z4, Z0, Z0
-	VADDPS Z5, Z0, Z0
-	VADDPS Z6, Z0, Z0
-	VADDPS Z7, Z0, Z0
-	VMOVUPS Z0, (DX)
+sums:
+	ADDTO(0(DX), Z8, Z0, Z1, Z2, Z3)
+	ADDTO(64(DX), Z9, Z4, Z5, Z6, Z7)
 	TESTQ R12, R12
-	JZ store
-	VMULPS 0(R12), Z4, Z4
-	VMULPS 64(R12), Z5, Z5
-	VMULPS 128(R12), Z6, Z6
-	VMULPS 192(R12), Z7, Z7
+	JZ write
+	SCALEVALUES(Z0, Z1, Z2, Z3)
+	SCALEVALUES(Z4, Z5, Z6, Z7)
 
-store:
-	VMOVUPS Z4, 0(SI)
-	VMOVUPS Z5, 64(SI)
-	VMOVUPS Z6, 128(SI)
-	VMOVUPS Z7, 192(SI)
-	ADDQ R9, SI
-	ADDQ $4, DI
-	ADDQ $64, DX
-	ADDQ $4, BX
-	DECQ CX
-	JNZ row
+write:
+	WRITE((SI), Z0, Z1, Z2, Z3)
+	WRITE((SI)(R9*1), Z4, Z5, Z6, Z7)
+	LEAQ (SI)(R9*2), SI
+	ADDQ $8, DI
+	ADDQ $128, DX
+	ADDQ $8, BX
+	SUBQ $2, CX
+	JNZ rows
+	JMP next
+
+one:
+	SHIFT((SI), 0(DI), Z0, Z1, Z2, Z3)
+	EXPMANY(FOUR)
+	VMOVSS (BX), X8
+	EXPONE
+	VMOVSS X8, (BX)
+	VBROADCASTSS X8, Z8
+	ADDTO(0(DX), Z8, Z0, Z1, Z2, Z3)
+	TESTQ R12, R12
+	JZ writeOne
+	SCALEVALUES(Z0, Z1, Z2, Z3)
+
+writeOne:
+	WRITE((SI), Z0, Z1, Z2, Z3)
+
+next:
 	ADDQ $(const_stepRows*4), R10
 	ADDQ $(const_blockTokens*4), R11
 	TESTQ R12, R12
@@ -317,6 +388,10 @@ same:
 	RET
 
 grown:
-	VBROADCASTSS (BX), Z0
-	EXP
-	JMP sum
+	VMOVQ (BX), X8
+	EXPONE
+	VMOVQ X8, (BX)
+	VPSHUFD $0x55, X8, X9
+	VBROADCASTSS X8, Z8
+	VBROADCASTSS X9, Z9
+	JMP sums
