@@ -23,10 +23,8 @@
 // The rules that several files rely on:
 //
 //	C1  Add, verify, switch, drop. A plan is an intent first. Nodes load what it adds and
-//	    say so in ready; only when all nodes of the intent have, it is committed, on the
-//	    condition that no node of the old or the new plan has said anything else, left or
-//	    come back meanwhile; only then nodes drop what they no longer hold. Of more than
-//	    maxJudged nodes the condition covers that many.
+//	    say so in ready; only when all nodes of the intent have, it is committed; only
+//	    then nodes drop what they no longer hold.
 //	C2  One writer. Each write of the planner is conditional on its own election key and
 //	    on the record it replaces, so that a planner that was paused and deposed changes
 //	    nothing.
@@ -35,6 +33,12 @@
 //	    serving, and for one lease time after the store's return nobody is taken for lost.
 //	    The end of a registration is a reason to plan, not to stop sending rows: a node
 //	    stays in the View as long as it is in the committed plan.
+//	C6  A commit counts on what is so when it is done. At the store's revision of a commit,
+//	    every expert has a replica whose node is registered and has said in this life that it
+//	    has loaded the plan, unless no such node held it by the plan before. A lease that
+//	    ends later is a loss like any other.
+//
+// C5 is about quarantines: quarantine.go.
 package cluster
 
 import (

@@ -80,6 +80,9 @@ func (s *Etcd) List(ctx context.Context, prefix string) ([]Entry, int64, error) 
 
 // Commit implements Store.
 func (s *Etcd) Commit(ctx context.Context, w Write) (int64, error) {
+	if err := w.validate(); err != nil {
+		return 0, err
+	}
 	var conds []clientv3.Cmp
 	for _, c := range w.If {
 		conds = append(conds, clientv3.Compare(clientv3.ModRevision(c.Key), "=", c.ModRevision))

@@ -35,8 +35,9 @@ type planState struct {
 type planWrite struct {
 	ifPlanner, planner             *string
 	ifPlan, ifIntent, plan, intent *planID
-	// ifReady tells of conditions on the nodes, of which the model knows nothing.
-	ifReady bool
+	// guarded says that there are conditions beside, on what nodes write of themselves: the
+	// model does not know whether they hold.
+	guarded bool
 }
 
 type planRead struct{}
@@ -98,7 +99,7 @@ func (s planState) step(op, out any) (next []planState) {
 			return []planState{s}
 		}
 	case planWrite:
-		if out != done && (out == unknown || op.ifReady || !op.holds(s)) {
+		if out == unknown || out == conflict && (op.guarded || !op.holds(s)) {
 			next = append(next, s)
 		}
 		if out != conflict && op.holds(s) {
@@ -253,7 +254,7 @@ func (c *recorded) operation(w Write) (op planWrite, ok bool) {
 		case scope.intent():
 			op.ifIntent = &id
 		default:
-			op.ifReady = op.ifReady || strings.HasPrefix(cond.Key, scope.ready())
+			op.guarded = true
 		}
 	}
 	for _, p := range w.Put {

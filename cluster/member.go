@@ -260,8 +260,11 @@ func (r *holding) publish(ctx context.Context, held tenure) time.Duration {
 	record := recordOf(m.cfg.Node, m.cfg.NumericMode)
 	record.Draining = now.draining
 	w.Put = []Put{{key, encodeJSON(record), lease}}
-	if now.ready != 0 {
-		w.Put = append(w.Put, Put{m.scope.ready() + m.cfg.Node.ID,
+	ready := m.scope.ready() + m.cfg.Node.ID
+	if now.ready == 0 {
+		w.Delete = []string{ready} // of an earlier life whose lease has not ended
+	} else {
+		w.Put = append(w.Put, Put{ready,
 			encodeJSON(readyRecord{m.cfg.Node.Epoch, now.ready}), lease})
 	}
 	if _, err := m.store.Commit(ctx, w); err != nil {

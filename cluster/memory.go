@@ -92,6 +92,9 @@ func (m *Memory) List(ctx context.Context, prefix string) ([]Entry, int64, error
 
 // Commit implements Store.
 func (m *Memory) Commit(ctx context.Context, w Write) (int64, error) {
+	if err := w.validate(); err != nil {
+		return 0, err
+	}
 	if err := m.enter(ctx); err != nil {
 		return 0, err
 	}

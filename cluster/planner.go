@@ -267,7 +267,7 @@ func (p *Planner) decide(s *state, now, calm time.Time) decision {
 	}
 	if loading != s.plan && len(missing) == 0 {
 		if len(slow) == 0 {
-			return p.commit(s, loading, nodes)
+			return p.commit(s, loading)
 		}
 		return decision{wait: patience}
 	}
@@ -321,8 +321,10 @@ func (p *Planner) unready(s *state, plan *placement.Plan, nodes []placement.Node
 			missing = append(missing, id)
 		} else if !here {
 			continue // where there is no room yet, experts stay listed where they were
-		} else if n := s.nodes[id]; n.Revision < plan.Revision || n.readyMod == 0 {
-			slow = append(slow, id) // or died while the store was away, and holds nothing
+		} else if s.nodes[id].Revision < plan.Revision || s.readyMod[id] == 0 {
+			// What is only remembered from before the store was away is not enough: who died
+			// meanwhile holds nothing.
+			slow = append(slow, id)
 		}
 	}
 	return missing, slow
@@ -458,78 +460,15 @@ func (s *state) lastRevision() uint64 {
 	return last
 }
 
-// commit puts an intent in force and into the history, unless a node that it relies on is
-// gone by then, or one that would be missed has come back (C1).
-func (p *Planner) commit(s *state, intent *placement.Plan, nodes []placement.Node) decision {
+// commit puts an intent in force and into the history.
+func (p *Planner) commit(s *state, intent *placement.Plan) decision {
 	scope, record := p.watcher.opts.Scope, intent.Encode()
-	w := &Write{Put: []Put{{Key: scope.plan(), Value: record},
+	w := &Write{If: p.grounds(s, intent), Put: []Put{{Key: scope.plan(), Value: record},
 		{Key: scope.historyOf(intent.Revision), Value: record}}}
-	for _, id := range judged(s.plan, intent, nodes) {
-		w.If = append(w.If, Cond{scope.ready() + id, s.nodes[id].readyMod}) // 0: it is gone
-	}
 	if n := len(s.history) + 1 - p.opts.HistoryPlans; n > 0 {
 		w.Delete = s.history[:min(n, 32)]
 	}
 	return decision{write: w, wrote: func() {
 		call1(p.opts.Events.Committed, intent.Revision)
 	}}
-}
-
-// maxJudged bounds the conditions of a commit: etcd takes 128 in a transaction by default,
-// of which fenced needs a few.
-const maxJudged = 120
-
-// judged lists the nodes of two plans, whose ready records, or their absence, decide whether
-// the first may be replaced by the second. If they are more than maxJudged, it lists that
-// many: those of the second that are here come first, and of these those that cover the most
-// experts that none before covers.
-func judged(old, next *placement.Plan, nodes []placement.Node) []string {
-	var ids, gone []string
-	for _, id := range next.NodeIDs {
-		if slices.ContainsFunc(nodes, func(n placement.Node) bool { return n.ID == id }) {
-			ids = append(ids, id)
-		} else {
-			gone = append(gone, id)
-		}
-	}
-	if old != nil {
-		for _, id := range old.NodeIDs {
-			if _, listed := next.Index(id); !listed {
-				gone = append(gone, id)
-			}
-		}
-	}
-	if len(ids) > maxJudged {
-		coverFirst(next, ids)
-	}
-	ids = append(ids, gone...)
-	return ids[:min(len(ids), maxJudged)]
-}
-
-// coverFirst orders the first maxJudged of nodes by how many experts they add to those that
-// the nodes before them hold.
-func coverFirst(plan *placement.Plan, ids []string) {
-	holds := make(map[string][]placement.Replica, len(ids))
-	for _, id := range ids {
-		holds[id] = plan.Holds(id)
-	}
-	covered := make(map[placement.Replica]bool, len(plan.Layers)*plan.Experts)
-	for listed := range maxJudged {
-		best, most := listed, -1
-		for i := listed; i < len(ids); i++ {
-			fresh := 0
-			for _, r := range holds[ids[i]] {
-				if !covered[r] {
-					fresh++
-				}
-			}
-			if fresh > most {
-				best, most = i, fresh
-			}
-		}
-		ids[listed], ids[best] = ids[best], ids[listed]
-		for _, r := range holds[ids[listed]] {
-			covered[r] = true
-		}
-	}
 }

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -43,11 +44,25 @@ type Put struct {
 	Lease Lease
 }
 
-// Write is a transaction: if all conditions hold it does all puts and deletes.
+// maxWrite bounds the conditions of a Write, and its puts and deletes together. It is what
+// etcd takes of one transaction unless it is told otherwise.
+const maxWrite = 128
+
+// Write is a transaction: if all conditions hold it does all puts and deletes. There are at
+// most maxWrite conditions, and as many puts and deletes together.
 type Write struct {
 	If     []Cond
 	Put    []Put
 	Delete []string
+}
+
+// validate refuses a write that etcd would not take.
+func (w Write) validate() error {
+	if len(w.If) > maxWrite || len(w.Put)+len(w.Delete) > maxWrite {
+		return fmt.Errorf("cluster: a write of %d keys on %d conditions, at most %d of either",
+			len(w.Put)+len(w.Delete), len(w.If), maxWrite)
+	}
+	return nil
 }
 
 // Store is what the cluster needs of etcd. Its two implementations, Memory and Etcd,

@@ -69,7 +69,7 @@ func TestStores(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, Store, string){
 		"list": testList, "conditions": testConditions, "lease": testLease,
 		"lease gone": testLeaseGone, "watch": testWatch, "compacted": testCompacted,
-		"contexts end": testContexts,
+		"contexts end": testContexts, "bounds": testBounds,
 	} {
 		t.Run("memory/"+name, func(t *testing.T) { test(t, &Memory{}, "/memory/") })
 		t.Run("etcd/"+name, func(t *testing.T) { test(t, etcd, "/"+name+"/") })
@@ -132,6 +132,34 @@ func testConditions(t *testing.T, s Store, p string) {
 	}
 	if got, want := keys(t, s, p), "k=2"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// testBounds writes as much as a write may hold, and more.
+func testBounds(t *testing.T, s Store, p string) {
+	var w Write
+	for i := range maxWrite {
+		key := fmt.Sprintf("%s%03d", p, i)
+		w.If, w.Put = append(w.If, Cond{Key: key}), append(w.Put, Put{Key: key})
+	}
+	rev := commit(t, s, w)
+	for i := range w.If {
+		w.If[i].ModRevision = rev
+	}
+	// Each condition counts, the last one too.
+	gone := w.If[maxWrite-1].Key
+	commit(t, s, Write{Delete: []string{gone}})
+	if _, err := s.Commit(t.Context(), w); !errors.Is(err, ErrConflict) {
+		t.Errorf("a write on a key that is gone = %v, want %v", err, ErrConflict)
+	}
+	for _, much := range []Write{
+		{If: append(slices.Clone(w.If), Cond{Key: p + "more"}), Put: w.Put[:1]},
+		{Put: w.Put, Delete: []string{p + "more"}},
+	} {
+		if _, err := s.Commit(t.Context(), much); err == nil || errors.Is(err, ErrConflict) {
+			t.Errorf("a write of %d keys on %d conditions = %v, want an error that says so",
+				len(much.Put)+len(much.Delete), len(much.If), err)
+		}
 	}
 }
 

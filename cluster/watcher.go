@@ -63,10 +63,6 @@ type NodeState struct {
 	// Loading says that the node has yet to load the committed plan, or, where it holds
 	// nothing by that, the intent.
 	Loading bool
-
-	// readyMod is the ModRevision of the ready record that Revision is from; 0 if that is
-	// not in the store (any more).
-	readyMod int64
 }
 
 // state is what a Watcher knows. It is never edited once published.
@@ -80,6 +76,7 @@ type state struct {
 	quarantineMod       int64 // 0: not in the store
 	nodes               map[string]NodeState
 	ended               map[string]NodeState // of the plan, not registered any more
+	readyMod            map[string]int64     // by node, of ready records that are in the store
 	history             []string             // keys, ascending
 	planSeen, intentRaw string               // records from which plan and intent were read
 	bad                 map[string]error     // by key: records that were ignored
@@ -319,7 +316,7 @@ func (w *Watcher) build(old *state, fresh, doubt bool) *state {
 	s := &state{revision: w.revision, generation: old.generation,
 		plan: old.plan, planSeen: old.planSeen, intent: old.intent, intentRaw: old.intentRaw,
 		planner: w.entries[scope.planner()], nodes: map[string]NodeState{},
-		ended: map[string]NodeState{}, bad: map[string]error{}}
+		ended: map[string]NodeState{}, readyMod: map[string]int64{}, bad: map[string]error{}}
 	if fresh {
 		s.generation++
 	}
@@ -341,6 +338,8 @@ func (w *Watcher) build(old *state, fresh, doubt bool) *state {
 	for key, e := range w.entries {
 		if id, ok := strings.CutPrefix(key, scope.nodes()); ok {
 			w.readNode(s, s.nodes, id, e)
+		} else if id, ok := strings.CutPrefix(key, scope.ready()); ok {
+			s.readyMod[id] = e.ModRevision
 		} else if strings.HasPrefix(key, scope.history()) {
 			s.history = append(s.history, key)
 		}
@@ -407,7 +406,7 @@ func (w *Watcher) readNode(s *state, into map[string]NodeState, id string, e Ent
 	}
 	key := w.opts.Scope.ready() + id
 	e, ok := w.entries[key]
-	if n.readyMod = e.ModRevision; !ok {
+	if !ok {
 		e, ok = w.vanished[key]
 	}
 	if ok {

@@ -82,6 +82,20 @@ func TestSimulation(t *testing.T) {
 	}
 }
 
+// past are seeds that once found what no other test did.
+var past = []uint64{
+	13233, // a node registered again while a commit that gave it up was on its way
+}
+
+func TestPast(t *testing.T) {
+	for _, seed := range past {
+		s := Draw(seed)
+		if o := Run(t, s); len(o.Problems) > 0 {
+			report(t, s, o)
+		}
+	}
+}
+
 // scenarios runs scenarios one after the other until one fails.
 func scenarios(t *testing.T, first, count uint64) (all summary) {
 	for seed := first; seed < first+count; seed++ {

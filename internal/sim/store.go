@@ -83,6 +83,8 @@ func (a *authority) endLease(owner string) (ended int) {
 		}
 	}
 	a.mu.Unlock()
+	a.world.watch.mu.Lock() // or a lease might end between a commit and the look at it
+	defer a.world.watch.mu.Unlock()
 	for _, l := range gone {
 		if a.memory.Load().Revoke(context.Background(), l) == nil {
 			ended++
@@ -187,7 +189,7 @@ func (c *storeClient) Commit(ctx context.Context, w cluster.Write) (int64, error
 	c.world.watch.mu.Lock()
 	revision, err := c.memory.Load().Commit(ctx, w)
 	if err == nil {
-		c.world.watch.committed(c, w)
+		c.world.watch.committed(c, w, revision)
 	}
 	c.world.watch.mu.Unlock()
 	if lost && err == nil {
@@ -224,6 +226,8 @@ func (c *storeClient) Revoke(ctx context.Context, l cluster.Lease) error {
 	if err := c.reach(ctx); err != nil {
 		return err
 	}
+	c.world.watch.mu.Lock()
+	defer c.world.watch.mu.Unlock()
 	return c.memory.Load().Revoke(ctx, l)
 }
 
