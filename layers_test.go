@@ -33,6 +33,7 @@ internal/measure:
 cluster/etcdserver:
 kernel: tensor
 kernel/devicetest: kernel tensor
+kernel/cuda: kernel tensor
 checkpoint: tensor
 packed: kernel
 wire: tensor
@@ -73,6 +74,7 @@ var banned = map[string][]string{
 var directModules = []string{
 	"github.com/anishathalye/porcupine", // tests only
 	"github.com/dlclark/regexp2/v2",
+	"github.com/ebitengine/purego", // builds with -tags cuda only
 	"github.com/hashicorp/memberlist",
 	"github.com/prometheus/client_golang",
 	"github.com/rogpeppe/go-internal",

@@ -1,0 +1,244 @@
+//go:build cuda && linux
+
+package cuda
+
+import (
+	"fmt"
+	"runtime"
+	"unsafe"
+)
+
+// Context is one device, opened for this process, with one ordered stream. It is used
+// by one goroutine at a time. Copies and launches are queued; Sync waits for them.
+type Context struct {
+	lib    *library
+	device uintptr
+	handle uintptr
+	stream uintptr
+}
+
+// Open opens a device by its number in List.
+func Open(index int) (*Context, error) {
+	l, err := load(cudaLibrary, cudaNames)
+	if err != nil {
+		return nil, err
+	}
+	var version, count, device int32
+	if err := l.start(&version, &count); err != nil {
+		return nil, fmt.Errorf("open GPU %d: %w", index, err)
+	}
+	if index < 0 || index >= int(count) {
+		return nil, fmt.Errorf("open GPU %d: there are %d, numbered from 0; see drover devices",
+			index, count)
+	}
+	if err := l.call(cuDeviceGet, uintptr(unsafe.Pointer(&device)), uintptr(index)); err != nil {
+		return nil, fmt.Errorf("open GPU %d: %w", index, err)
+	}
+	c := &Context{lib: l, device: uintptr(device)}
+	if err := l.call(cuPrimaryRetain, uintptr(unsafe.Pointer(&c.handle)), c.device); err != nil {
+		return nil, fmt.Errorf("open GPU %d: %w", index, err)
+	}
+	const nonBlocking = 1
+	if err := c.call(cuStreamCreate, uintptr(unsafe.Pointer(&c.stream)), nonBlocking); err != nil {
+		return nil, fmt.Errorf("open GPU %d: %w", index, joinRelease(err, c))
+	}
+	return c, nil
+}
+
+// joinRelease gives the device back after an error.
+func joinRelease(err error, c *Context) error {
+	if release := c.lib.call(cuPrimaryRelease, c.device); release != nil {
+		return fmt.Errorf("%w; then %w", err, release)
+	}
+	return err
+}
+
+// Close waits for what was queued and gives the device back. Memory and modules of the
+// context must not be used afterwards.
+func (c *Context) Close() error {
+	err := c.Sync()
+	if destroy := c.call(cuStreamDestroy, c.stream); err == nil {
+		err = destroy
+	}
+	if release := c.lib.call(cuPrimaryRelease, c.device); err == nil {
+		err = release
+	}
+	return err
+}
+
+// call calls a function with the context current: a goroutine may have changed threads.
+//
+//go:uintptrescapes
+func (c *Context) call(f function, args ...uintptr) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := c.lib.call(cuCtxSetCurrent, c.handle); err != nil {
+		return err
+	}
+	return c.lib.call(f, args...)
+}
+
+// Sync waits for what was queued, and returns what went wrong in it.
+func (c *Context) Sync() error { return c.call(cuStreamSynchronize, c.stream) }
+
+// Memory is a piece of the device's memory. Free gives it back.
+type Memory struct {
+	c       *Context
+	address uintptr
+	size    int
+}
+
+// Allocate returns size bytes of zeros.
+func (c *Context) Allocate(size int) (*Memory, error) {
+	if size < 1 {
+		return nil, fmt.Errorf("allocate %d bytes on the GPU: must be at least one", size)
+	}
+	m := &Memory{c: c, size: size}
+	err := c.call(cuMemAlloc, uintptr(unsafe.Pointer(&m.address)), uintptr(size))
+	if err != nil {
+		return nil, fmt.Errorf("allocate %d bytes on the GPU: %w", size, err)
+	}
+	if err := c.call(cuMemset, m.address, 0, uintptr(size), c.stream); err != nil {
+		m.Free()
+		return nil, fmt.Errorf("clear %d bytes on the GPU: %w", size, err)
+	}
+	return m, nil
+}
+
+// Free gives the memory back. The driver waits for kernels that use it.
+func (m *Memory) Free() error { return m.c.call(cuMemFree, m.address) }
+
+// Host is memory of the host that the device copies from and to by itself: pinned.
+type Host struct {
+	c *Context
+	// Bytes is the memory, until Free.
+	Bytes []byte
+}
+
+// AllocateHost returns size bytes of pinned memory.
+func (c *Context) AllocateHost(size int) (*Host, error) {
+	if size < 1 {
+		return nil, fmt.Errorf("pin %d bytes for the GPU: must be at least one", size)
+	}
+	var p *byte
+	const allContexts = 1
+	err := c.call(cuMemHostAlloc, uintptr(unsafe.Pointer(&p)), uintptr(size), allContexts)
+	if err != nil {
+		return nil, fmt.Errorf("pin %d bytes for the GPU: %w", size, err)
+	}
+	return &Host{c: c, Bytes: unsafe.Slice(p, size)}, nil
+}
+
+// Free gives the memory back.
+func (h *Host) Free() error {
+	p := uintptr(unsafe.Pointer(unsafe.SliceData(h.Bytes)))
+	h.Bytes = nil
+	return h.c.call(cuMemFreeHost, p)
+}
+
+// Write queues a copy of the first size bytes of src to m from byte at on. src must
+// stay as it is until Sync.
+func (m *Memory) Write(at int, src *Host, size int) error {
+	if err := m.checkCopy(at, src, size); err != nil || size == 0 {
+		return err
+	}
+	return m.c.call(cuMemcpyToDevice, m.address+uintptr(at),
+		uintptr(unsafe.Pointer(unsafe.SliceData(src.Bytes))), uintptr(size), m.c.stream)
+}
+
+// Read queues a copy of size bytes of m from byte at on to dst. They are there after
+// Sync.
+func (m *Memory) Read(dst *Host, at, size int) error {
+	if err := m.checkCopy(at, dst, size); err != nil || size == 0 {
+		return err
+	}
+	return m.c.call(cuMemcpyToHost, uintptr(unsafe.Pointer(unsafe.SliceData(dst.Bytes))),
+		m.address+uintptr(at), uintptr(size), m.c.stream)
+}
+
+func (m *Memory) checkCopy(at int, h *Host, size int) error {
+	if size < 0 || size > len(h.Bytes) || at < 0 || at > m.size-size {
+		return fmt.Errorf("copy %d bytes between %d of the host and byte %d of %d on the GPU: "+
+			"out of range", size, len(h.Bytes), at, m.size)
+	}
+	return nil
+}
+
+// Module is compiled kernels on a device.
+type Module struct {
+	c      *Context
+	handle uintptr
+}
+
+// LoadModule loads compiled kernels: a cubin, a fat binary, or PTX that ends on a zero
+// byte.
+func (c *Context) LoadModule(image []byte) (*Module, error) {
+	if len(image) == 0 {
+		return nil, fmt.Errorf("load kernels: %w: there are no bytes", ErrImage)
+	}
+	m := &Module{c: c}
+	err := c.call(cuModuleLoad, uintptr(unsafe.Pointer(&m.handle)),
+		uintptr(unsafe.Pointer(unsafe.SliceData(image))))
+	if err != nil {
+		return nil, fmt.Errorf("load kernels: %w", err)
+	}
+	return m, nil
+}
+
+// Unload gives the module's memory back.
+func (m *Module) Unload() error { return m.c.call(cuModuleUnload, m.handle) }
+
+// Kernel is a function of a module.
+type Kernel struct {
+	c      *Context
+	handle uintptr
+}
+
+// Kernel finds a function by name.
+func (m *Module) Kernel(name string) (*Kernel, error) {
+	k := &Kernel{c: m.c}
+	text := append([]byte(name), 0)
+	err := m.c.call(cuModuleFunction, uintptr(unsafe.Pointer(&k.handle)), m.handle,
+		uintptr(unsafe.Pointer(&text[0])))
+	if err != nil {
+		return nil, fmt.Errorf("find kernel %s: %w", name, err)
+	}
+	return k, nil
+}
+
+// Grid is how many blocks a launch has, in two directions, and threads in each block.
+type Grid struct{ X, Y, Threads uint32 }
+
+// maxArguments bounds a kernel's arguments.
+const maxArguments = 16
+
+// Launch queues a kernel. Each argument is 8 bytes: an address from At, or a number that
+// the kernel takes as a 64-bit integer.
+func (k *Kernel) Launch(g Grid, arguments ...uint64) error {
+	if len(arguments) > maxArguments {
+		return fmt.Errorf("launch a kernel with %d arguments: at most %d", len(arguments), maxArguments)
+	}
+	// The driver copies arguments before it returns. All that it follows by address lies in
+	// one piece of memory, which the call keeps in place.
+	var list struct {
+		values   [maxArguments]uint64
+		pointers [maxArguments]*uint64
+	}
+	var pin runtime.Pinner
+	pin.Pin(&list)
+	defer pin.Unpin()
+	copy(list.values[:], arguments)
+	for i := range list.pointers {
+		list.pointers[i] = &list.values[i]
+	}
+	return k.c.call(cuLaunchKernel, k.handle, uintptr(g.X), uintptr(g.Y), 1,
+		uintptr(g.Threads), 1, 1, 0, k.c.stream, uintptr(unsafe.Pointer(&list.pointers)), 0)
+}
+
+// At is the address of byte i, for an argument of a kernel.
+func (m *Memory) At(i int) uint64 {
+	if i < 0 || i >= m.size {
+		panic(fmt.Sprintf("cuda: byte %d of %d", i, m.size))
+	}
+	return uint64(m.address) + uint64(i)
+}

@@ -1,0 +1,48 @@
+// Package cuda computes on NVIDIA GPUs through the driver's own library, which it
+// looks for at run time: no cgo, no toolkit.
+//
+// Only builds with -tags cuda on Linux call it, since loading a library makes a
+// binary depend on the system's libc. In all others List says so.
+//
+// One rule holds in every kernel (K3): an element of the result belongs to one
+// thread, which sums it as plain Go in package kernel does, one chain of fused
+// multiply-adds over ascending inputs. So its bytes depend neither on the rows beside
+// it (K1) nor on the device, and are those of a CPU. Only the bits of a NaN may differ.
+package cuda
+
+import "errors"
+
+// ErrNotBuilt means that this binary was built without code for GPUs.
+var ErrNotBuilt = errors.New("this drover was built without CUDA: build it for Linux " +
+	"with -tags cuda to use NVIDIA GPUs")
+
+// Listing is what a machine's driver tells.
+type Listing struct {
+	// Driver is the version of the driver, empty if NVML did not tell; CUDA is the newest
+	// version of CUDA that it knows.
+	Driver string `json:"driver,omitempty"`
+	CUDA   string `json:"cuda"`
+	GPUs   []GPU  `json:"gpus"`
+	// Notes say what could not be found out, and why.
+	Notes []string `json:"notes,omitempty"`
+}
+
+// GPU is a device, as CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER number it.
+type GPU struct {
+	Index int    `json:"index"`
+	Name  string `json:"name"`
+	// Architecture is the compute capability, as in sm_90.
+	Architecture    string `json:"architecture"`
+	Multiprocessors int    `json:"multiprocessors"`
+	Bus             string `json:"bus"`
+	MemoryBytes     uint64 `json:"memory_bytes"`
+	// Sensors is nil if NVML did not tell.
+	Sensors *Sensors `json:"sensors,omitempty"`
+}
+
+// Sensors is what NVML tells of a GPU.
+type Sensors struct {
+	FreeBytes  uint64  `json:"free_bytes"`
+	Celsius    uint32  `json:"celsius"`
+	PowerWatts float64 `json:"power_watts"`
+}

@@ -1,0 +1,6 @@
+//go:build !cuda || !linux
+
+package cuda
+
+// List returns ErrNotBuilt.
+func List() (Listing, error) { return Listing{}, ErrNotBuilt }

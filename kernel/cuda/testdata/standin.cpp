@@ -1,0 +1,223 @@
+// A stand-in for NVIDIA's libcuda.so.1 and libnvidia-ml.so.1 on a machine without a GPU:
+// the functions that drover calls, over memory of the host. Copies and kernels are queued
+// and run when the stream is waited for, so a caller that does not wait reads old bytes.
+//
+// STANDIN names what goes wrong, as words: none (no device), small (64 KiB of memory),
+// lost (kernels fail, and all after them), blind (NVML says no).
+
+#include <cstdint>
+#include <cstdlib>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../src/mul.cu"
+#include "../src/rows.cu"
+
+thread_local Index blockIdx, threadIdx, blockDim, gridDim;
+
+namespace {
+
+enum { OK = 0, INVALID = 1, NO_MEMORY = 2, NO_DEVICE = 100, BAD_DEVICE = 101, BAD_IMAGE = 200,
+       NO_CONTEXT = 201, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700 };
+
+typedef std::function<void(void **)> Body;
+
+template <typename T> T argument(void **a, int i) { return *static_cast<T *>(a[i]); }
+
+template <typename... A, size_t... I>
+Body body(void (*f)(A...), std::index_sequence<I...>) {
+  return [f](void **a) { f(argument<A>(a, I)...); };
+}
+struct Known { std::string name; int arguments; Body run; };
+template <typename... A> Known known(const char *name, void (*f)(A...)) {
+  return Known{name, (int)sizeof...(A), body(f, std::index_sequence_for<A...>())};
+}
+
+std::vector<Known> kernels = {
+    known("mul_f32", mul_f32), known("mul_bf16", mul_bf16), known("add_rows", add_rows),
+    known("scale_rows", scale_rows), known("rotate_rows", rotate_rows)};
+
+std::mutex guard;
+std::map<uintptr_t, size_t> memory, pinned;
+std::vector<std::function<int()>> queued;
+size_t used = 0;
+int broken = OK, contexts = 0;
+thread_local void *current = nullptr;
+int context_object, stream_object, module_object;
+const char image[] = "STANDIN";
+
+bool told(const char *word) {
+  const char *s = std::getenv("STANDIN");
+  return s && std::string(s).find(word) != std::string::npos;
+}
+
+bool inside(const std::map<uintptr_t, size_t> &m, uintptr_t at, size_t n) {
+  auto i = m.upper_bound(at);
+  if (i == m.begin()) return false;
+  --i;
+  return at - i->first <= i->second && n <= i->second - (at - i->first);
+}
+
+size_t limit() { return told("small") ? 64 << 10 : 1 << 30; }
+
+int begin() { return broken ? broken : current && contexts > 0 ? OK : NO_CONTEXT; }
+
+}  // namespace
+
+#define API(name, ...) extern "C" int name(__VA_ARGS__)
+#define BEGIN std::lock_guard<std::mutex> hold(guard); if (int e = begin()) return e
+
+API(cuInit, unsigned) { return told("none") ? NO_DEVICE : OK; }
+API(cuDriverGetVersion, int *v) { *v = 12090; return OK; }
+API(cuDeviceGetCount, int *n) { *n = 2; return OK; }
+API(cuDeviceGet, int *d, int i) { *d = i; return i < 0 || i > 1 ? BAD_DEVICE : OK; }
+API(cuDeviceGetName, char *s, int n, int d) {
+  std::strncpy(s, d ? "Stand-in B" : "Stand-in A", n);
+  return OK;
+}
+API(cuDeviceGetPCIBusId, char *s, int n, int d) {
+  std::strncpy(s, d ? "0000:41:00.0" : "0000:0A:00.0", n);
+  return OK;
+}
+API(cuDeviceGetAttribute, int *v, int what, int) {
+  *v = what == 16 ? 132 : what == 75 ? 9 : 0;
+  return OK;
+}
+API(cuDeviceTotalMem_v2, size_t *n, int) { *n = limit(); return OK; }
+API(cuDevicePrimaryCtxRetain, void **c, int) {
+  std::lock_guard<std::mutex> hold(guard);
+  contexts++;
+  *c = &context_object;
+  return OK;
+}
+API(cuDevicePrimaryCtxRelease_v2, int) {
+  std::lock_guard<std::mutex> hold(guard);
+  if (--contexts == 0) { broken = OK; queued.clear(); }
+  return OK;
+}
+API(cuCtxSetCurrent, void *c) { current = c; return c == &context_object ? OK : INVALID; }
+API(cuGetErrorName, int e, const char **s) {
+  static const std::map<int, const char *> names = {
+      {INVALID, "CUDA_ERROR_INVALID_VALUE"}, {NO_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY"},
+      {NO_DEVICE, "CUDA_ERROR_NO_DEVICE"}, {BAD_IMAGE, "CUDA_ERROR_INVALID_IMAGE"},
+      {NOT_FOUND, "CUDA_ERROR_NOT_FOUND"}, {ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS"}};
+  auto i = names.find(e);
+  if (i == names.end()) return INVALID;
+  *s = i->second;
+  return OK;
+}
+
+static int allocate(std::map<uintptr_t, size_t> &m, uintptr_t *p, size_t n) {
+  if (n == 0) return INVALID;
+  if (n > limit() - used) return NO_MEMORY;
+  *p = reinterpret_cast<uintptr_t>(std::malloc(n));
+  std::memset(reinterpret_cast<void *>(*p), 0xa5, n);
+  m[*p] = n;
+  used += n;
+  return OK;
+}
+static int run_queue() {
+  for (auto &f : queued)
+    if (!broken) broken = f();
+  queued.clear();
+  return broken;
+}
+static int release(std::map<uintptr_t, size_t> &m, uintptr_t p) {
+  auto i = m.find(p);
+  if (i == m.end()) return INVALID;
+  if (int e = run_queue()) return e;
+  used -= i->second;
+  std::free(reinterpret_cast<void *>(p));
+  m.erase(i);
+  return OK;
+}
+API(cuMemAlloc_v2, uintptr_t *p, size_t n) { BEGIN; return allocate(memory, p, n); }
+API(cuMemFree_v2, uintptr_t p) { BEGIN; return release(memory, p); }
+API(cuMemHostAlloc, uintptr_t *p, size_t n, unsigned) { BEGIN; return allocate(pinned, p, n); }
+API(cuMemFreeHost, uintptr_t p) { BEGIN; return release(pinned, p); }
+
+static int copy(uintptr_t to, uintptr_t from, size_t n) {
+  queued.push_back([=] {
+    std::memcpy(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), n);
+    return OK;
+  });
+  return OK;
+}
+API(cuMemcpyHtoDAsync_v2, uintptr_t to, uintptr_t from, size_t n, void *s) {
+  BEGIN;
+  if (s != &stream_object || !inside(memory, to, n) || !inside(pinned, from, n)) return INVALID;
+  return copy(to, from, n);
+}
+API(cuMemcpyDtoHAsync_v2, uintptr_t to, uintptr_t from, size_t n, void *s) {
+  BEGIN;
+  if (s != &stream_object || !inside(pinned, to, n) || !inside(memory, from, n)) return INVALID;
+  return copy(to, from, n);
+}
+API(cuMemsetD8Async, uintptr_t to, unsigned char v, size_t n, void *s) {
+  BEGIN;
+  if (s != &stream_object || !inside(memory, to, n)) return INVALID;
+  queued.push_back([=] { std::memset(reinterpret_cast<void *>(to), v, n); return OK; });
+  return OK;
+}
+API(cuStreamCreate, void **s, unsigned) { BEGIN; *s = &stream_object; return OK; }
+API(cuStreamDestroy_v2, void *s) { BEGIN; return s == &stream_object ? run_queue() : INVALID; }
+API(cuStreamSynchronize, void *s) { BEGIN; return s == &stream_object ? run_queue() : INVALID; }
+API(cuModuleLoadData, void **m, const void *bytes) {
+  BEGIN;
+  if (std::strncmp(static_cast<const char *>(bytes), image, sizeof image - 1)) return BAD_IMAGE;
+  *m = &module_object;
+  return OK;
+}
+API(cuModuleUnload, void *m) { BEGIN; return m == &module_object ? OK : INVALID; }
+API(cuModuleGetFunction, void **f, void *m, const char *name) {
+  BEGIN;
+  if (m != &module_object) return INVALID;
+  for (auto &k : kernels)
+    if (k.name == name) { *f = &k; return OK; }
+  return NOT_FOUND;
+}
+API(cuLaunchKernel, void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+    unsigned bz, unsigned shared, void *s, void **arguments, void **extra) {
+  BEGIN;
+  if (s != &stream_object || gz != 1 || by != 1 || bz != 1 || shared || extra || !gx || !gy ||
+      !bx || gy > 65535 || bx > 1024)
+    return INVALID;
+  const Known *k = static_cast<const Known *>(f);
+  std::vector<uint64_t> values(k->arguments);
+  for (int i = 0; i < k->arguments; i++) values[i] = *static_cast<uint64_t *>(arguments[i]);
+  queued.push_back([=]() mutable -> int {
+    if (told("lost")) return ILLEGAL_ADDRESS;
+    std::vector<void *> a;
+    for (auto &v : values) a.push_back(&v);
+    gridDim = {gx, gy, 1}, blockDim = {bx, 1, 1};
+    for (unsigned y = 0; y < gy; y++)
+      for (unsigned x = 0; x < gx; x++)
+        for (unsigned t = 0; t < bx; t++) {
+          blockIdx = {x, y, 0}, threadIdx = {t, 0, 0};
+          k->run(a.data());
+        }
+    return OK;
+  });
+  return OK;
+}
+
+API(nvmlInit_v2) { return told("blind") ? 9 : OK; }
+API(nvmlShutdown) { return OK; }
+API(nvmlSystemGetDriverVersion, char *s, unsigned n) { std::strncpy(s, "575.0", n); return OK; }
+API(nvmlDeviceGetHandleByPciBusId_v2, const char *bus, void **h) {
+  static int devices[2];
+  if (!std::strcmp(bus, "0000:0A:00.0")) *h = &devices[0];
+  else if (!std::strcmp(bus, "0000:41:00.0")) *h = &devices[1];
+  else return 6;
+  return OK;
+}
+API(nvmlDeviceGetMemoryInfo, void *, uint64_t *m) {
+  m[0] = limit(), m[1] = limit() / 2, m[2] = limit() / 2;
+  return OK;
+}
+API(nvmlDeviceGetTemperature, void *, int, unsigned *t) { *t = 41; return OK; }
+API(nvmlDeviceGetPowerUsage, void *, unsigned *p) { *p = 70500; return OK; }
