@@ -17,6 +17,9 @@ type Context struct {
 	stream uintptr
 }
 
+// oldestCUDA is the version of CUDA that a driver must know to load the kernels.
+const oldestCUDA = 12000
+
 // Open opens a device by its number in List.
 func Open(index int) (*Context, error) {
 	l, err := load(cudaLibrary, cudaNames)
@@ -26,6 +29,10 @@ func Open(index int) (*Context, error) {
 	var version, count, device int32
 	if err := l.start(&version, &count); err != nil {
 		return nil, fmt.Errorf("open GPU %d: %w", index, err)
+	}
+	if version < oldestCUDA {
+		return nil, fmt.Errorf("open GPU %d: the driver knows CUDA %s and is too old: install one "+
+			"for CUDA %s or newer", index, versionText(version), versionText(oldestCUDA))
 	}
 	if index < 0 || index >= int(count) {
 		return nil, fmt.Errorf("open GPU %d: there are %d, numbered from 0; see drover devices",

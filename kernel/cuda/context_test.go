@@ -93,7 +93,7 @@ func TestLost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	module, err := c.LoadModule(standInImage)
+	module, err := c.LoadKernels()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,12 +128,12 @@ func TestLost(t *testing.T) {
 func TestModules(t *testing.T) {
 	c := open(t)
 	defer closeContext(t, c)
-	for name, image := range map[string][]byte{"none": nil, "damaged": []byte("STAND?N\x00")} {
+	for name, image := range map[string][]byte{"none": nil, "damaged": []byte("\x7fELV\x00")} {
 		if _, err := c.LoadModule(image); !errors.Is(err, ErrImage) {
 			t.Errorf("%s: %v, want no kernels for this device", name, err)
 		}
 	}
-	m, err := c.LoadModule(standInImage)
+	m, err := c.LoadKernels()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,5 +151,31 @@ func TestModules(t *testing.T) {
 	}
 	if err := m.Unload(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestImageFor(t *testing.T) {
+	for capability, want := range map[[2]int]string{{8, 0}: "sm_80", {8, 9}: "sm_80", {9, 0}: "sm_90",
+		{10, 0}: "sm_100", {10, 3}: "sm_100", {12, 0}: "compute_80"} {
+		got, err := imageFor(capability[0], capability[1])
+		if err != nil || got != want {
+			t.Errorf("imageFor(%v) = %s, %v, want %s", capability, got, err, want)
+		}
+		packed, err := images.ReadFile("images/" + got + ".gz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if image, err := unpack(packed); err != nil || len(image) == 0 {
+			t.Errorf("image %s: %d bytes, %v", got, len(image), err)
+		}
+		packed[len(packed)/2] ^= 1
+		if _, err := unpack(packed); err == nil {
+			t.Errorf("image %s with a bit wrong: no error", got)
+		}
+	}
+	_, err := imageFor(7, 5)
+	oneLine(t, err, "sm_75", "sm_80 or newer")
+	if !errors.Is(err, ErrImage) {
+		t.Errorf("sm_75: %v is not ErrImage", err)
 	}
 }

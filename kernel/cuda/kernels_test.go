@@ -25,7 +25,7 @@ type bench struct {
 func newBench(t *testing.T) *bench {
 	b := &bench{T: t, c: open(t)}
 	t.Cleanup(func() { closeContext(t, b.c) })
-	m, err := b.c.LoadModule(standInImage)
+	m, err := b.c.LoadKernels()
 	if err != nil {
 		t.Fatal(err)
 	}

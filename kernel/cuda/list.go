@@ -27,7 +27,7 @@ func List() (Listing, error) {
 	if err := l.start(&version, &count); err != nil {
 		return Listing{}, fmt.Errorf("list GPUs: %w", err)
 	}
-	r := Listing{CUDA: fmt.Sprintf("%d.%d", version/1000, version%1000/10), GPUs: []GPU{}}
+	r := Listing{CUDA: versionText(version), GPUs: []GPU{}}
 	for i := range int(count) {
 		g, err := l.describe(i)
 		if err != nil {
@@ -40,6 +40,9 @@ func List() (Listing, error) {
 	}
 	return r, nil
 }
+
+// versionText writes a version as the driver numbers it: 12090 is 12.9.
+func versionText(v int32) string { return fmt.Sprintf("%d.%d", v/1000, v%1000/10) }
 
 // start initialises libcuda and returns its version and the number of devices.
 func (l *library) start(version, count *int32) error {

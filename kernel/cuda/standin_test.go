@@ -13,9 +13,6 @@ import (
 	"testing"
 )
 
-// standInImage is what the stand-in takes for compiled kernels.
-var standInImage = []byte("STANDIN\x00")
-
 // inside marks a process that runs with the stand-in in the place of the driver.
 const inside = "DROVER_STANDIN_DIR"
 
@@ -171,6 +168,14 @@ func TestOldDriver(t *testing.T) {
 	needStandIn(t)
 	_, err := load(cudaLibrary, []string{"cuInit", "cuOfNextYear"})
 	oneLine(t, err, "libcuda.so.1 has no function cuOfNextYear", "too old")
+}
+
+func TestOldCUDA(t *testing.T) {
+	if !with(t, "STANDIN", "old") {
+		return
+	}
+	_, err := Open(0)
+	oneLine(t, err, "open GPU 0", "CUDA 11.8", "too old", "12.0")
 }
 
 func TestOpenRange(t *testing.T) {

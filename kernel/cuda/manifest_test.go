@@ -1,0 +1,119 @@
+package cuda
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"testing"
+)
+
+// Budgets of a kernel. 64 registers let a multiprocessor hold 1024 threads.
+const (
+	maxRegisters   = 64
+	maxSharedBytes = 48 << 10
+)
+
+type manifest struct {
+	Source  string
+	Targets map[string]struct {
+		SHA256  string
+		Bytes   int
+		Kernels map[string]struct{ Registers, Shared, Spills, Stack int }
+	}
+}
+
+// TestImages checks that the checked-in machine code is of the sources beside it, whole,
+// for every target, and within the budgets.
+func TestImages(t *testing.T) {
+	raw, err := os.ReadFile("images/manifest.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m manifest
+	if err := json.Unmarshal(raw, &m); err != nil {
+		t.Fatal(err)
+	}
+	source, kernels := sourceOf(t)
+	if m.Source != source {
+		t.Errorf("images are of other sources (%s, here %s): run scripts/gpu-kernels", m.Source, source)
+	}
+	for _, target := range []string{"sm_80", "sm_90", "sm_100", "compute_80"} {
+		image := imageBytes(t, target)
+		sum := sha256.Sum256(image)
+		want := m.Targets[target]
+		if hex.EncodeToString(sum[:]) != want.SHA256 || len(image) != want.Bytes {
+			t.Errorf("%s: %d bytes with hash %x, want %d with %s", target, len(image), sum, want.Bytes,
+				want.SHA256)
+		}
+		for _, name := range kernels {
+			if !bytes.Contains(image, []byte(name)) {
+				t.Errorf("%s has no kernel %s", target, name)
+			}
+			if target == "compute_80" {
+				continue // PTX has no registers yet
+			}
+			use, ok := want.Kernels[name]
+			if !ok || use.Registers < 1 || use.Registers > maxRegisters || use.Spills != 0 ||
+				use.Stack != 0 || use.Shared > maxSharedBytes {
+				t.Errorf("%s: %s uses %+v, allowed are %d registers, %d bytes shared, no spills", target,
+					name, use, maxRegisters, maxSharedBytes)
+			}
+		}
+	}
+	if image := imageBytes(t, "compute_80"); image[len(image)-1] != 0 {
+		t.Error("PTX does not end on a zero byte")
+	}
+}
+
+// sourceOf is the hash of all sources, as scripts/gpu-kernels computes it, and the names
+// of their kernels.
+func sourceOf(t *testing.T) (hash string, kernels []string) {
+	t.Helper()
+	files, err := filepath.Glob("src/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(files)
+	h := sha256.New()
+	kernel := regexp.MustCompile(`__global__[^(]*(?:__launch_bounds__\(\w+\)\s*)?\b(\w+)\(\w+ `)
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(h, "%s %d\n", filepath.Base(f), len(b))
+		h.Write(b)
+		for _, found := range kernel.FindAllSubmatch(b, -1) {
+			kernels = append(kernels, string(found[1]))
+		}
+	}
+	if len(kernels) < 5 {
+		t.Fatalf("found only the kernels %v", kernels)
+	}
+	return hex.EncodeToString(h.Sum(nil)), kernels
+}
+
+func imageBytes(t *testing.T, target string) []byte {
+	t.Helper()
+	packed, err := os.ReadFile("images/" + target + ".gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := io.ReadAll(r)
+	if err != nil || len(image) == 0 {
+		t.Fatalf("%s: %d bytes, %v", target, len(image), err)
+	}
+	return image
+}
