@@ -17,7 +17,9 @@
 #include <utility>
 #include <vector>
 
+#include "../src/integer.cu"
 #include "../src/mul.cu"
+#include "../src/norm.cu"
 #include "../src/rows.cu"
 
 thread_local Index blockIdx, threadIdx, blockDim, gridDim;
@@ -42,7 +44,11 @@ template <typename... A> Known known(const char *name, void (*f)(A...)) {
 
 std::vector<Known> kernels = {
     known("mul_f32", mul_f32), known("mul_bf16", mul_bf16), known("add_rows", add_rows),
-    known("scale_rows", scale_rows), known("rotate_rows", rotate_rows)};
+    known("scale_rows", scale_rows), known("rotate_rows", rotate_rows),
+    known("quantise_rows", quantise_rows), known("mul_int8", mul_int8),
+    known("mul_int4", mul_int4), known("norm_sums", norm_sums),
+    known("norm_factors", norm_factors), known("norm_apply", norm_apply),
+    known("swiglu_rows", swiglu_rows)};
 
 std::mutex guard;
 std::map<uintptr_t, size_t> memory, pinned;

@@ -1,0 +1,103 @@
+//go:build cuda && linux
+
+package cuda
+
+import (
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"drover/kernel"
+	"drover/tensor"
+)
+
+// smallScales are weights of which some scales are float16 below its normal numbers.
+func smallScales(rng *rand.Rand, k int) []float32 {
+	w := numbers(rng, k, false)
+	for i := range w {
+		w[i] *= float32(math.Ldexp(1, -4-i/32%6*4))
+	}
+	return w
+}
+
+func TestMulCodes(t *testing.T) {
+	b := newBench(t)
+	rng := rand.New(rand.NewPCG(7, 8))
+	for name, f := range map[string]kernel.Format{
+		"mul_int8": kernel.WeightsInt8, "mul_int4": kernel.WeightsInt4} {
+		for i, s := range [][3]int{{1, 1, 1}, {1, 64, 64}, {3, 17, 33}, {8, 65, 200}, {9, 15, 130},
+			{17, 150, 67}, {1, 31, 513}, {70, 33, 5}} {
+			rows, n, k := s[0], s[1], s[2]
+			m, err := kernel.NewMatrix(n, k, f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for j := range n {
+				if err := m.SetRow(j, smallScales(rng, k)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			x := tensor.Rows{Data: numbers(rng, rows*k, i%2 == 1), N: rows, Dim: k}
+			if rows > 8 {
+				x.Data[0], x.Data[k], x.Data[2*k] = float32(math.Inf(1)), float32(math.NaN()), 0x1p-101
+			}
+			want := tensor.MakeRows(rows, n)
+			m.Mul(want, x)
+			groups := (k + 63) / 64
+			codes, scales := b.on(make([]byte, rows*groups*64)), b.on(make([]byte, 4*rows*groups))
+			y := b.on(make([]byte, 4*rows*n))
+			b.launch("quantise_rows", Grid{ceil(rows*groups, 128), 1, 128}, codes.At(0), scales.At(0),
+				b.on(bytesOf(x.Data)).At(0), uint64(rows), uint64(k))
+			b.launch(name, Grid{ceil(n, 64), ceil(rows, 8), 64}, y.At(0), codes.At(0), scales.At(0),
+				b.on(m.Packed()).At(0), uint64(rows), uint64(n), uint64(k))
+			b.same(y, want.Data, "%s, %d rows × %d×%d", name, rows, n, k)
+		}
+	}
+}
+
+func TestNorm(t *testing.T) {
+	b := newBench(t)
+	rng := rand.New(rand.NewPCG(9, 10))
+	for i, s := range [][2]int{{1, 1}, {3, 17}, {1, 128}, {5, 130}, {70, 3}} {
+		rows, dim := s[0], s[1]
+		x := tensor.Rows{Data: numbers(rng, rows*dim, i > 2), N: rows, Dim: dim}
+		weight, eps := numbers(rng, dim, i > 2), 1e-5
+		for weighted := range 2 {
+			want, used := tensor.MakeRows(rows, dim), weight
+			if weighted == 0 {
+				used = nil
+			}
+			kernel.RMSNorm(want, x, used, eps)
+			dx, y := b.on(bytesOf(x.Data)), b.on(make([]byte, 4*rows*dim))
+			sums, factors := b.on(make([]byte, 8*16*rows)), b.on(make([]byte, 4*rows))
+			b.launch("norm_sums", Grid{ceil(rows*16, 128), 1, 128}, sums.At(0), dx.At(0), uint64(rows),
+				uint64(dim))
+			b.launch("norm_factors", Grid{ceil(rows, 128), 1, 128}, factors.At(0), sums.At(0),
+				uint64(rows), uint64(dim), math.Float64bits(eps))
+			b.launch("norm_apply", Grid{ceil(rows*dim, 128), 1, 128}, y.At(0), dx.At(0), factors.At(0),
+				b.on(bytesOf(weight)).At(0), uint64(rows*dim), uint64(dim), uint64(weighted))
+			b.same(y, want.Data, "%d rows of %d, weighted %d", rows, dim, weighted)
+		}
+	}
+}
+
+func TestSwiGLU(t *testing.T) {
+	b := newBench(t)
+	rng := rand.New(rand.NewPCG(11, 12))
+	for i, s := range [][2]int{{1, 1}, {3, 17}, {5, 130}, {2, 2000}} {
+		rows, width := s[0], s[1]
+		h := tensor.Rows{Data: numbers(rng, rows*2*width, i > 0), N: rows, Dim: 2 * width}
+		if i == 3 { // gates from where e^x is nothing to where it is infinite, and no numbers
+			for j := range width {
+				h.Data[j] = float32(j-width/2) / 8
+			}
+			h.Data[2*width], h.Data[2*width+1] = float32(math.NaN()), float32(math.Inf(-1))
+		}
+		want := tensor.MakeRows(rows, width)
+		kernel.SwiGLU(want, h)
+		y := b.on(make([]byte, 4*rows*width))
+		b.launch("swiglu_rows", Grid{ceil(rows*width, 128), 1, 128}, y.At(0), b.on(bytesOf(h.Data)).At(0),
+			uint64(rows*width), uint64(width))
+		b.same(y, want.Data, "%d rows of %d", rows, width)
+	}
+}

@@ -1,0 +1,128 @@
+// Products with weights of 8 and 4 bits: kernel/integer.go has the formulas. Rows are
+// quantised first, a thread for each group of 64 inputs; products of codes are exact
+// integers, and a thread adds its groups in one chain over ascending groups (K1, K3).
+
+#include "drover.h"
+
+#define GROUP 64
+#define ROWS8 8
+#define OUTPUTS8 64
+#define LINE8 16  // dwords
+
+// x is (rows, inputs); codes (rows, groups, 64) int8, scales (rows, groups).
+extern "C" __global__ void quantise_rows(int *codes, float *scales, const float *x,
+                                         long long rows, long long inputs) {
+  const long long groups = (inputs + GROUP - 1) / GROUP;
+  const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= rows * groups) return;
+  const float *in = x + i / groups * inputs + i % groups * GROUP;
+  const long long left = inputs - i % groups * GROUP;
+  const int n = left < GROUP ? (int)left : GROUP;
+  float largest = 0.0f;
+  for (int k = 0; k < n && largest == largest; k++) {
+    const float v = fabsf(in[k]);
+    if (!(v <= largest)) largest = v;
+  }
+  const bool finite = largest <= 3.40282347e+38f, zeros = !finite || largest < 0x1p-100f;
+  scales[i] = !finite ? __uint_as_float(0x7fc00000u) : zeros ? 0.0f : __fdiv_rn(largest, 127.0f);
+  const float inverse = zeros ? 0.0f : __fdiv_rn(127.0f, largest);
+  for (int four = 0; four < GROUP / 4; four++) {
+    unsigned word = 0;
+    for (int j = 0; j < 4; j++) {
+      const int k = 4 * four + j;
+      int code = zeros || k >= n ? 0 : __float2int_rn(__fmul_rn(in[k], inverse));
+      code = code > 127 ? 127 : code < -127 ? -127 : code;
+      word |= ((unsigned)code & 255u) << 8 * j;
+    }
+    codes[i * (GROUP / 4) + four] = (int)word;
+  }
+}
+
+__device__ __forceinline__ float widen_half(unsigned h) {
+  const unsigned sign = (h & 0x8000u) << 16, rest = h & 0x7fffu;
+  if (rest >= 0x7c00u) return __uint_as_float(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
+  const float magnitude = __fmul_rn(__uint_as_float(rest << 13), 0x1p112f);  // exact
+  return sign ? -magnitude : magnitude;
+}
+
+// A group of a row times a group of an output, without the row's scale.
+struct Int8 {
+  static const int lines = 17;
+  __device__ __forceinline__ float operator()(const unsigned *w, const int *codes) const {
+    int dot = 0;
+#pragma unroll
+    for (int l = 0; l < 16; l++)  // codes are stored +128
+      dot = __dp4a((int)(__ldg(w + l * LINE8) ^ 0x80808080u), codes[l], dot);
+    return __fmul_rn(__int2float_rn(dot), __uint_as_float(__ldg(w + 16 * LINE8)));
+  }
+};
+
+struct Int4 {
+  static const int lines = 9;
+  __device__ __forceinline__ int half(const unsigned *w, const int *codes) const {
+    int dot = 0, sum = 0;
+#pragma unroll
+    for (int l = 0; l < 4; l++) {  // codes are stored +8
+      const unsigned eight = __ldg(w + l * LINE8);
+      dot = __dp4a((int)(eight & 0x0f0f0f0fu), codes[2 * l], dot);
+      dot = __dp4a((int)(eight >> 4 & 0x0f0f0f0fu), codes[2 * l + 1], dot);
+      sum = __dp4a(0x01010101, codes[2 * l], sum);
+      sum = __dp4a(0x01010101, codes[2 * l + 1], sum);
+    }
+    return dot - 8 * sum;
+  }
+  // w is the output's dword of a line, so r is its number in the block.
+  __device__ __forceinline__ float operator()(const unsigned *w, const int *codes, int r) const {
+    const unsigned *scales = w - r + 8 * LINE8;
+    const unsigned first = __ldg(scales + r / 2) >> 16 * (r % 2) & 0xffffu;
+    const unsigned second = __ldg(scales + 8 + r / 2) >> 16 * (r % 2) & 0xffffu;
+    const float t = __fmul_rn(__int2float_rn(half(w, codes)), widen_half(first));
+    return __fmaf_rn(__int2float_rn(half(w + 4 * LINE8, codes + 8)), widen_half(second), t);
+  }
+};
+
+__device__ __forceinline__ float group(const Int8 &f, const unsigned *w, const int *c, int) {
+  return f(w, c);
+}
+__device__ __forceinline__ float group(const Int4 &f, const unsigned *w, const int *c, int r) {
+  return f(w, c, r);
+}
+
+template <typename F>
+__device__ __forceinline__ void mul_codes(float *y, const int *codes, const float *scales,
+                                          const unsigned *packed, long long rows,
+                                          long long outputs, long long inputs, F f) {
+  const long long groups = (inputs + GROUP - 1) / GROUP;
+  const long long n = (long long)blockIdx.x * OUTPUTS8 + threadIdx.x;
+  const long long first = (long long)blockIdx.y * ROWS8;
+  if (n >= outputs) return;
+  const int panel = rows - first < ROWS8 ? (int)(rows - first) : ROWS8;
+  const unsigned *w = packed + n / 16 * groups * (F::lines * LINE8) + n % 16;
+  float acc[ROWS8];
+#pragma unroll
+  for (int i = 0; i < ROWS8; i++) acc[i] = 0.0f;
+  for (long long g = 0; g < groups; g++, w += F::lines * LINE8) {
+#pragma unroll
+    for (int i = 0; i < ROWS8; i++) {
+      if (i >= panel) break;
+      const long long at = (first + i) * groups + g;
+      acc[i] = __fmaf_rn(group(f, w, codes + at * (GROUP / 4), (int)(n % 16)),
+                         __ldg(scales + at), acc[i]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < ROWS8; i++)
+    if (i < panel) y[(first + i) * outputs + n] = acc[i];
+}
+
+extern "C" __global__ void __launch_bounds__(OUTPUTS8)
+mul_int8(float *y, const int *codes, const float *scales, const unsigned *packed,
+         long long rows, long long outputs, long long inputs) {
+  mul_codes(y, codes, scales, packed, rows, outputs, inputs, Int8());
+}
+
+extern "C" __global__ void __launch_bounds__(OUTPUTS8)
+mul_int4(float *y, const int *codes, const float *scales, const unsigned *packed,
+         long long rows, long long outputs, long long inputs) {
+  mul_codes(y, codes, scales, packed, rows, outputs, inputs, Int4());
+}
