@@ -75,7 +75,7 @@ func with(t *testing.T, name, value string) bool {
 	if os.Getenv(again) == t.Name() {
 		return true
 	}
-	c := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	c := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=5m")
 	c.Env = append(os.Environ(), again+"="+t.Name(), name+"="+value)
 	out, err := c.CombinedOutput()
 	if err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {

@@ -38,13 +38,6 @@ extern "C" __global__ void quantise_rows(int *codes, float *scales, const float 
   }
 }
 
-__device__ __forceinline__ float widen_half(unsigned h) {
-  const unsigned sign = (h & 0x8000u) << 16, rest = h & 0x7fffu;
-  if (rest >= 0x7c00u) return __uint_as_float(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
-  const float magnitude = __fmul_rn(__uint_as_float(rest << 13), 0x1p112f);  // exact
-  return sign ? -magnitude : magnitude;
-}
-
 // A group of a row times a group of an output, without the row's scale.
 struct Int8 {
   static const int lines = 17;

@@ -34,3 +34,49 @@ extern "C" __global__ void rotate_rows(float *x, const float *cos, const float *
   *first = __fsub_rn(__fmul_rn(a, c), __fmul_rn(b, s));
   *second = __fadd_rn(__fmul_rn(a, s), __fmul_rn(b, c));
 }
+
+// Rows of x, (tokens, dim), are the table's rows of those tokens. type is 0 for float32, 1
+// for bfloat16, 2 for float16.
+extern "C" __global__ void embed_rows(float *x, const void *table, const int *tokens,
+                                      long long n, long long dim, long long type) {
+  const long long i = element();
+  if (i >= n) return;
+  const long long at = tokens[i / dim] * dim + i % dim;
+  if (type == 0) {
+    x[i] = static_cast<const float *>(table)[at];
+    return;
+  }
+  const unsigned h = static_cast<const unsigned short *>(table)[at];
+  x[i] = type == 1 ? __uint_as_float(h << 16) : widen_half(h);
+}
+
+// Row i of y, (rows, dim), is row picks[i] of x, times weights[i] if weighted is not 0,
+// rounded to bfloat16 if narrow is not 0.
+extern "C" __global__ void gather_rows(float *y, const float *x, const int *picks,
+                                       const float *weights, long long n, long long dim,
+                                       long long weighted, long long narrow) {
+  const long long i = element();
+  if (i >= n) return;
+  float v = x[picks[i / dim] * dim + i % dim];
+  if (weighted) v = __fmul_rn(v, weights[i / dim]);
+  if (narrow && v == v) {
+    const unsigned u = __float_as_uint(v);
+    v = __uint_as_float((u + 0x7fffu + (u >> 16 & 1u)) & 0xffff0000u);
+  }
+  y[i] = v;
+}
+
+// Row i of x, (rows, dim), times weights[i] if weighted is not 0, is added to row picks[i]
+// of y. A thread has a column of y, so rows are added one after the other, ascending.
+extern "C" __global__ void scatter_rows(float *y, const float *x, const int *picks,
+                                        const float *weights, long long rows, long long dim,
+                                        long long weighted) {
+  const long long column = element();
+  if (column >= dim) return;
+  for (long long i = 0; i < rows; i++) {
+    float v = x[i * dim + column];
+    if (weighted) v = __fmul_rn(v, weights[i]);
+    float *sum = y + picks[i] * dim + column;
+    *sum = __fadd_rn(*sum, v);
+  }
+}

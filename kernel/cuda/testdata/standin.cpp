@@ -48,7 +48,8 @@ std::vector<Known> kernels = {
     known("quantise_rows", quantise_rows), known("mul_int8", mul_int8),
     known("mul_int4", mul_int4), known("norm_sums", norm_sums),
     known("norm_factors", norm_factors), known("norm_apply", norm_apply),
-    known("swiglu_rows", swiglu_rows)};
+    known("swiglu_rows", swiglu_rows), known("embed_rows", embed_rows),
+    known("gather_rows", gather_rows), known("scatter_rows", scatter_rows)};
 
 std::mutex guard;
 std::map<uintptr_t, size_t> memory, pinned;
