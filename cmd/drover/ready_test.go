@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -138,13 +139,16 @@ func TestNeverLies(t *testing.T) {
 	nodeReady(t, n2)
 	p.tells(t, "drover_experts_unreachable", isZero)
 
-	const fault = "drover_last_resort_experts_total"
-	before := p.metric(t, fault)
+	const lost = `msg="expert node lost" node=n1`
+	losses, revision := strings.Count(p.errors.String(), lost), p.metric(t, "drover_placement_revision")
 	n1.signal(syscall.SIGSTOP)
 	stopped := n1
 	t.Cleanup(func() { _ = stopped.cmd.Process.Signal(syscall.SIGCONT) })
 	c.agrees(t, "the stop of a node")
-	p.tells(t, fault, func(v float64) bool { return v > before })
+	eventually(t, 60*slack*time.Second, "its lease ends", func() (bool, string) {
+		return strings.Count(p.errors.String(), lost) > losses, ""
+	})
+	p.tells(t, "drover_placement_revision", func(v float64) bool { return v > revision })
 	c.heals(t, "the stop of a node") // the other loads what it held
 	n1.signal(syscall.SIGCONT)
 	c.heals(t, "the return of a node")
