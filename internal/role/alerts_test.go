@@ -1,7 +1,10 @@
 package role
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -65,4 +68,59 @@ func TestAlertsAndDashboard(t *testing.T) {
 	if n := strings.Count(alerts, "- alert: "); n != runbooks {
 		t.Errorf("%d alerts have %d runbooks", n, runbooks)
 	}
+	fire := read("deploy/k8s/alerts_test.yaml")
+	for line := range strings.Lines(alerts) {
+		if _, name, ok := strings.Cut(line, "- alert: "); ok && !strings.Contains(fire, "- alertname: "+name) {
+			t.Errorf("deploy/k8s/alerts_test.yaml does not test %s", name)
+		}
+	}
+}
+
+// TestAlertsFire has promtool, where $DROVER_PROMTOOL names it, run deploy/k8s/alerts_test.yaml
+// and read all queries of the dashboard.
+func TestAlertsFire(t *testing.T) {
+	promtool := os.Getenv("DROVER_PROMTOOL")
+	if promtool == "" {
+		t.Skip("DROVER_PROMTOOL is not set; scripts/test --kube builds it")
+	}
+	deploy := filepath.Join("..", "..", "deploy", "k8s")
+	check := func(args ...string) {
+		if out, err := exec.Command(promtool, args...).CombinedOutput(); err != nil {
+			t.Errorf("promtool %s: %v:\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	check("test", "rules", filepath.Join(deploy, "alerts_test.yaml"))
+	text, err := os.ReadFile(filepath.Join(deploy, "drover", "files", "dashboard.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dashboard struct {
+		Panels []struct{ Targets []struct{ Expr string } }
+	}
+	if err := json.Unmarshal(text, &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	type rule struct {
+		Record string `json:"record"`
+		Expr   string `json:"expr"`
+	}
+	var rules []rule
+	for _, p := range dashboard.Panels {
+		for _, q := range p.Targets {
+			rules = append(rules, rule{fmt.Sprint("query:", len(rules)),
+				strings.ReplaceAll(q.Expr, "$__rate_interval", "5m")})
+		}
+	}
+	if len(rules) < 10 {
+		t.Errorf("the dashboard has %d queries", len(rules))
+	}
+	groups := map[string]any{"groups": []any{map[string]any{"name": "dashboard", "rules": rules}}}
+	file := filepath.Join(t.TempDir(), "dashboard.yaml") // JSON is YAML
+	if text, err = json.Marshal(groups); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check("check", "rules", file)
 }
