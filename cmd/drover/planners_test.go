@@ -115,7 +115,8 @@ func TestPlannerPaused(t *testing.T) {
 	var clients [2]*client
 	for i := range both {
 		var endpoint string
-		both[i], endpoint = r.coordinator(t, place{}, "--grpc", "127.0.0.1:0")
+		both[i], endpoint = r.coordinator(t, place{}, "--grpc", "127.0.0.1:0", "--admin",
+			"127.0.0.1:0")
 		clients[i] = connectTo(t, endpoint)
 	}
 	uses("n1", "n2")
@@ -150,6 +151,10 @@ func TestPlannerPaused(t *testing.T) {
 		eventually(t, 60*slack*time.Second, "the stopped one has noticed", func() (bool, string) {
 			return !plansNow(both[first]) && plansNow(both[1-first]), "not yet"
 		})
+		both[1-first].tells(t, "drover_ready", isOne)
+		for _, p := range both {
+			p.tells(t, "drover_planner", func(v float64) bool { return isOne(v) == plansNow(p) })
+		}
 		for _, c := range clients {
 			if got := c.mustAsk(t, translate); got != want {
 				t.Errorf("answered %q, before %q", got, want)
