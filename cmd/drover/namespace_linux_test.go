@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +21,7 @@ func TestNamespaces(t *testing.T) {
 	r := &roles{etcd: "http://10.213.77.1:2379", model: demoModel(t)}
 	r.expertNode(t, left, "left", "--listen", "10.213.77.2:7071", "--insecure")
 	r.expertNode(t, right, "right", "--listen", "10.213.77.3:7071", "--insecure")
-	_, endpoint := r.coordinator(t, hub.place, "--grpc", "10.213.77.1:7070", "--insecure")
+	coordinator, endpoint := r.coordinator(t, hub.place, "--grpc", "10.213.77.1:7070", "--insecure")
 
 	run := launch(t, left, "run", "--insecure", "--endpoint", endpoint, translate)
 	code := run.wait(10 * slack * time.Second)
@@ -36,12 +37,24 @@ func TestNamespaces(t *testing.T) {
 			t.Errorf("nodes does not list %s:\n%s", want, &list.out)
 		}
 	}
-	t.Run("unreachable", func(t *testing.T) { checkUnreachable(t, hub, endpoint) })
+	t.Run("unreachable, idle", func(t *testing.T) {
+		const linkDown = `msg="link down" node=left `
+		before := strings.Count(coordinator.errors.String(), linkDown)
+		checkUnreachable(t, hub, endpoint, func() {
+			cut := time.Now()
+			eventually(t, recoversWithin, "the link goes down unasked", func() (bool, string) {
+				said := coordinator.errors.String()
+				return strings.Count(said, linkDown) > before, said
+			})
+			t.Logf("the coordinator noticed after %v", time.Since(cut))
+		})
+	})
+	t.Run("unreachable", func(t *testing.T) { checkUnreachable(t, hub, endpoint, func() {}) })
 }
 
 // checkUnreachable cuts one machine off. Nothing tells the coordinator so, unlike the end
-// of a process, and yet the next answer comes: the other machine takes over.
-func checkUnreachable(t *testing.T, hub *network, endpoint string) {
+// of a process, and yet the next answer, after some time, comes: the other machine takes over.
+func checkUnreachable(t *testing.T, hub *network, endpoint string, meanwhile func()) {
 	const leaseToo = 10 * slack * time.Second // the default lease ends after 5 s
 	answers := func(when string) {
 		p := launch(t, hub.place, "run", "--insecure", "--endpoint", endpoint, translate)
@@ -50,16 +63,25 @@ func checkUnreachable(t *testing.T, hub *network, endpoint string) {
 			t.Errorf("with left %s: exit code %d, %s%s", when, code, &p.out, &p.errors)
 		}
 	}
-	ready := regexp.MustCompile(`left +.* ready `)
+	line := regexp.MustCompile(`(?m)^left .* ready .* (\d+) +\S+$`)
+	rows := func() (n int, list string) {
+		p := launch(t, hub.place, "nodes", "--insecure", "--endpoint", endpoint)
+		p.wait(10 * slack * time.Second)
+		if found := line.FindStringSubmatch(p.out.String()); found != nil {
+			n, _ = strconv.Atoi(found[1]) // the pattern has digits only
+		}
+		return n, p.out.String()
+	}
+	before, _ := rows()
 	mustIP(t, "-n", hub.prefix+"hub", "link", "set", "left", "down")
+	meanwhile()
 	answers("cut off")
 	mustIP(t, "-n", hub.prefix+"hub", "link", "set", "left", "up")
-	eventually(t, recoversWithin+leaseToo, "left is back", func() (bool, string) {
-		list := launch(t, hub.place, "nodes", "--insecure", "--endpoint", endpoint)
-		list.wait(10 * slack * time.Second)
-		return ready.MatchString(list.out.String()), list.out.String()
+	eventually(t, time.Minute*slack, "left computes again", func() (bool, string) {
+		answers("back")
+		n, list := rows()
+		return n > before, list
 	})
-	answers("back")
 }
 
 // network is a bridge in a namespace of its own, to which machines are tied.
