@@ -2,7 +2,9 @@ package router_test
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -268,5 +270,33 @@ func TestForgedPongs(t *testing.T) {
 		if err := <-c.bad; err.Error() != "nobody asked for it" {
 			t.Errorf("a forged pong is told as %v", err)
 		}
+	})
+}
+
+// TestLivesLeaveNothing starts a node anew again and again: of each life's links no
+// goroutine is left, and so no connection.
+func TestLivesLeaveNothing(t *testing.T) {
+	const lives, settled, slack = 25, 5, 8
+	steady := startNodes(t, 1, kernel.BF16, nil)[0]
+	r := startRouter(t, kernel.BF16, func(o *router.Options) { o.Lanes = 2 })
+	few := 0
+	for life := range uint64(lives) {
+		n := startNode(t, nodeConfig{id: "n1", epoch: life + 1,
+			fake: &fake{spec: testSpec, mode: kernel.BF16}})
+		r.Update(viewOf(testSpec, life+1, 2, steady, n))
+		waitReady(t, r)
+		check(t, r, steady.fake, batchOf(life))
+		n.stop()
+		check(t, r, steady.fake, batchOf(life))
+		if life == settled {
+			few = runtime.NumGoroutine()
+		}
+	}
+	waitFor(t, func() error {
+		if n := runtime.NumGoroutine(); n > few+slack {
+			return fmt.Errorf("%d goroutines after %d lives of a node, %d after %d", n, lives, few,
+				settled+1)
+		}
+		return nil
 	})
 }
