@@ -80,6 +80,9 @@ func (c *Checkpoint) open(identify func([32]byte) ([32]byte, error)) error {
 	if err != nil {
 		return err
 	}
+	if err := c.openSlice(); err != nil {
+		return err
+	}
 	c.form = c.formOf(config, index)
 	if identify == nil {
 		return c.sample()

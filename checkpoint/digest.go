@@ -77,8 +77,6 @@ func (e entry) slices() int {
 func (p piece) sum(blocks int, buf []byte) (sum [32]byte, read int64, zero bool, err error) {
 	h := sha256.New()
 	fmt.Fprintf(h, "%q %d\n", p.name, p.slice)
-	at := sha256.Sum256(fmt.Appendf(nil, "%q %d", p.name, p.slice))
-	size := p.end - p.begin
 	zero = true
 	take := func(off int64, n int) error {
 		if _, err := p.file.file.ReadAt(buf[:n], off); err != nil {
@@ -90,24 +88,38 @@ func (p piece) sum(blocks int, buf []byte) (sum [32]byte, read int64, zero bool,
 		zero = zero && !slices.ContainsFunc(buf[:n], func(b byte) bool { return b != 0 })
 		return nil
 	}
-	if size <= int64(blocks*sampleBytes) {
-		err = take(p.begin, int(size))
-		return [32]byte(h.Sum(nil)), read, zero, err
-	}
-	places := size / sampleBytes / int64(blocks) // of each part; one at least
-	for i := range blocks {
-		place := binary.LittleEndian.Uint64(at[8*i:]) % uint64(places)
-		if err := take(p.begin+(int64(i)*places+int64(place))*sampleBytes, sampleBytes); err != nil {
+	for _, r := range p.samples(blocks) {
+		if err := take(r.Begin, int(r.End-r.Begin)); err != nil {
 			return sum, read, zero, err
 		}
 	}
 	return [32]byte(h.Sum(nil)), read, zero, nil
 }
 
+// samples lists those blocks.
+func (p piece) samples(blocks int) []Range {
+	size := p.end - p.begin
+	if size <= int64(blocks*sampleBytes) {
+		return []Range{{p.begin, p.end}}
+	}
+	at := sha256.Sum256(fmt.Appendf(nil, "%q %d", p.name, p.slice))
+	places := size / sampleBytes / int64(blocks) // of each part; one at least
+	all := make([]Range, blocks)
+	for i := range all {
+		place := binary.LittleEndian.Uint64(at[8*i:]) % uint64(places)
+		all[i].Begin = p.begin + (int64(i)*places+int64(place))*sampleBytes
+		all[i].End = all[i].Begin + sampleBytes
+	}
+	return all
+}
+
+// blocksOf is how many blocks are read of each of so many pieces.
+func blocksOf(pieces int) int { return max(1, min(maxSamples, aimSamples/pieces)) }
+
 // sample computes the digest from the form and from samples of the weights.
 func (c *Checkpoint) sample() error {
 	all := c.pieces()
-	blocks := max(1, min(maxSamples, aimSamples/len(all)))
+	blocks := blocksOf(len(all))
 	sums := make([][32]byte, len(all))
 	var next, read atomic.Int64
 	var something atomic.Bool

@@ -21,6 +21,8 @@ type File struct {
 	entries   map[string]entry
 	metadata  map[string]string
 	headerSum [32]byte
+	partial   bool    // the weights are there only in the ranges below
+	present   []Range // merged
 	touched   atomic.Int64
 
 	mu      sync.RWMutex // guards the fields below; held for reading while the mapping is read
@@ -113,6 +115,9 @@ func (f *File) read(begin, end int64, use func(src []byte)) error {
 	if err := f.usable(); err != nil {
 		return err
 	}
+	if err := f.here(begin, end); err != nil {
+		return err
+	}
 	f.prefetch(begin, end)
 	err := guarded(func() { use(f.mapping[begin:end:end]) })
 	if err == nil {
@@ -126,6 +131,9 @@ func (f *File) share(begin, end int64, n int, use func(i int, src []byte)) error
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if err := f.usable(); err != nil {
+		return err
+	}
+	if err := f.here(begin, end); err != nil {
 		return err
 	}
 	f.prefetch(begin, end)

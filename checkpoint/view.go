@@ -53,8 +53,8 @@ func (t Tensor) Elements() int {
 	return int(t.end-t.begin) / t.DType.Size()
 }
 
-// Raw returns the mapped bytes, little-endian, or nil if the file is closed or
-// was changed. They must not be written, nor used after Close. Unlike Read, Raw
+// Raw returns the mapped bytes, little-endian, or nil if the file is closed, was
+// changed, or lacks them as part of a slice. They must not be written, nor used after Close. Unlike Read, Raw
 // cannot guard its caller: a file that is cut off while the bytes are in use
 // raises a signal that ends the process.
 func (t Tensor) Raw() []byte {
@@ -63,7 +63,7 @@ func (t Tensor) Raw() []byte {
 	}
 	t.file.mu.RLock()
 	defer t.file.mu.RUnlock()
-	if t.file.usable() != nil {
+	if t.file.usable() != nil || t.file.here(t.begin, t.end) != nil {
 		return nil
 	}
 	t.file.prefetch(t.begin, t.end)
