@@ -54,9 +54,9 @@ func (t Tensor) Elements() int {
 }
 
 // Raw returns the mapped bytes, little-endian, or nil if the file is closed, was
-// changed, or lacks them as part of a slice. They must not be written, nor used after Close. Unlike Read, Raw
-// cannot guard its caller: a file that is cut off while the bytes are in use
-// raises a signal that ends the process.
+// changed, or lacks them as part of a slice. They must not be written, nor used after
+// Close. Unlike Read, Raw cannot guard its caller: a file that is cut off while the bytes
+// are in use raises a signal that ends the process.
 func (t Tensor) Raw() []byte {
 	if t.file == nil {
 		return nil

@@ -40,8 +40,9 @@ Exit codes: 0 done, 1 a check failed or the input was refused, 2 wrong usage,
 	root.AddCommand(newUpCommand(g), newCoordinatorCommand(g), newExpertNodeCommand(g),
 		newEtcdCommand(g), newRunCommand(g), newChatCommand(g), newVerifyCommand(g),
 		newEvalCommand(g), newBenchCommand(g), newNodesCommand(g), newDrainCommand(g),
-		newPlacementCommand(g), newRebalanceCommand(g), newInspectCommand(g), newCacheCommand(g),
-		newCertsCommand(g), newKeysCommand(g), newDevicesCommand(g), newVersionCommand(g))
+		newPlacementCommand(g), newRebalanceCommand(g), newInspectCommand(g), newPullCommand(g),
+		newCacheCommand(g), newCertsCommand(g), newKeysCommand(g), newDevicesCommand(g),
+		newVersionCommand(g))
 	return root
 }
 
