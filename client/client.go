@@ -21,15 +21,18 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
@@ -37,12 +40,21 @@ import (
 	droverv1 "drover/proto/drover/v1"
 )
 
-// Options describes a pool. Addresses and DialOptions are required.
+// Options describes a pool. Addresses are required, and TLS or DialOptions.
 type Options struct {
 	// Addresses are the coordinators' gRPC addresses, HOST:PORT: 1 to 256. They must serve
 	// the same model in the same numeric mode; one that does not refuses to resume.
 	Addresses []string
-	// DialOptions say how to connect; transport credentials must be among them.
+	// TLS is the configuration of the connections: RootCAs must hold the authority that signed
+	// the coordinators' certificates, which must name the hosts in Addresses. Certificates may
+	// hold one of the role client, instead of an APIKey. It must not change after New. Nil
+	// leaves it to DialOptions how connections are secured.
+	TLS *tls.Config
+	// APIKey is a key that drover keys made, sent with each call, and with nothing but TLS: a
+	// pool in plain text that has one is refused. Empty sends none.
+	APIKey string
+	// DialOptions say more about how to connect; transport credentials must be among them
+	// unless TLS is set.
 	DialOptions []grpc.DialOption
 	// Patience is how long an answer may be without a new token while coordinators are lost
 	// or refuse it, and how long the whole pool may be away before requests fail. It does
@@ -112,6 +124,8 @@ func (o *Options) validate() error {
 		return fmt.Errorf("client: %d addresses, want 1 to %d", len(o.Addresses), maxAddresses)
 	case slices.Contains(o.Addresses, ""):
 		return errors.New("client: an address is empty")
+	case strings.ContainsFunc(o.APIKey, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return errors.New("client: APIKey has spaces, line ends or bytes that are not ASCII")
 	case o.Patience < 0 || o.StallAfter < 0:
 		return fmt.Errorf("client: Patience is %v and StallAfter %v, want none negative",
 			o.Patience, o.StallAfter)
@@ -130,10 +144,29 @@ type conn interface {
 func (o *Options) dial(address string) (conn, error) {
 	again := grpc.ConnectParams{MinConnectTimeout: 3 * time.Second, Backoff: backoff.Config{
 		BaseDelay: firstWait, Multiplier: 2, Jitter: 0.2, MaxDelay: lastWait}}
-	return grpc.NewClient(address, append([]grpc.DialOption{grpc.WithConnectParams(again),
+	opts := append([]grpc.DialOption{grpc.WithConnectParams(again),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second,
-			Timeout: 5 * time.Second})}, o.DialOptions...)...)
+			Timeout: 5 * time.Second})}, o.DialOptions...)
+	if o.TLS != nil {
+		opts = append(opts, grpc.WithTransportCredentials(credentials.NewTLS(o.TLS)))
+	}
+	if o.APIKey != "" {
+		opts = append(opts, grpc.WithPerRPCCredentials(bearer(o.APIKey)))
+	}
+	return grpc.NewClient(address, opts...)
 }
+
+// bearer sends an API key.
+type bearer string
+
+// GetRequestMetadata implements credentials.PerRPCCredentials.
+func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + string(b)}, nil
+}
+
+// RequireTransportSecurity implements credentials.PerRPCCredentials: a key in plain text
+// would be everybody's.
+func (bearer) RequireTransportSecurity() bool { return true }
 
 // errClosed is what streams of a closed client get.
 var errClosed = status.Error(codes.Canceled, "the client is closed")

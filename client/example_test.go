@@ -46,12 +46,13 @@ func (t teller) Generate(req *droverv1.GenerateRequest,
 }
 
 // serve runs a coordinator on loopback.
-func serve(t teller) (address string, stop func()) {
+func serve(t droverv1.CoordinatorServiceServer, opts ...grpc.ServerOption) (address string,
+	stop func()) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		panic(err)
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(opts...)
 	droverv1.RegisterCoordinatorServiceServer(server, t)
 	ended := make(chan struct{})
 	go func() {
