@@ -2,6 +2,7 @@ package identity
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -31,7 +32,7 @@ const (
 // Authority signs the certificates of one cluster.
 type Authority struct {
 	Certificate *x509.Certificate
-	key         *ecdsa.PrivateKey
+	key         crypto.Signer
 }
 
 // NewAuthority makes an authority that is valid from now on. Zero lifetime means
@@ -90,7 +91,7 @@ func ParseAuthority(certificate, key []byte) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !k.PublicKey.Equal(c[0].PublicKey) {
+	if !belongs(k, c[0]) {
 		return nil, errors.New("the certificate and the key do not belong together")
 	}
 	return &Authority{c[0], k}, nil
@@ -106,7 +107,7 @@ type Request struct {
 	// authority ends. Zero means CertificateLifetime.
 	Now      time.Time
 	Lifetime time.Duration
-	// Key, in PEM, is kept. Empty makes a new one.
+	// Key, in PEM, is kept, of whichever kind it is. Empty makes a new one.
 	Key []byte
 }
 
@@ -115,10 +116,7 @@ func (a *Authority) Issue(r Request) (certificate, key []byte, err error) {
 	if err := r.check(); err != nil {
 		return nil, nil, err
 	}
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if len(r.Key) > 0 {
-		private, err = parseKey(r.Key)
-	}
+	private, key, err := r.key()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -153,8 +151,21 @@ func (a *Authority) Issue(r Request) (certificate, key []byte, err error) {
 	if c, err = sign(c, a.Certificate, private, a.key); err != nil {
 		return nil, nil, err
 	}
-	key, err = encodeKey(private)
-	return encodeCertificate(c), key, err
+	return encodeCertificate(c), key, nil
+}
+
+// key is the one that is kept, as it stands in its file, or a new one.
+func (r *Request) key() (crypto.Signer, []byte, error) {
+	if len(r.Key) > 0 {
+		k, err := parseKey(r.Key)
+		return k, r.Key, err
+	}
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	text, err := encodeKey(k)
+	return k, text, err
 }
 
 func (r *Request) check() error {
@@ -179,7 +190,7 @@ func (r *Request) check() error {
 }
 
 // sign makes a certificate; without an issuer it is its own.
-func sign(c, issuer *x509.Certificate, of, by *ecdsa.PrivateKey) (*x509.Certificate, error) {
+func sign(c, issuer *x509.Certificate, of, by crypto.Signer) (*x509.Certificate, error) {
 	if issuer == nil {
 		issuer = c
 	}
@@ -207,7 +218,7 @@ func encodeCertificate(c *x509.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: certificateBlock, Bytes: c.Raw})
 }
 
-func encodeKey(k *ecdsa.PrivateKey) ([]byte, error) {
+func encodeKey(k crypto.Signer) ([]byte, error) {
 	raw, err := x509.MarshalPKCS8PrivateKey(k)
 	if err != nil {
 		return nil, err
@@ -215,20 +226,38 @@ func encodeKey(k *ecdsa.PrivateKey) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: keyBlock, Bytes: raw}), nil
 }
 
-func parseKey(text []byte) (*ecdsa.PrivateKey, error) {
+// keyParsers are those of the PEM blocks in which tools write private keys.
+var keyParsers = map[string]func([]byte) (any, error){
+	keyBlock:          x509.ParsePKCS8PrivateKey,
+	"EC PRIVATE KEY":  func(raw []byte) (any, error) { return x509.ParseECPrivateKey(raw) },
+	"RSA PRIVATE KEY": func(raw []byte) (any, error) { return x509.ParsePKCS1PrivateKey(raw) },
+}
+
+// parseKey reads a private key. What openssl writes before one of SEC1, the curve's
+// parameters, is passed over: they stand in the key, too.
+func parseKey(text []byte) (crypto.Signer, error) {
 	block, rest := pem.Decode(text)
-	if block == nil || block.Type != keyBlock || len(bytes.TrimSpace(rest)) > 0 {
-		return nil, errors.New("not one PEM block PRIVATE KEY")
+	if block != nil && block.Type == "EC PARAMETERS" {
+		block, rest = pem.Decode(rest)
 	}
-	k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if block == nil || keyParsers[block.Type] == nil || len(bytes.TrimSpace(rest)) > 0 {
+		return nil, errors.New("not one PEM block PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY")
+	}
+	k, err := keyParsers[block.Type](block.Bytes)
 	if err != nil {
 		return nil, err
 	}
-	key, ok := k.(*ecdsa.PrivateKey)
-	if !ok || key.Curve != elliptic.P256() {
-		return nil, errors.New("a private key of another kind than ECDSA P-256")
+	key, ok := k.(crypto.Signer)
+	if !ok {
+		return nil, errors.New("a private key that cannot sign")
 	}
 	return key, nil
+}
+
+// belongs tells whether a key is a certificate's.
+func belongs(k crypto.Signer, c *x509.Certificate) bool {
+	public, ok := k.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return ok && public.Equal(c.PublicKey)
 }
 
 // parseCertificates reads all certificates of a PEM text, at least one.
