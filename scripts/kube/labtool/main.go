@@ -1,7 +1,6 @@
 // Command labtool is what the lab (scripts/kube/lab) needs beside Kubernetes itself.
 //
 //	labtool pki      writes a cluster's certificates and kubeconfig files
-//	labtool image    writes a container image as a tar file
 //	labtool netpol   enforces the NetworkPolicy objects on one node
 //	labtool volumes  makes and removes persistent volumes
 //	labtool pause    holds the namespaces of a pod open
@@ -22,7 +21,7 @@ func main() {
 		usage()
 	}
 	verbs := map[string]func(*flag.FlagSet, []string) error{
-		"pki": pki, "image": image, "netpol": netpol, "volumes": volumes, "pause": pause,
+		"pki": pki, "netpol": netpol, "volumes": volumes, "pause": pause,
 	}
 	verb := verbs[os.Args[1]]
 	if verb == nil {
@@ -35,7 +34,7 @@ func main() {
 }
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "usage: labtool pki|image|netpol|volumes|pause [flags]")
+	fmt.Fprintln(os.Stderr, "usage: labtool pki|netpol|volumes|pause [flags]")
 	os.Exit(2)
 }
 

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+const oci = "application/vnd.oci.image."
+
+// The user that the program runs as, unless a pod says otherwise.
+const (
+	nobody = "65532:65532"
+	passwd = "drover:x:65532:65532:drover:/:/nonexistent\n"
+	group  = "drover:x:65532:\n"
+)
+
+type platform struct {
+	Architecture string `json:"architecture"`
+	OS           string `json:"os"`
+}
+
+// descriptor is how an image refers to a part of it.
+type descriptor struct {
+	MediaType   string            `json:"mediaType"`
+	Digest      string            `json:"digest"`
+	Size        int               `json:"size"`
+	Platform    *platform         `json:"platform,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+}
+
+// layer is a part of the file system: its tar's digest, and the tar packed.
+type layer struct {
+	digest string
+	packed []byte
+}
+
+// image is the whole archive, and the digest that a registry would know it by. What programs
+// share is the first layer, so that another version of the program need not bring it again.
+func (s *spec) image() (archive []byte, digest string, err error) {
+	shared, err := s.shared()
+	if err != nil {
+		return nil, "", err
+	}
+	base, err := pack(shared)
+	if err != nil {
+		return nil, "", err
+	}
+	var l layout
+	d, err := s.manifest(&l, s.program, base)
+	if err != nil {
+		return nil, "", err
+	}
+	d.Annotations = map[string]string{"io.containerd.image.name": s.name,
+		"org.opencontainers.image.ref.name": s.tag()}
+	archive, err = l.archive(d)
+	return archive, d.Digest, err
+}
+
+// shared are the files that no platform has its own of.
+func (s *spec) shared() ([]file, error) {
+	files := []file{{"etc/group", []byte(group), 0o644}, {"etc/passwd", []byte(passwd), 0o644}}
+	for _, f := range s.folders {
+		more, err := f.files()
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, more...)
+	}
+	return files, nil
+}
+
+// manifest adds the image of one program to a layout.
+func (s *spec) manifest(l *layout, p program, base layer) (descriptor, error) {
+	content, err := os.ReadFile(p.file)
+	if err != nil {
+		return descriptor{}, err
+	}
+	own, err := pack([]file{{s.inside(), content, 0o755}})
+	if err != nil {
+		return descriptor{}, err
+	}
+	labels := map[string]string{"org.opencontainers.image.title": s.inside(),
+		"org.opencontainers.image.version": s.tag()}
+	if s.license != "" {
+		labels["org.opencontainers.image.licenses"] = s.license
+	}
+	config := l.add(oci+"config.v1+json", encode(map[string]any{
+		"architecture": p.platform.Architecture, "os": p.platform.OS,
+		"config": map[string]any{"Entrypoint": append([]string{"/" + s.inside()}, s.arguments...),
+			"User": nobody, "WorkingDir": "/", "Labels": labels},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{base.digest, own.digest}}}))
+	d := l.add(oci+"manifest.v1+json", encode(map[string]any{"schemaVersion": 2,
+		"mediaType": oci + "manifest.v1+json", "config": config, "layers": []descriptor{
+			l.add(oci+"layer.v1.tar+gzip", base.packed), l.add(oci+"layer.v1.tar+gzip", own.packed)}}))
+	d.Platform = &p.platform
+	return d, nil
+}
+
+// layout is the parts of an image layout, each there once.
+type layout struct{ blobs []file }
+
+func (l *layout) add(mediaType string, content []byte) descriptor {
+	d := descriptor{MediaType: mediaType, Digest: digest(content), Size: len(content)}
+	name := "blobs/sha256/" + strings.TrimPrefix(d.Digest, "sha256:")
+	if !slices.ContainsFunc(l.blobs, func(f file) bool { return f.name == name }) {
+		l.blobs = append(l.blobs, file{name, content, 0o644})
+	}
+	return d
+}
+
+// archive is the layout as a tar whose one image is d.
+func (l *layout) archive(d descriptor) ([]byte, error) {
+	files := []file{{"oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o644},
+		{"index.json", encode(index(d)), 0o644}}
+	return pile(append(files, l.blobs...))
+}
+
+func index(ds ...descriptor) map[string]any {
+	return map[string]any{"schemaVersion": 2, "mediaType": oci + "index.v1+json", "manifests": ds}
+}
+
+// file is one of a tar; a folder's name ends with a slash.
+type file struct {
+	name string
+	data []byte
+	mode int64
+}
+
+// files are all files of a folder and of those in it.
+func (f folder) files() (files []file, err error) {
+	err = fs.WalkDir(os.DirFS(f.from), ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(filepath.Join(f.from, name))
+		files = append(files, file{strings.TrimPrefix(path.Join(f.to, name), "/"), data, 0o644})
+		return err
+	})
+	return files, err
+}
+
+// pack makes a layer of files, with the folders that they lie in.
+func pack(files []file) (layer, error) {
+	folders := map[string]bool{}
+	for _, f := range files {
+		for dir := path.Dir(f.name); dir != "."; dir = path.Dir(dir) {
+			folders[dir+"/"] = true
+		}
+	}
+	all := slices.Clone(files)
+	for dir := range folders {
+		all = append(all, file{dir, nil, 0o755})
+	}
+	slices.SortFunc(all, func(a, b file) int { return strings.Compare(a.name, b.name) })
+	raw, err := pile(all)
+	if err != nil {
+		return layer{}, err
+	}
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	_, _ = z.Write(raw) // a buffer takes everything
+	err = z.Close()
+	return layer{digest(raw), packed.Bytes()}, err
+}
+
+// pile is a tar. Owners are root, and times and modes fixed, so that nothing depends on the
+// machine and the program can change nothing.
+func pile(files []file) ([]byte, error) {
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	for _, f := range files {
+		h := &tar.Header{Typeflag: tar.TypeReg, Name: f.name, Mode: f.mode, Size: int64(len(f.data)),
+			Format: tar.FormatUSTAR}
+		if strings.HasSuffix(f.name, "/") {
+			h.Typeflag = tar.TypeDir
+		}
+		if err := w.WriteHeader(h); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(f.data); err != nil {
+			return nil, err
+		}
+	}
+	err := w.Close()
+	return out.Bytes(), err
+}
+
+// encode is the JSON of what cannot fail to have one.
+func encode(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+func digest(b []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(b)) }

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// place writes a program and a model's folder, whose contents are text, with modes and times.
+func place(t *testing.T, text string, mode os.FileMode, at time.Time) *spec {
+	t.Helper()
+	dir := t.TempDir()
+	bin, model := filepath.Join(dir, "prog"), filepath.Join(dir, "m", "images")
+	if err := os.MkdirAll(model, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{bin, filepath.Join(dir, "m", "config.json"),
+		filepath.Join(model, "1.png")} {
+		if err := os.WriteFile(f, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(f, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := &spec{name: "localhost/lab/x:1", license: "MIT", arguments: []string{"now"}}
+	if err := s.setProgram("linux/arm64=" + bin); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.addFolder(filepath.Dir(model) + ":/models/m"); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func build(t *testing.T, s *spec) ([]byte, string) {
+	t.Helper()
+	image, digest, err := s.image()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return image, digest
+}
+
+// TestSameDigest checks that the image depends on contents only: not on the folder, the modes
+// or the times of files.
+func TestSameDigest(t *testing.T) {
+	one, first := build(t, place(t, "a", 0o600, time.Unix(1, 0)))
+	two, second := build(t, place(t, "a", 0o755, time.Unix(1e9, 0)))
+	if first != second || !bytes.Equal(one, two) {
+		t.Errorf("the same files gave %s and %s", first, second)
+	}
+	if _, other := build(t, place(t, "b", 0o600, time.Unix(1, 0))); other == first {
+		t.Errorf("other files gave %s, too", other)
+	}
+}
+
+// TestImage follows an image from its index to the files in its layers.
+func TestImage(t *testing.T) {
+	image, digest := build(t, place(t, "text", 0o600, time.Unix(1, 0)))
+	files := untar(t, bytes.NewReader(image))
+	var top manifests
+	decode(t, files["index.json"], &top)
+	if len(top.Manifests) != 1 {
+		t.Fatalf("the index has %d manifests", len(top.Manifests))
+	}
+	d := top.Manifests[0]
+	if d.Digest != digest || d.Annotations["io.containerd.image.name"] != "localhost/lab/x:1" ||
+		*d.Platform != (platform{"arm64", "linux"}) {
+		t.Errorf("the index has %+v; the image is %s", d, digest)
+	}
+	tree, config := follow(t, files, d)
+	if e := config.Config.Entrypoint; !slices.Equal(e, []string{"/prog", "now"}) {
+		t.Errorf("the image runs %q", e)
+	}
+	if config.Config.User != nobody || config.Architecture != "arm64" ||
+		config.Config.Labels["org.opencontainers.image.licenses"] != "MIT" {
+		t.Errorf("the image's configuration is %+v", config)
+	}
+	for _, name := range []string{"prog", "models/m/config.json", "models/m/images/1.png"} {
+		if got := tree[name]; string(got) != "text" {
+			t.Errorf("%s holds %q", name, got)
+		}
+	}
+	for _, name := range []string{"models/", "models/m/", "models/m/images/", "etc/"} {
+		if _, ok := tree[name]; !ok {
+			t.Errorf("there is no folder %s", name)
+		}
+	}
+}
+
+func TestFlags(t *testing.T) {
+	for _, arg := range []string{"", "x", "linux=x", "linux/=x", "/arm64=x", "linux/arm64=",
+		"linux/arm/v7=x"} {
+		if err := new(spec).setProgram(arg); err == nil {
+			t.Errorf("program %q was taken", arg)
+		}
+	}
+	for _, arg := range []string{"", "x", "x:", "x:y", ":/y"} {
+		if err := new(spec).addFolder(arg); err == nil {
+			t.Errorf("folder %q was taken", arg)
+		}
+	}
+	for name, want := range map[string]string{"h:1/x": "", "h/x": "", "h:1/x:2": "2", "h/x:": ""} {
+		if got := (&spec{name: name}).tag(); got != want {
+			t.Errorf("the tag of %s is %q", name, got)
+		}
+	}
+}
+
+type manifests struct{ Manifests []descriptor }
+
+type configuration struct {
+	Architecture string
+	Config       struct {
+		Entrypoint []string
+		User       string
+		Labels     map[string]string
+	}
+	RootFS struct {
+		DiffIDs []string `json:"diff_ids"`
+	}
+}
+
+// follow reads the image of one platform: its files, and how it runs.
+func follow(t *testing.T, files map[string][]byte, d descriptor) (map[string][]byte, configuration) {
+	t.Helper()
+	var manifest struct {
+		Config descriptor
+		Layers []descriptor
+	}
+	var config configuration
+	decode(t, content(t, files, d), &manifest)
+	decode(t, content(t, files, manifest.Config), &config)
+	if len(manifest.Layers) != len(config.RootFS.DiffIDs) {
+		t.Fatalf("%d layers, %d digests", len(manifest.Layers), len(config.RootFS.DiffIDs))
+	}
+	tree := map[string][]byte{}
+	for i, l := range manifest.Layers {
+		z, err := gzip.NewReader(bytes.NewReader(content(t, files, l)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := io.ReadAll(z)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := digest(raw); got != config.RootFS.DiffIDs[i] {
+			t.Errorf("layer %d is %s, the image says %s", i, got, config.RootFS.DiffIDs[i])
+		}
+		for name, data := range untar(t, bytes.NewReader(raw)) {
+			tree[name] = data
+		}
+	}
+	return tree, config
+}
+
+// content is what a descriptor refers to, which must be as it says.
+func content(t *testing.T, files map[string][]byte, d descriptor) []byte {
+	t.Helper()
+	b, ok := files["blobs/sha256/"+strings.TrimPrefix(d.Digest, "sha256:")]
+	if !ok || digest(b) != d.Digest || len(b) != d.Size {
+		t.Fatalf("%+v refers to %d bytes, there: %v", d, len(b), ok)
+	}
+	return b
+}
+
+func decode(t *testing.T, text []byte, into any) {
+	t.Helper()
+	if err := json.Unmarshal(text, into); err != nil {
+		t.Fatalf("%q: %v", text, err)
+	}
+}
+
+func untar(t *testing.T, from io.Reader) map[string][]byte {
+	t.Helper()
+	files := map[string][]byte{}
+	for r := tar.NewReader(from); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			return files
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, twice := files[h.Name]; twice {
+			t.Errorf("%s is there twice", h.Name)
+		}
+		if files[h.Name], err = io.ReadAll(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
