@@ -5,7 +5,10 @@ import (
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -16,6 +19,9 @@ import (
 )
 
 const oci = "application/vnd.oci.image."
+
+// bundlePlace is where Go looks for certificates of authorities first.
+const bundlePlace = "etc/ssl/certs/ca-certificates.crt"
 
 // The user that the program runs as, unless a pod says otherwise.
 const (
@@ -28,6 +34,8 @@ type platform struct {
 	Architecture string `json:"architecture"`
 	OS           string `json:"os"`
 }
+
+func (p platform) String() string { return p.OS + "/" + p.Architecture }
 
 // descriptor is how an image refers to a part of it.
 type descriptor struct {
@@ -56,9 +64,17 @@ func (s *spec) image() (archive []byte, digest string, err error) {
 		return nil, "", err
 	}
 	var l layout
-	d, err := s.manifest(&l, s.program, base)
-	if err != nil {
-		return nil, "", err
+	var all []descriptor
+	for _, p := range s.programs {
+		d, err := s.manifest(&l, p, base)
+		if err != nil {
+			return nil, "", err
+		}
+		all = append(all, d)
+	}
+	d := all[0]
+	if len(all) > 1 {
+		d = l.add(oci+"index.v1+json", encode(index(all...)))
 	}
 	d.Annotations = map[string]string{"io.containerd.image.name": s.name,
 		"org.opencontainers.image.ref.name": s.tag()}
@@ -76,7 +92,35 @@ func (s *spec) shared() ([]file, error) {
 		}
 		files = append(files, more...)
 	}
-	return files, nil
+	if s.authorities == "" {
+		return files, nil
+	}
+	bundle, err := os.ReadFile(s.authorities)
+	if err == nil {
+		err = checkBundle(bundle)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("certificates of authorities %s: %w", s.authorities, err)
+	}
+	return append(files, file{bundlePlace, bundle, 0o644}), nil
+}
+
+// checkBundle wants certificates and nothing else, such as a private key.
+func checkBundle(bundle []byte) error {
+	count := 0
+	for block, rest := pem.Decode(bundle); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			return fmt.Errorf("block %d is a %s", count, block.Type)
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			return fmt.Errorf("block %d: %w", count, err)
+		}
+		count++
+	}
+	if count == 0 {
+		return errors.New("there is none in PEM")
+	}
+	return nil
 }
 
 // manifest adds the image of one program to a layout.

@@ -4,8 +4,14 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"io"
+	"math/big"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,7 +38,7 @@ func place(t *testing.T, text string, mode os.FileMode, at time.Time) *spec {
 		}
 	}
 	s := &spec{name: "localhost/lab/x:1", license: "MIT", arguments: []string{"now"}}
-	if err := s.setProgram("linux/arm64=" + bin); err != nil {
+	if err := s.addProgram("linux/arm64=" + bin); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.addFolder(filepath.Dir(model) + ":/models/m"); err != nil {
@@ -97,11 +103,102 @@ func TestImage(t *testing.T) {
 	}
 }
 
+// TestPlatforms reads back an image of two platforms: the index leads to one program each, and
+// what they share is there once.
+func TestPlatforms(t *testing.T) {
+	var first []byte
+	for range 2 {
+		s := place(t, "arm", 0o600, time.Unix(1, 0))
+		amd := filepath.Join(t.TempDir(), "prog")
+		if err := os.WriteFile(amd, []byte("amd"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.addProgram("linux/amd64=" + amd); err != nil {
+			t.Fatal(err)
+		}
+		image, digest := build(t, s)
+		if first == nil {
+			first = image
+		}
+		if !bytes.Equal(image, first) {
+			t.Error("the same files gave two images")
+		}
+		files := untar(t, bytes.NewReader(image))
+		var top, inner manifests
+		decode(t, files["index.json"], &top)
+		if len(top.Manifests) != 1 || top.Manifests[0].Digest != digest ||
+			top.Manifests[0].MediaType != "application/vnd.oci.image.index.v1+json" {
+			t.Fatalf("the image %s is %+v", digest, top)
+		}
+		decode(t, content(t, files, top.Manifests[0]), &inner)
+		if len(inner.Manifests) != 2 {
+			t.Fatalf("the index has %d platforms", len(inner.Manifests))
+		}
+		for i, want := range []string{"arm", "amd"} {
+			d := inner.Manifests[i]
+			tree, config := follow(t, files, d)
+			if string(tree["prog"]) != want || config.Architecture != want+"64" ||
+				*d.Platform != (platform{want + "64", "linux"}) {
+				t.Errorf("platform %d, %s, runs %q on %s", i, d.Platform, tree["prog"],
+					config.Architecture)
+			}
+		}
+		// Two files at the top; the index, the shared layer; a manifest, a configuration and a
+		// layer for each.
+		if len(files) != 2+2+2*3 {
+			t.Errorf("the archive has %d files", len(files))
+		}
+	}
+}
+
+func TestAuthorities(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	secret := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte{1}})
+	broken := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der[1:]})
+	s := place(t, "text", 0o600, time.Unix(1, 0))
+	s.authorities = filepath.Join(t.TempDir(), "ca.pem")
+	for _, bad := range [][]byte{nil, []byte("text"), secret, broken,
+		slices.Concat(good, secret), slices.Concat(good, broken)} {
+		if err := os.WriteFile(s.authorities, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := s.image(); err == nil || !strings.Contains(err.Error(), s.authorities) {
+			t.Errorf("%q gives %v", bad, err)
+		}
+	}
+	if err := os.WriteFile(s.authorities, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	image, _ := build(t, s)
+	files := untar(t, bytes.NewReader(image))
+	var top manifests
+	decode(t, files["index.json"], &top)
+	tree, _ := follow(t, files, top.Manifests[0])
+	if !bytes.Equal(tree["etc/ssl/certs/ca-certificates.crt"], good) {
+		t.Error("the image lacks the certificates")
+	}
+}
+
 func TestFlags(t *testing.T) {
 	for _, arg := range []string{"", "x", "linux=x", "linux/=x", "/arm64=x", "linux/arm64=",
 		"linux/arm/v7=x"} {
-		if err := new(spec).setProgram(arg); err == nil {
+		if err := new(spec).addProgram(arg); err == nil {
 			t.Errorf("program %q was taken", arg)
+		}
+	}
+	twice := &spec{}
+	for i, arg := range []string{"linux/arm64=a/x", "linux/arm64=b/x", "linux/amd64=b/y"} {
+		if err := twice.addProgram(arg); (err == nil) != (i == 0) {
+			t.Errorf("program %q gives %v", arg, err)
 		}
 	}
 	for _, arg := range []string{"", "x", "x:", "x:y", ":/y"} {

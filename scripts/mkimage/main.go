@@ -1,7 +1,7 @@
-// Command mkimage writes a container image of one static program as an OCI layout in a tar,
-// which "ctr images import" and "skopeo copy oci-archive:" read. It needs neither Docker nor a
-// registry, and the same files give the same bytes. scripts/image makes Drover's with it, and
-// scripts/kube/lab those of its own.
+// Command mkimage writes a container image of a static program, for one or several platforms,
+// as an OCI layout in a tar, which "ctr images import" and "skopeo copy oci-archive:" read. It
+// needs neither Docker nor a registry, and the same files give the same bytes. scripts/image
+// makes Drover's with it, and scripts/kube/lab those of its own.
 //
 //	mkimage -out FILE -name HOST/PATH:TAG -program OS/ARCH=FILE [flags] [ARGUMENT…]
 package main
@@ -29,15 +29,17 @@ func run(args []string) error {
 	out := flags.String("out", "", "tar to write")
 	flags.StringVar(&s.name, "name", "", "name of the image, HOST/PATH:TAG")
 	flags.StringVar(&s.license, "license", "", "SPDX expression of the program's licence")
-	flags.Func("program", "OS/ARCH=FILE, the static program, which the image runs as /NAME",
-		s.setProgram)
+	flags.StringVar(&s.authorities, "ca-bundle", "", "PEM file of authorities' certificates "+
+		"that the program trusts; without it the image holds none")
+	flags.Func("program", "OS/ARCH=FILE, the static program, which the image runs as /NAME; "+
+		"repeated for an image of several platforms", s.addProgram)
 	flags.Func("add", "FOLDER:PLACE, a folder whose files are put at a place; may be repeated",
 		s.addFolder)
 	_ = flags.Parse(args) // it exits on an error
 	s.arguments = flags.Args()
-	if *out == "" || s.program.file == "" || !strings.Contains(s.name, "/") || s.tag() == "" {
+	if *out == "" || len(s.programs) == 0 || !strings.Contains(s.name, "/") || s.tag() == "" {
 		return errors.New("usage: mkimage -out FILE -name HOST/PATH:TAG " +
-			"-program OS/ARCH=FILE [flags] [ARGUMENT…]")
+			"-program OS/ARCH=FILE [-program …] [flags] [ARGUMENT…]")
 	}
 	image, digest, err := s.image()
 	if err != nil {
@@ -49,11 +51,12 @@ func run(args []string) error {
 
 // spec says what an image is made of.
 type spec struct {
-	name      string // HOST/PATH:TAG
-	license   string
-	program   program
-	arguments []string
-	folders   []folder
+	name        string // HOST/PATH:TAG
+	license     string
+	programs    []program // one for each platform, of the same name
+	arguments   []string
+	folders     []folder
+	authorities string // the file of their certificates, or ""
 }
 
 type program struct {
@@ -64,13 +67,23 @@ type program struct {
 // folder is one whose files are put at a place of the image.
 type folder struct{ from, to string }
 
-func (s *spec) setProgram(arg string) error {
+func (s *spec) addProgram(arg string) error {
 	where, name, _ := strings.Cut(arg, "=")
 	system, arch, _ := strings.Cut(where, "/")
 	if system == "" || arch == "" || strings.Contains(arch, "/") || name == "" {
 		return fmt.Errorf("%q is not OS/ARCH=FILE", arg)
 	}
-	s.program = program{platform{Architecture: arch, OS: system}, name}
+	p := program{platform{Architecture: arch, OS: system}, name}
+	for _, other := range s.programs {
+		if other.platform == p.platform {
+			return fmt.Errorf("%s has two programs", p.platform)
+		}
+		if filepath.Base(other.file) != filepath.Base(name) {
+			return fmt.Errorf("%s and %s: programs of one image have the same name",
+				other.file, name)
+		}
+	}
+	s.programs = append(s.programs, p)
 	return nil
 }
 
@@ -92,4 +105,4 @@ func (s *spec) tag() string {
 }
 
 // inside is the program's name in the image.
-func (s *spec) inside() string { return filepath.Base(s.program.file) }
+func (s *spec) inside() string { return filepath.Base(s.programs[0].file) }
