@@ -48,7 +48,7 @@ api: proto/drover/v1
 client: proto/drover/v1
 scripts/kernelgen:
 scripts/kube/labtool:
-scripts/mkimage:
+scripts/mkimage: checkpoint
 `
 
 // tops may import anything: they wire the parts together.

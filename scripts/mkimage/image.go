@@ -52,23 +52,40 @@ type layer struct {
 	packed []byte
 }
 
-// image is the whole archive, and the digest that a registry would know it by. What programs
-// share is the first layer, so that another version of the program need not bring it again.
-func (s *spec) image() (archive []byte, digest string, err error) {
+// built is an image: the whole archive, the digest that a registry would know it by, and a
+// list of parts for each platform.
+type built struct {
+	archive []byte
+	digest  string
+	sboms   []file
+}
+
+// build makes the image. What programs share is the first layer, so that another version of
+// the program need not bring it again.
+func (s *spec) build() (built, error) {
 	shared, err := s.shared()
 	if err != nil {
-		return nil, "", err
+		return built{}, err
 	}
 	base, err := pack(shared)
 	if err != nil {
-		return nil, "", err
+		return built{}, err
 	}
 	var l layout
 	var all []descriptor
+	var sboms []file
 	for _, p := range s.programs {
-		d, err := s.manifest(&l, p, base)
+		own, err := s.own(p, shared)
 		if err != nil {
-			return nil, "", err
+			return built{}, err
+		}
+		if len(own) > 1 {
+			name := p.platform.OS + "-" + p.platform.Architecture + ".spdx.json"
+			sboms = append(sboms, file{name, own[1].data, 0o644})
+		}
+		d, err := s.manifest(&l, p.platform, base, own)
+		if err != nil {
+			return built{}, err
 		}
 		all = append(all, d)
 	}
@@ -78,8 +95,8 @@ func (s *spec) image() (archive []byte, digest string, err error) {
 	}
 	d.Annotations = map[string]string{"io.containerd.image.name": s.name,
 		"org.opencontainers.image.ref.name": s.tag()}
-	archive, err = l.archive(d)
-	return archive, d.Digest, err
+	archive, err := l.archive(d)
+	return built{archive, d.Digest, sboms}, err
 }
 
 // shared are the files that no platform has its own of.
@@ -123,13 +140,23 @@ func checkBundle(bundle []byte) error {
 	return nil
 }
 
-// manifest adds the image of one program to a layout.
-func (s *spec) manifest(l *layout, p program, base layer) (descriptor, error) {
+// own are the files of one platform: the program, then the list of parts if one is wanted.
+func (s *spec) own(p program, shared []file) ([]file, error) {
 	content, err := os.ReadFile(p.file)
 	if err != nil {
-		return descriptor{}, err
+		return nil, err
 	}
-	own, err := pack([]file{{s.inside(), content, 0o755}})
+	files := []file{{s.inside(), content, 0o755}}
+	if !s.listed {
+		return files, nil
+	}
+	list, err := s.sbom(p, content, shared)
+	return append(files, file{sbomPlace, list, 0o644}), err
+}
+
+// manifest adds the image of one platform to a layout.
+func (s *spec) manifest(l *layout, p platform, base layer, files []file) (descriptor, error) {
+	own, err := pack(files)
 	if err != nil {
 		return descriptor{}, err
 	}
@@ -139,14 +166,14 @@ func (s *spec) manifest(l *layout, p program, base layer) (descriptor, error) {
 		labels["org.opencontainers.image.licenses"] = s.license
 	}
 	config := l.add(oci+"config.v1+json", encode(map[string]any{
-		"architecture": p.platform.Architecture, "os": p.platform.OS,
+		"architecture": p.Architecture, "os": p.OS,
 		"config": map[string]any{"Entrypoint": append([]string{"/" + s.inside()}, s.arguments...),
 			"User": nobody, "WorkingDir": "/", "Labels": labels},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{base.digest, own.digest}}}))
 	d := l.add(oci+"manifest.v1+json", encode(map[string]any{"schemaVersion": 2,
 		"mediaType": oci + "manifest.v1+json", "config": config, "layers": []descriptor{
 			l.add(oci+"layer.v1.tar+gzip", base.packed), l.add(oci+"layer.v1.tar+gzip", own.packed)}}))
-	d.Platform = &p.platform
+	d.Platform = &p
 	return d, nil
 }
 
@@ -206,6 +233,11 @@ func pack(files []file) (layer, error) {
 		all = append(all, file{dir, nil, 0o755})
 	}
 	slices.SortFunc(all, func(a, b file) int { return strings.Compare(a.name, b.name) })
+	for i := range all[1:] {
+		if all[i].name == all[i+1].name {
+			return layer{}, fmt.Errorf("two files are to lie at /%s", all[i].name)
+		}
+	}
 	raw, err := pile(all)
 	if err != nil {
 		return layer{}, err

@@ -49,11 +49,11 @@ func place(t *testing.T, text string, mode os.FileMode, at time.Time) *spec {
 
 func build(t *testing.T, s *spec) ([]byte, string) {
 	t.Helper()
-	image, digest, err := s.image()
+	b, err := s.build()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return image, digest
+	return b.archive, b.digest
 }
 
 // TestSameDigest checks that the image depends on contents only: not on the folder, the modes
@@ -151,6 +151,14 @@ func TestPlatforms(t *testing.T) {
 	}
 }
 
+func TestTwice(t *testing.T) {
+	s := place(t, "text", 0o600, time.Unix(1, 0))
+	s.folders = append(s.folders, s.folders[0])
+	if _, err := s.build(); err == nil || !strings.Contains(err.Error(), "/models/m/config.json") {
+		t.Errorf("a folder put twice at one place gives %v", err)
+	}
+}
+
 func TestAuthorities(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -171,7 +179,7 @@ func TestAuthorities(t *testing.T) {
 		if err := os.WriteFile(s.authorities, bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := s.image(); err == nil || !strings.Contains(err.Error(), s.authorities) {
+		if _, err := s.build(); err == nil || !strings.Contains(err.Error(), s.authorities) {
 			t.Errorf("%q gives %v", bad, err)
 		}
 	}

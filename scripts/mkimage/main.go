@@ -13,6 +13,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -35,18 +36,29 @@ func run(args []string) error {
 		"repeated for an image of several platforms", s.addProgram)
 	flags.Func("add", "FOLDER:PLACE, a folder whose files are put at a place; may be repeated",
 		s.addFolder)
+	flags.StringVar(&s.model, "model", "", "model directory to put under /models")
+	flags.Func("sbom", "list what the image is made of, in it and beside it, in a document with "+
+		"this time in seconds since 1970", s.list)
 	_ = flags.Parse(args) // it exits on an error
 	s.arguments = flags.Args()
 	if *out == "" || len(s.programs) == 0 || !strings.Contains(s.name, "/") || s.tag() == "" {
 		return errors.New("usage: mkimage -out FILE -name HOST/PATH:TAG " +
 			"-program OS/ARCH=FILE [-program …] [flags] [ARGUMENT…]")
 	}
-	image, digest, err := s.image()
+	if s.model != "" {
+		s.folders = append(s.folders, folder{s.model, s.modelPlace()})
+	}
+	b, err := s.build()
 	if err != nil {
 		return err
 	}
-	fmt.Println(s.name, digest)
-	return os.WriteFile(*out, image, 0o644)
+	for _, f := range b.sboms {
+		if err := os.WriteFile(*out+"."+f.name, f.data, 0o644); err != nil {
+			return err
+		}
+	}
+	fmt.Println(s.name, b.digest)
+	return os.WriteFile(*out, b.archive, 0o644)
 }
 
 // spec says what an image is made of.
@@ -57,6 +69,9 @@ type spec struct {
 	arguments   []string
 	folders     []folder
 	authorities string // the file of their certificates, or ""
+	model       string // its directory, or ""
+	listed      bool   // whether a list of parts is wanted
+	created     int64  // its time, in seconds since 1970
 }
 
 type program struct {
@@ -96,6 +111,12 @@ func (s *spec) addFolder(arg string) error {
 	return nil
 }
 
+func (s *spec) list(arg string) error {
+	created, err := strconv.ParseUint(arg, 10, 33)
+	s.listed, s.created = true, int64(created)
+	return err
+}
+
 // tag is what follows the last colon of the image's name.
 func (s *spec) tag() string {
 	if at := strings.LastIndex(s.name, ":"); at > strings.LastIndex(s.name, "/") {
@@ -106,3 +127,6 @@ func (s *spec) tag() string {
 
 // inside is the program's name in the image.
 func (s *spec) inside() string { return filepath.Base(s.programs[0].file) }
+
+// modelPlace is where the model lies in the image.
+func (s *spec) modelPlace() string { return "/models/" + filepath.Base(s.model) }
