@@ -23,6 +23,8 @@ type Metrics struct {
 	Refused map[wire.Status]uint64
 	// CorruptMessages counts messages so corrupt that they ended their stream.
 	CorruptMessages uint64
+	// PingFloods counts streams that ended since too many pings came on them.
+	PingFloods uint64
 	// Panics counts computations that panicked.
 	Panics uint64
 	// FetchedBytes counts what was sent of packed weights to other nodes.
@@ -34,6 +36,7 @@ type recorder struct {
 	queue, compute, rows *measure.Histogram
 	refused              [statuses]atomic.Uint64
 	corrupt, panics      atomic.Uint64
+	floods               atomic.Uint64
 }
 
 // statuses is a bound of wire's statuses.
@@ -63,7 +66,7 @@ func (s *Server) Metrics() Metrics {
 		Draining: s.draining.Load(), Frames: s.frames.Load(), Rows: s.rows.Load(),
 		Batches: s.batches.Load(), Queue: r.queue.Counts(), Compute: r.compute.Counts(),
 		BatchRows: r.rows.Counts(), Refused: map[wire.Status]uint64{},
-		CorruptMessages: r.corrupt.Load(), Panics: r.panics.Load(),
+		CorruptMessages: r.corrupt.Load(), PingFloods: r.floods.Load(), Panics: r.panics.Load(),
 		FetchedBytes: s.fetchedBytes.Load()}
 	for _, status := range []wire.Status{wire.StatusNotHosted, wire.StatusOverloaded,
 		wire.StatusCorrupt, wire.StatusDraining, wire.StatusDeadline, wire.StatusCancelled,

@@ -42,6 +42,9 @@ type Events struct {
 	StreamOpened func(address string)
 	// StreamClosed is called when an opened stream ended, and why.
 	StreamClosed func(address string, err error)
+	// PingFlood is called when a stream is ended since more pings came on it than any router
+	// sends. It is closed once its client has read what was sent before.
+	PingFlood func(address string)
 	// Fetched is called after a replica, or the rest of one, was sent to another node.
 	Fetched func(FetchedReplica)
 	// FrameRefused is called when a frame is not computed since it arrived corrupt, is not

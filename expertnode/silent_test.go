@@ -3,6 +3,7 @@ package expertnode_test
 import (
 	"context"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"drover/expertnode"
 	"drover/kernel"
@@ -160,21 +162,25 @@ func TestQuietStreamEnds(t *testing.T) {
 	})
 }
 
-// TestPingFlood sends pings without reading the answers: the node keeps one of them for a
-// stream that takes no more, and a frame behind them is computed all the same.
-func TestPingFlood(t *testing.T) {
-	const pings, leastPong = 40_000, 5 // bytes: gRPC's prefix alone
+// TestPingsUnread sends as many pings as a router may without reading the answers: the node
+// keeps one of them for a stream that takes no more, and a frame behind them is computed all
+// the same.
+func TestPingsUnread(t *testing.T) {
+	const seconds, leastPong = 8, 5 // bytes: gRPC's prefix alone
 	virtually(t, func(*expertnode.Options) {}, func(t *testing.T, s *serving) {
 		l := s.stream(t)
 		l.send(&wire.Request{Kind: wire.KindHello, Hello: goodHello()})
 		l.receive()
-		for nonce := range uint64(pings) {
+		for nonce := range uint64(seconds * mostPings) {
+			if nonce%mostPings == 0 {
+				time.Sleep(time.Second)
+			}
 			l.send(&wire.Request{Kind: wire.KindPing, PingNonce: nonce + 1})
 		}
 		l.send(frame(1, 1))
 		synctest.Wait()
 		if n := s.stub.rows.Load(); n != 1 {
-			t.Errorf("%d rows computed behind a flood of pings, want 1", n)
+			t.Errorf("%d rows computed behind many pings, want 1", n)
 		}
 		pongs := 0
 		for {
@@ -189,6 +195,121 @@ func TestPingFlood(t *testing.T) {
 		}
 		if pongs == 0 {
 			t.Error("none of the pings was answered")
+		}
+		if n := s.server.Metrics().PingFloods; n != 0 {
+			t.Errorf("%d floods of pings counted, want none", n)
+		}
+	})
+}
+
+// mostPings is how many a router sends in a second that has as many frames under way as a
+// stream may have: each is asked for twice in the usual 100 ms.
+const mostPings = 2 * 10 * wire.MaxStreamFrames
+
+// TestPingFlood sends pings without end: the stream is ended, which is told once, and others
+// go on.
+func TestPingFlood(t *testing.T) {
+	for name, reads := range map[string]bool{"read": true, "not read": false} {
+		t.Run(name, func(t *testing.T) { pingFlood(t, reads) })
+	}
+}
+
+func pingFlood(t *testing.T, reads bool) {
+	floods := make(chan string, 8)
+	listen := func(o *expertnode.Options) {
+		o.Events.PingFlood = func(address string) { floods <- address }
+	}
+	virtually(t, listen, func(t *testing.T, s *serving) {
+		hello := func() *lane {
+			l := s.stream(t)
+			l.send(&wire.Request{Kind: wire.KindHello, Hello: goodHello()})
+			l.receive()
+			return l
+		}
+		l, honest := hello(), hello()
+		ended := make(chan error, 1)
+		read := func() {
+			for {
+				var r wire.Response
+				if err := l.stream.RecvMsg(&r); err != nil {
+					ended <- err
+					return
+				}
+				r.Release()
+			}
+		}
+		if reads {
+			go read()
+		}
+		sent := 0
+		for ; sent < 4*mostPings && len(floods) == 0; sent++ {
+			ping := &wire.Request{Kind: wire.KindPing, PingNonce: uint64(sent + 1)}
+			if l.stream.SendMsg(ping) != nil {
+				break
+			}
+			synctest.Wait()
+		}
+		if sent < mostPings || sent > mostPings+2 {
+			t.Errorf("the flood was told after %d pings at once, want %d", sent, mostPings+1)
+		}
+		if !reads {
+			go read()
+		}
+		if err := <-ended; status.Code(err) != codes.ResourceExhausted ||
+			!strings.Contains(err.Error(), "pings a second") {
+			t.Errorf("the flood ended with %v", err)
+		}
+		honest.send(frame(1, 1))
+		honest.wantCombine(1, 1)
+		synctest.Wait()
+		if m := s.server.Metrics(); m.PingFloods != 1 || len(floods) != 1 || m.Streams != 1 {
+			t.Errorf("%d floods counted, %d told, %d streams open, want 1 of each", m.PingFloods,
+				len(floods), m.Streams)
+		}
+	})
+}
+
+// TestPingsOfRouters sends what the busiest router does, with pauses in which the network
+// holds it up, for minutes: the stream stays.
+func TestPingsOfRouters(t *testing.T) {
+	virtually(t, func(*expertnode.Options) {}, func(t *testing.T, s *serving) {
+		l := s.stream(t)
+		l.send(&wire.Request{Kind: wire.KindHello, Hello: goodHello()})
+		l.receive()
+		const every, answer, frames = time.Second / 20, 3 * time.Second, wire.MaxStreamFrames
+		nonce := uint64(0)
+		ping := func(count int) {
+			for range count {
+				nonce++
+				l.send(&wire.Request{Kind: wire.KindPing, PingNonce: nonce})
+			}
+		}
+		combined := make(chan error, 1)
+		go func() {
+			for {
+				var r wire.Response
+				err := l.stream.RecvMsg(&r)
+				r.Release()
+				if err != nil || r.Kind == wire.KindCombine {
+					combined <- err
+					return
+				}
+			}
+		}()
+		for range 10 {
+			for range 5 * 20 {
+				time.Sleep(every)
+				ping(frames)
+			}
+			time.Sleep(answer) // a frame that was asked for is not asked for again
+			ping(frames + int(answer/(250*time.Millisecond)))
+		}
+		l.send(frame(1, 1))
+		if err := <-combined; err != nil {
+			t.Errorf("a stream with the pings of a busy router ended with %v", err)
+		}
+		if n := s.server.Metrics().PingFloods; n != 0 {
+			t.Errorf("%d floods of pings counted, want none", n)
 		}
 	})
 }

@@ -47,6 +47,7 @@ type stream struct {
 	// The fields below belong to the receiving goroutine.
 	dispatched  bool   // a sound Dispatch has come
 	lastFrameID uint64 // of the last one
+	pings       pingAllowance
 
 	received    atomic.Uint64 // messages
 	unanswered  atomic.Int64  // frames
@@ -239,6 +240,9 @@ func (st *stream) receive() error {
 		case f.request.Kind == wire.KindCancel:
 			st.cancel(f.request.CancelID)
 		case f.request.Kind == wire.KindPing:
+			if !st.pings.take(time.Now()) {
+				return st.flooded()
+			}
 			select {
 			case st.pongs <- f.request.PingNonce:
 			default:

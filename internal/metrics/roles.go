@@ -87,6 +87,8 @@ func OfExpertNode(read func() ExpertNode) prometheus.Collector {
 		"Frames answered without rows, by why.", "reason")
 	corrupt := counter("drover_expertnode_corrupt_messages_total",
 		"Messages so corrupt that they ended their stream.")
+	floods := counter("drover_expertnode_ping_floods_total",
+		"Streams that were ended since more pings came than a coordinator sends.")
 	panics := counter("drover_expertnode_panics_total", "Computations that panicked.")
 	fetched := counter("drover_expertnode_fetch_bytes_total",
 		"Packed weights sent to and received from other nodes.", "direction")
@@ -110,6 +112,7 @@ func OfExpertNode(read func() ExpertNode) prometheus.Collector {
 			refused.put(ch, float64(count), strings.ReplaceAll(strings.ToLower(status.String()), " ", "_"))
 		}
 		corrupt.put(ch, float64(n.CorruptMessages))
+		floods.put(ch, float64(n.PingFloods))
 		panics.put(ch, float64(n.Panics))
 		fetched.put(ch, float64(n.FetchedBytes), "sent")
 		fetched.put(ch, float64(n.Received), "received")

@@ -315,7 +315,7 @@ func replicas(from []placement.Replica) []expertnode.Replica {
 }
 
 func nodeEvents(log *slog.Logger) expertnode.Events {
-	var refused rarely
+	var refused, floods rarely
 	return expertnode.Events{
 		FrameRefused: func(address string, frameID uint64, s wire.Status, detail string) {
 			if s == wire.StatusNotHosted { // as it happens when a placement changes
@@ -324,6 +324,12 @@ func nodeEvents(log *slog.Logger) expertnode.Events {
 			} else if frames, say := refused.add(1, time.Now()); say {
 				log.Warn("frames are refused", "frames", frames, "address", address,
 					"frame", frameID, "status", s.String(), "detail", detail)
+			}
+		},
+		PingFlood: func(address string) {
+			if streams, say := floods.add(1, time.Now()); say {
+				log.Warn("a stream is ended since too many pings come on it", "streams", streams,
+					"address", address)
 			}
 		},
 		StreamOpened: func(address string) { log.Debug("coordinator connected", "address", address) },
