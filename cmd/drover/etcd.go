@@ -169,7 +169,7 @@ func (f *etcdFlags) openIdentity(log *slog.Logger, changed chan<- struct{}) (
 	if f.tls == "" {
 		return nil, func() {}, nil
 	}
-	id, err := identity.Open(f.tls, identityEvents(log))
+	id, err := identity.Open(f.tls, role.IdentityEvents(log))
 	if err != nil {
 		return nil, nil, err
 	}

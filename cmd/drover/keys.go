@@ -136,7 +136,7 @@ func (p *clientPort) open(o *role.CoordinatorOptions, usual string) (stop func()
 		return stop, nil
 	}
 	if dir != "" {
-		if o.Clients, err = identity.Open(dir, identityEvents(o.Log)); err != nil {
+		if o.Clients, err = identity.Open(dir, role.IdentityEvents(o.Log)); err != nil {
 			return nil, err
 		}
 		stop = o.Clients.Close

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -110,13 +109,13 @@ func quiet(g *globals, id string) *slog.Logger {
 }
 
 // openIdentity reads the identity of a process that needs a role; nil if none is given.
-func (m *member) openIdentity(role identity.Role, log *slog.Logger) (*identity.Source, func(),
+func (m *member) openIdentity(as identity.Role, log *slog.Logger) (*identity.Source, func(),
 	error) {
 	if m.tls == "" {
 		return nil, func() {}, nil
 	}
-	id, err := identity.OpenAs(m.tls, identity.ID{Cluster: m.cluster, Role: role},
-		identityEvents(log))
+	id, err := identity.OpenAs(m.tls, identity.ID{Cluster: m.cluster, Role: as},
+		role.IdentityEvents(log))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -171,21 +170,6 @@ func (m *member) readPassword(cfg *cluster.EtcdConfig) error {
 	}
 	cfg.Username, cfg.Password = m.etcdUser, password
 	return nil
-}
-
-// identityEvents are what a log should say of certificates.
-func identityEvents(log *slog.Logger) identity.Events {
-	return identity.Events{
-		Reloaded: func(id identity.ID, notAfter time.Time) {
-			log.Info("new certificates are in force", "identity", id.String(), "until", date(notAfter))
-		},
-		Failed: func(err error) {
-			log.Error("new certificates cannot be used; the old ones stay", "error", err)
-		},
-		Refused: func(address string, err error) {
-			log.Debug("a connection was refused", "address", address, "reason", err)
-		},
-	}
 }
 
 // openGossip takes part in gossip where an address was given.

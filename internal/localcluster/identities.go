@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"drover/internal/identity"
@@ -45,23 +46,77 @@ func openIdentities(stateDir string, now time.Time) (identities, error) {
 	if err != nil {
 		return i, fmt.Errorf("certificates: %w", err)
 	}
+	return i, i.renew(now, func() (*identity.Authority, error) { return authority, nil })
+}
+
+// renew makes the certificates that are missing, and those anew of which less than half the
+// life is left. It opens the authority if there are some.
+func (i identities) renew(now time.Time, open func() (*identity.Authority, error)) error {
 	for _, role := range []identity.Role{identity.Etcd, identity.Coordinator, identity.ExpertNode} {
-		if i.lasts(role, now) {
+		sound, lasts := i.look(role, now)
+		if lasts {
 			continue
 		}
-		err := authority.Save(i.of(role), identity.Request{
-			ID:    identity.ID{Cluster: clusterName, Role: role},
-			Hosts: []string{"localhost", "127.0.0.1", "::1"}, Now: now})
+		var err error
+		r := identity.Request{ID: identity.ID{Cluster: clusterName, Role: role},
+			Hosts: []string{"localhost", "127.0.0.1", "::1"}, Now: now}
+		if sound { // the key stays: with another one, two files would not fit for a moment
+			r.Key, err = os.ReadFile(filepath.Join(i.of(role), identity.KeyFile))
+		}
+		if err == nil {
+			err = i.save(r, open)
+		}
 		if err != nil {
-			return i, fmt.Errorf("certificates: %w", err)
+			return fmt.Errorf("certificates: %w", err)
 		}
 	}
-	return i, nil
+	return nil
 }
+
+func (i identities) save(r identity.Request, open func() (*identity.Authority, error)) error {
+	authority, err := open()
+	if err != nil {
+		return err
+	}
+	return authority.Save(i.of(r.ID.Role), r)
+}
+
+// renewEvery is how often a running cluster's certificates are looked at. They last a year.
+const renewEvery = time.Hour
+
+// keep renews the certificates until it is stopped, which waits for its end. The processes
+// follow their folders.
+func (i identities) keep(failed func(error)) (stop func()) {
+	quit := make(chan struct{})
+	var running sync.WaitGroup
+	running.Go(func() {
+		tick := time.NewTicker(renewEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+			case <-quit:
+				return
+			}
+			err := i.renew(time.Now(), func() (*identity.Authority, error) {
+				return identity.OpenAuthority(i.authorityDir())
+			})
+			if err != nil {
+				failed(err)
+			}
+		}
+	})
+	return func() {
+		close(quit)
+		running.Wait()
+	}
+}
+
+func (i identities) authorityDir() string { return filepath.Join(i.dir, "authority") }
 
 // authority opens the authority, or makes one.
 func (i identities) authority(now time.Time) (*identity.Authority, error) {
-	dir := filepath.Join(i.dir, "authority")
+	dir := i.authorityDir()
 	a, err := identity.OpenAuthority(dir)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return a, err
@@ -72,12 +127,12 @@ func (i identities) authority(now time.Time) (*identity.Authority, error) {
 	return a, identity.SaveAuthority(dir, a, false)
 }
 
-// lasts tells whether a role's folder can be used, and half of its life is left.
-func (i identities) lasts(role identity.Role, now time.Time) bool {
+// look tells whether a role's folder can be used, and whether half of its life is left.
+func (i identities) look(role identity.Role, now time.Time) (sound, lasts bool) {
 	f, err := identity.Look(i.of(role))
 	if err != nil || f.Problem != nil || f.ID != (identity.ID{Cluster: clusterName, Role: role}) {
-		return false
+		return false, false
 	}
 	c := f.Certificate
-	return now.Before(c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 2))
+	return true, now.Before(c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 2))
 }

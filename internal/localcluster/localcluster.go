@@ -145,8 +145,11 @@ func (c *Cluster) startEtcd(ctx context.Context, o Options, dir string) error {
 		if c.identities, err = openIdentities(dir, time.Now()); err != nil {
 			return err
 		}
+		c.push(c.identities.keep(func(err error) {
+			o.Log.Error("certificates are not renewed; they are tried again in an hour", "error", err)
+		}))
 		folder := c.identities.of(identity.Etcd)
-		if id, err = identity.Open(folder, identity.Events{}); err != nil {
+		if id, err = identity.Open(folder, role.IdentityEvents(o.Log)); err != nil {
 			return err
 		}
 		c.push(id.Close)
@@ -228,7 +231,7 @@ func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
 	var id *identity.Source
 	if folder := c.identities.of(identity.Coordinator); folder != "" {
 		var err error
-		if id, err = identity.Open(folder, identity.Events{}); err != nil {
+		if id, err = identity.Open(folder, role.IdentityEvents(o.Log)); err != nil {
 			return err
 		}
 		c.push(id.Close)

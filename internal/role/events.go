@@ -7,6 +7,7 @@ import (
 
 	"drover/cluster"
 	"drover/coordinator"
+	"drover/internal/identity"
 	"drover/placement"
 	"drover/router"
 )
@@ -100,6 +101,22 @@ func routerEvents(log *slog.Logger, report func(cluster.Finding)) router.Events 
 				log.Warn("experts are computed on the coordinator itself: no node does", "experts",
 					total, "layer", layer, "expert", expert, "reason", reason)
 			}
+		},
+	}
+}
+
+// IdentityEvents are what a log should say of certificates.
+func IdentityEvents(log *slog.Logger) identity.Events {
+	return identity.Events{
+		Reloaded: func(id identity.ID, notAfter time.Time) {
+			log.Info("new certificates are in force", "identity", id.String(),
+				"until", notAfter.UTC().Format("2006-01-02 15:04 MST"))
+		},
+		Failed: func(err error) {
+			log.Error("new certificates cannot be used; the old ones stay", "error", err)
+		},
+		Refused: func(address string, err error) {
+			log.Debug("a connection was refused", "address", address, "reason", err)
 		},
 	}
 }
