@@ -152,7 +152,7 @@ func (l *lane) settle(f *flight, a *answer) {
 		}
 		at += n
 	}
-	k.node.rows.Add(uint64(c.RowCount))
+	k.node.work.rows.Add(uint64(c.RowCount))
 	if failures > 0 {
 		l.retried(k.node, failures, reason)
 		return

@@ -73,7 +73,7 @@ func (r *Router) CallMetrics() CallMetrics {
 }
 
 // NodeMetrics returns what is known of the nodes of the View, by ID. Counts go on when a node
-// starts again.
+// starts again, unless more than maxGone others have left meanwhile.
 func (r *Router) NodeMetrics() []NodeMetrics {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -81,7 +81,7 @@ func (r *Router) NodeMetrics() []NodeMetrics {
 	for id, n := range r.nodes {
 		w := n.work
 		m := NodeMetrics{ID: id, Lanes: len(n.links), Quarantined: n.quarantined.Load(),
-			Frames: w.frames.Load(), Rows: n.rows.Load(), Work: w.all(),
+			Frames: w.frames.Load(), Rows: w.rows.Load(), Work: w.all(),
 			SentBytes: w.sent.Load(), ReceivedBytes: w.received.Load(),
 			Wire:    time.Duration(w.wireMicros.Load()) * time.Microsecond,
 			Queue:   time.Duration(w.queueMicros.Load()) * time.Microsecond,

@@ -62,8 +62,7 @@ type Router struct {
 
 	mu     sync.Mutex // guards the fields below
 	nodes  map[string]*node
-	rows   map[string]*atomic.Uint64 // rows answered, by node ID
-	work   map[string]*workCount     // alike
+	work   workCounts
 	closed bool
 	// convicted holds the epoch in which a node returned wrong numbers, by node ID.
 	convicted map[string]uint64
@@ -88,8 +87,7 @@ func New(opts Options) (*Router, error) {
 		calls:    newCallTimes(),
 		free:     make(chan *lane, opts.Lanes),
 		nodes:    make(map[string]*node),
-		rows:     make(map[string]*atomic.Uint64),
-		work:     make(map[string]*workCount),
+		work:     workCounts{byID: make(map[string]*workCount)},
 
 		convicted: make(map[string]uint64),
 	}
@@ -165,6 +163,7 @@ func (r *Router) apply(v *placement.View) {
 		if !used[id] {
 			n.retire(false)
 			delete(r.nodes, id)
+			r.work.leave(id)
 		}
 	}
 	r.table.Store(t)
@@ -204,11 +203,8 @@ func (r *Router) present(id string, described placement.Node) *node {
 
 // startNode makes a node and starts its links. The caller holds mu.
 func (r *Router) startNode(id string, described placement.Node) *node {
-	if r.rows[id] == nil {
-		r.rows[id], r.work[id] = new(atomic.Uint64), newWorkCount(len(r.opts.Spec.Layers))
-	}
-	n := &node{id: id, address: described.Address, epoch: described.Epoch, rows: r.rows[id],
-		work: r.work[id]}
+	n := &node{id: id, address: described.Address, epoch: described.Epoch,
+		work: r.work.enter(id, len(r.opts.Spec.Layers))}
 	if epoch, ok := r.convicted[id]; ok && epoch == n.epoch {
 		n.quarantined.Store(true)
 	} else {
@@ -249,13 +245,14 @@ func (r *Router) Ready() error {
 	return nil
 }
 
-// RowsByNode returns the rows that each node has answered since New.
+// RowsByNode returns the rows that each node has answered since New, for the nodes that
+// WorkByNode knows.
 func (r *Router) RowsByNode() map[string]uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := make(map[string]uint64, len(r.rows))
-	for id, rows := range r.rows {
-		out[id] = rows.Load()
+	out := make(map[string]uint64, len(r.work.byID))
+	for id, c := range r.work.byID {
+		out[id] = c.rows.Load()
 	}
 	return out
 }

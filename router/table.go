@@ -14,9 +14,8 @@ type node struct {
 	id      string
 	address string
 	epoch   uint64
-	links   []*link        // by lane
-	rows    *atomic.Uint64 // answered so far; outlives the node
-	work    *workCount     // alike
+	links   []*link    // by lane
+	work    *workCount // outlives the node
 	// quarantined is set when it returned wrong numbers: nothing of it is used any more.
 	quarantined atomic.Bool
 }

@@ -2,6 +2,7 @@ package role
 
 import (
 	"context"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -114,8 +115,8 @@ func (m *meter) measure() cluster.Measured {
 	return out
 }
 
-// observeNodes adds what nodes have done since the last time. Nodes that the router has
-// known but that have done nothing since stay as they were.
+// observeNodes adds what nodes have done since the last time. Nodes that the router knows
+// but that have done nothing since stay as they were; those that it forgot are forgotten.
 func (m *meter) observeNodes(now map[string]router.NodeWork) {
 	for id, n := range now {
 		was := m.last[id]
@@ -127,5 +128,9 @@ func (m *meter) observeNodes(now map[string]router.NodeWork) {
 		m.nodes[id] = cluster.NodeWork{Work: had.Work*keep + float64(n.Work-was.Work),
 			Seconds: had.Seconds*keep + seconds}
 	}
+	maps.DeleteFunc(m.nodes, func(id string, _ cluster.NodeWork) bool {
+		_, known := now[id]
+		return !known
+	})
 	m.last = now
 }

@@ -55,6 +55,10 @@ func TestMeter(t *testing.T) {
 	if got := nodes["a"].Work / nodes["a"].Seconds; len(nodes) != 1 || got < 200 || got > 300 {
 		t.Errorf("nodes %v", nodes)
 	}
+	m.observeNodes(map[string]router.NodeWork{"b": {Work: 5}})
+	if nodes := m.measure().Nodes; len(nodes) != 0 {
+		t.Errorf("a node that the router forgot is remembered: %v", nodes)
+	}
 }
 
 func BenchmarkMeter(b *testing.B) {
