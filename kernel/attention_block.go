@@ -74,7 +74,9 @@ type kvProduct struct {
 	shrink   *float32
 	shrinkAt [stepTiles]int
 	// Where a call is, while it lasts: shrinking is at the shrink of a group.
-	left, part, element          int
+	//lint:ignore U1000 assembly reads and writes them
+	left, part, element int
+	//lint:ignore U1000 assembly reads and writes them
 	fromX, rowsY, toY, shrinking uintptr
 }
 
