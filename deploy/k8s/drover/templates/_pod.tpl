@@ -234,6 +234,60 @@ env:
 httpGet: {path: {{ index . 1 }}, port: admin, scheme: {{ include "drover.scheme" (index . 0) | upper }}}
 {{- end }}
 
+{{/* Egress to where the model is fetched from. */}}
+{{- define "drover.pullRule" -}}
+{{- with .Values.model }}
+{{- if eq .source "pull" }}
+- ports:
+    - {port: 443}
+    {{- range list .pull.hub .pull.source }}
+    {{- with regexFind ":[0-9]+(/|$)" . }}
+    - {port: {{ trimAll ":/" . }}}
+    {{- end }}
+    {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What fetches the model before a role starts; nothing if it comes from elsewhere. */}}
+{{- define "drover.pullContainer" -}}
+{{- $pull := .root.Values.model.pull }}
+{{- if eq .root.Values.model.source "pull" }}
+initContainers:
+  - name: pull
+    {{- include "drover.image.pull" .root | nindent 4 }}
+    args:
+      - pull
+      - --if-missing
+      {{- if $pull.tokenSecret }}
+      - --token-file=/pull-token/token
+      {{- end }}
+      {{- with $pull.hub }}
+      - {{ printf "--hub=%s" . | quote }}
+      {{- end }}
+      - {{ $pull.source | quote }}
+      - {{ include "drover.modelPath" .root | quote }}
+    {{- if $pull.authoritySecret }}
+    env:
+      - {name: SSL_CERT_FILE, value: /pull-authority/ca.crt}
+    {{- end }}
+    {{- include "drover.containerSecurity" .root | nindent 4 }}
+    resources:
+      {{- $resources := deepCopy .values.resources }}
+      {{- $_ := set $resources "requests" (merge (dict "ephemeral-storage" "64Mi") ($resources.requests | default dict)) }}
+      {{- $_ := set $resources "limits" (merge (dict "ephemeral-storage" $pull.ephemeralStorage) ($resources.limits | default dict)) }}
+      {{- toYaml $resources | nindent 6 }}
+    volumeMounts:
+      - {name: model, mountPath: /model}
+      {{- if $pull.tokenSecret }}
+      - {name: pull-token, mountPath: /pull-token, readOnly: true}
+      {{- end }}
+      {{- if $pull.authoritySecret }}
+      - {name: pull-authority, mountPath: /pull-authority, readOnly: true}
+      {{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "drover.modelMount" -}}
 {{- if ne .Values.model.source "bundled" }}
 - name: model
@@ -259,6 +313,24 @@ httpGet: {path: {{ index . 1 }}, port: admin, scheme: {{ include "drover.scheme"
   image:
     reference: {{ .image.reference | quote }}
     pullPolicy: {{ .image.pullPolicy }}
+{{- else if eq .source "pull" }}
+- name: model
+  emptyDir:
+    sizeLimit: {{ .pull.size }}
+{{- with .pull.tokenSecret }}
+- name: pull-token
+  secret:
+    secretName: {{ . | quote }}
+    defaultMode: 0440
+    items: [{key: token, path: token}]
+{{- end }}
+{{- with .pull.authoritySecret }}
+- name: pull-authority
+  secret:
+    secretName: {{ . | quote }}
+    defaultMode: 0440
+    items: [{key: ca.crt, path: ca.crt}]
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
