@@ -135,7 +135,7 @@ func checkPod(t *testing.T, of string, p core.PodTemplateSpec) {
 	if auto := p.Spec.AutomountServiceAccountToken; auto == nil || *auto {
 		t.Errorf("%s gets a token of its service account", of)
 	}
-	for _, c := range p.Spec.Containers {
+	for _, c := range append(slices.Clone(p.Spec.InitContainers), p.Spec.Containers...) {
 		s := c.SecurityContext
 		if s.ReadOnlyRootFilesystem == nil || !*s.ReadOnlyRootFilesystem {
 			t.Errorf("%s writes to its root", of)
@@ -149,6 +149,8 @@ func checkPod(t *testing.T, of string, p core.PodTemplateSpec) {
 				t.Errorf("%s does without a request or a limit: %v", of, c.Resources)
 			}
 		}
+	}
+	for _, c := range p.Spec.Containers {
 		if c.ReadinessProbe == nil != (c.LivenessProbe == nil) ||
 			c.ReadinessProbe == nil && !strings.HasPrefix(of, "Pod/") {
 			t.Errorf("%s lacks probes", of)
@@ -159,7 +161,7 @@ func checkPod(t *testing.T, of string, p core.PodTemplateSpec) {
 // checkSecrets wants a pod to have only its own secrets, as files, and no authority's key.
 func checkSecrets(t *testing.T, of string, p core.PodTemplateSpec, contents []string) {
 	t.Helper()
-	for _, c := range p.Spec.Containers {
+	for _, c := range append(slices.Clone(p.Spec.InitContainers), p.Spec.Containers...) {
 		var shown []string
 		shown = append(append(shown, c.Args...), c.Command...)
 		for _, e := range c.Env {
@@ -234,6 +236,10 @@ func TestRefused(t *testing.T) {
 		"nothing to pull": {in("model.source", "pull"), "set model.pull.source"},
 		"pull into nowhere": {in("model", values{"source": "pull", "path": "/",
 			"pull": values{"source": "hf:a/b"}}), "set model.path"},
+		"pull out of the volume": {in("model", values{"source": "pull", "path": "..",
+			"pull": values{"source": "hf:a/b"}}), "within the volume"},
+		"claim out of the volume": {in("model", values{"source": "claim", "claim": "c", "path": "a/../../b"}),
+			"within the volume"},
 		"half a login": {all(external, in("etcd.external.user", "u")), "passwordSecret"},
 		"secure etcd":  {all(plain, external), "want http://"},
 		"unwatched":    {in("monitoring.dashboard.enabled", true), "monitoring.enabled is false"},
@@ -251,6 +257,59 @@ func TestRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPull looks at what fetches a model: it alone may write it, and egress is opened for its
+// source only.
+func TestPull(t *testing.T) {
+	ports := func(v values) (open []string) {
+		for _, o := range newRelease(t).must(t, v) {
+			p, ok := o.(*networking.NetworkPolicy)
+			if !ok || !strings.HasSuffix(p.Name, "-node") {
+				continue
+			}
+			for _, rule := range p.Spec.Egress {
+				for _, port := range rule.Ports {
+					if len(rule.To) == 0 {
+						open = append(open, port.Port.String())
+					}
+				}
+			}
+		}
+		return open
+	}
+	for source, want := range map[string]string{"hf:123/name": "443", "https://h/a:80/": "443",
+		"https://h:8443/m/": "443 8443"} {
+		v := in("model", values{"source": "pull", "path": "m", "pull": values{"source": source}})
+		if got := strings.Join(ports(v), " "); got != want {
+			t.Errorf("%s: egress to ports %q, want %q", source, got, want)
+		}
+		made := 0
+		for of, p := range pods(newRelease(t).must(t, v)) {
+			for _, c := range p.Spec.InitContainers {
+				made++
+				if !mounts(c, "model", false) || c.Resources.Requests.StorageEphemeral().String() != "64Gi" {
+					t.Errorf("%s: init container %+v", of, c)
+				}
+			}
+			if len(p.Spec.InitContainers) > 0 && !mounts(p.Spec.Containers[0], "model", true) {
+				t.Errorf("%s: the model is not mounted, or can be written", of)
+			}
+		}
+		if made != 2 {
+			t.Errorf("%s: %d roles fetch the model, want 2", source, made)
+		}
+	}
+	if got := ports(values{}); len(got) != 0 {
+		t.Errorf("without a model to fetch: egress to ports %v", got)
+	}
+}
+
+// mounts tells whether a container has a volume, to read it only or to write it, too.
+func mounts(c core.Container, volume string, readOnly bool) bool {
+	return slices.ContainsFunc(c.VolumeMounts, func(m core.VolumeMount) bool {
+		return m.Name == volume && m.ReadOnly == readOnly
+	})
 }
 
 // TestUpgradeRefused wants what an installation cannot become to be refused.

@@ -241,8 +241,8 @@ httpGet: {path: {{ index . 1 }}, port: admin, scheme: {{ include "drover.scheme"
 - ports:
     - {port: 443}
     {{- range list .pull.hub .pull.source }}
-    {{- with regexFind ":[0-9]+(/|$)" . }}
-    - {port: {{ trimAll ":/" . }}}
+    {{- with regexFind "^https://[^/]*:[0-9]+(/|$)" . }}
+    - {port: {{ regexFind ":[0-9]+/?$" . | trimAll ":/" }}}
     {{- end }}
     {{- end }}
 {{- end }}
@@ -274,8 +274,8 @@ initContainers:
     {{- include "drover.containerSecurity" .root | nindent 4 }}
     resources:
       {{- $resources := deepCopy .values.resources }}
-      {{- $_ := set $resources "requests" (merge (dict "ephemeral-storage" "64Mi") ($resources.requests | default dict)) }}
-      {{- $_ := set $resources "limits" (merge (dict "ephemeral-storage" $pull.ephemeralStorage) ($resources.limits | default dict)) }}
+      {{- $_ := set $resources "requests" (merge ($resources.requests | default dict) (dict "ephemeral-storage" $pull.size)) }}
+      {{- $_ := set $resources "limits" (merge ($resources.limits | default dict) (dict "ephemeral-storage" $pull.ephemeralStorage)) }}
       {{- toYaml $resources | nindent 6 }}
     volumeMounts:
       - {name: model, mountPath: /model}
