@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -134,7 +135,8 @@ func Model(ctx context.Context, o Options) (*Result, error) {
 	return p.run(ctx)
 }
 
-// vacant says whether the directory may be made: it must not be there, or be empty.
+// vacant says whether the directory may be made: it must not be there, or be empty. Only one
+// that holds a model gives ErrExists.
 func vacant(dir string) error {
 	entries, err := os.ReadDir(dir)
 	switch {
@@ -142,6 +144,10 @@ func vacant(dir string) error {
 		return nil
 	case err != nil:
 		return err
+	case len(entries) > 0 && !slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		return e.Name() == "config.json"
+	}):
+		return fmt.Errorf("%s is not empty, and no model is in it: name another directory", dir)
 	case len(entries) > 0:
 		return fmt.Errorf("%s: %w: remove it, or name another directory", dir, ErrExists)
 	}

@@ -155,6 +155,13 @@ func TestWholeModel(t *testing.T) {
 	if _, err := pull.Model(t.Context(), o); !errors.Is(err, pull.ErrExists) {
 		t.Errorf("a second pull: %v, want ErrExists", err)
 	}
+	o.Dir = t.TempDir()
+	if err := os.WriteFile(filepath.Join(o.Dir, "notes"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pull.Model(t.Context(), o); err == nil || errors.Is(err, pull.ErrExists) {
+		t.Errorf("a pull into a folder of somebody's: %v, want an error that is not ErrExists", err)
+	}
 }
 
 func TestSlice(t *testing.T) {
