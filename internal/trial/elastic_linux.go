@@ -59,6 +59,7 @@ type elastic struct {
 	names  []string        // of the changes, in order of the first round
 	moves  []move          // of all rounds
 	shares []time.Duration // from when a new node had its weights until it carried its share
+	half   []time.Duration // the same of the node that runs for half of the time
 }
 
 // move is one change: the quiet window before, the time until all had their share, and the quiet
@@ -202,7 +203,11 @@ func (e *elastic) grow(ctx context.Context, ids ...string) error {
 			if !carries(id, before, nodes) && took < shareWithin {
 				return false
 			}
-			e.shares = append(e.shares, took)
+			if id == halfNode {
+				e.half = append(e.half, took)
+			} else {
+				e.shares = append(e.shares, took)
+			}
 			return true
 		})
 		before = nodes
@@ -304,11 +309,30 @@ func (e *elastic) report() ElasticReport {
 		c.Pause, c.QuietPause = spread(pauses), spread(quietPauses)
 		r.Changes = append(r.Changes, c)
 	}
-	var after []float64
-	for _, s := range e.shares {
-		after = append(after, s.Seconds())
-	}
-	r.Shares, r.Share = len(after), spread(after)
+	r.Ratio = spread(e.rounds())
+	r.Shares, r.Share, r.HalfShare = len(e.shares), seconds(e.shares), seconds(e.half)
 	r.Outcome = e.load.outcome()
 	return r
+}
+
+// rounds is, of each round, the 99th percentile of ITL while anything changed over that of all
+// quiet windows: a change of half a second has too few tokens of its own for one.
+func (e *elastic) rounds() (ratios []float64) {
+	for round := range slices.Chunk(e.moves, len(e.names)) {
+		var quiet, moving []window
+		for _, m := range round {
+			quiet, moving = append(quiet, m.after), append(moving, m.moving)
+		}
+		quiet = append(quiet, round[0].before)
+		ratios = append(ratios, e.load.itl(moving...).P99/max(e.load.itl(quiet...).P99, 1e-3))
+	}
+	return ratios
+}
+
+func seconds(times []time.Duration) Spread {
+	var s []float64
+	for _, t := range times {
+		s = append(s, t.Seconds())
+	}
+	return spread(s)
 }

@@ -122,10 +122,15 @@ type ElasticReport struct {
 	Clients       int             `json:"clients"`
 	WindowSeconds float64         `json:"window_seconds"`
 	Changes       []ElasticChange `json:"changes"`
+	// Ratio is that of all changes of a round together.
+	Ratio Spread `json:"ratio"`
 	// Shares counts new nodes, Share is how many seconds after having its weights each carried at
 	// least half of its part of the rows, 15 if it did not by then; the goal is at most 5.
-	Shares int    `json:"new_nodes"`
-	Share  Spread `json:"seconds_to_share"`
+	// HalfShare is the same of the node that runs for half of the time, of a quarter of its part:
+	// while the others have time to spare, its rows go to them.
+	Shares    int    `json:"new_nodes"`
+	Share     Spread `json:"seconds_to_share"`
+	HalfShare Spread `json:"half_speed_seconds_to_share"`
 	Outcome
 }
 
@@ -158,8 +163,10 @@ func (r ElasticReport) Text() string {
 		fmt.Fprintf(&b, row, c.Change, c.Seconds.text(1, 1), c.QuietP99.text(1, 1), c.P99.text(1, 1),
 			c.Ratio.text(2, 1), c.QuietPause.text(0, 1), c.Pause.text(0, 1))
 	}
-	fmt.Fprintf(&b, "%d new nodes carried their share %s s after they had their weights (goal 5)\n",
-		r.Shares, r.Share.text(2, 1))
+	fmt.Fprintf(&b, "all changes of a round together: ratio %s\n", r.Ratio.text(2, 1))
+	fmt.Fprintf(&b, "%d new nodes carried their share %s s after they had their weights (goal 5);\n"+
+		"the one that runs for half of the time half of it after %s s (15: not by then)\n",
+		r.Shares, r.Share.text(2, 1), r.HalfShare.text(2, 1))
 	r.Outcome.text(&b)
 	return b.String()
 }
