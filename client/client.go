@@ -60,10 +60,15 @@ type Options struct {
 	// or refuse it, and how long the whole pool may be away before requests fail. It does
 	// not bound a coordinator that works. Zero means 30 s.
 	Patience time.Duration
-	// StallAfter is the silence of a stream after which its coordinator is asked whether it
-	// is well; without an answer within as long again the stream is taken for lost. It
-	// doubles, up to Patience, for an answer to which this happens again. Little asks in vain
-	// during a long prefill. Zero means 1 s.
+	// StallAfter is the silence before an answer's first token after which its coordinator is
+	// asked whether it is well; without an answer within as long again the stream is taken for
+	// lost. It doubles, up to Patience, for an answer to which this happens again. Little asks
+	// in vain during a long prefill. Zero means 1 s.
+	//
+	// Between tokens it is only the most: as soon as some gaps were measured, by all streams of
+	// the Client, silence is eight times as long as the longest of a hundred of them, at least
+	// 100 ms, and doubles with each stream that the answer lost so; the coordinator has as long
+	// to say how it is, or eight times as long as it took before.
 	StallAfter time.Duration
 	// Events tell what happens.
 	Events Events
@@ -186,6 +191,7 @@ type Client struct {
 	cancel context.CancelFunc
 	done   <-chan struct{} // closed by Close
 	wg     sync.WaitGroup
+	pace   pace
 
 	mu        sync.Mutex // guards the fields below and those of endpoints
 	endpoints []*endpoint

@@ -24,6 +24,8 @@ type endpoint struct {
 	err     error  // of an endpoint that is dead
 	active  int    // streams of this client
 	restart func() // makes watch ask anew
+	// answers is how long the slowest of the last health checks took, 0 if there was none.
+	answers time.Duration
 }
 
 // state is what is known of a coordinator; more is better.
@@ -93,6 +95,7 @@ func (c *Client) follow(ctx context.Context, e *endpoint) error {
 		var r *healthv1.HealthCheckResponse
 		if r, err = stream.Recv(); err == nil {
 			c.set(e, stateOf(r.GetStatus()), nil)
+			c.measure(ctx, e)
 		}
 	}
 	if status.Code(err) == codes.Unimplemented {
@@ -103,6 +106,35 @@ func (c *Client) follow(ctx context.Context, e *endpoint) error {
 		return nil
 	}
 	return err
+}
+
+// measure finds out how long an endpoint takes to answer, if that is not known: on a long way
+// a late answer is no bad sign.
+func (c *Client) measure(ctx context.Context, e *endpoint) {
+	c.mu.Lock()
+	known := e.answers > 0
+	c.mu.Unlock()
+	if !known {
+		c.wg.Go(func() { _ = c.check(ctx, e, c.opts.StallAfter) }) // watch sees how it is
+	}
+}
+
+// patience is how long an endpoint may take to say how it is, whose stream is silent for long:
+// several times what it took before.
+func (c *Client) patience(e *endpoint, quiet time.Duration) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e.answers == 0 {
+		return max(quiet, c.opts.StallAfter)
+	}
+	return max(quiet, min(stallGaps*e.answers, c.opts.StallAfter))
+}
+
+// took takes note of how long a health check took that was answered.
+func (c *Client) took(e *endpoint, d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e.answers = max(d, e.answers*7/8, 1)
 }
 
 func stateOf(s healthv1.HealthCheckResponse_ServingStatus) state {
@@ -136,7 +168,11 @@ func (c *Client) set(e *endpoint, s state, err error) {
 func (c *Client) check(ctx context.Context, e *endpoint, within time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
+	began := time.Now()
 	r, err := e.health.Check(ctx, &healthv1.HealthCheckRequest{})
+	if err == nil {
+		c.took(e, time.Since(began))
+	}
 	switch {
 	case status.Code(err) == codes.Unimplemented:
 		return nil

@@ -24,7 +24,7 @@ const (
 )
 
 // fake is a coordinator without a network: its answers count up to their max_tokens, a
-// token a millisecond, and go on where Resume says.
+// token a millisecond if nothing else is said, and go on where Resume says.
 type fake struct {
 	name string
 
@@ -33,6 +33,8 @@ type fake struct {
 	silent  bool // takes everything and answers nothing
 	stuck   bool // makes no tokens
 	healthy healthv1.HealthCheckResponse_ServingStatus
+	gap     time.Duration // between tokens
+	way     time.Duration // there and back, of health checks
 	changed chan struct{} // closed when one of the above changes
 	calls   []*droverv1.GenerateRequest
 	open    int
@@ -42,7 +44,8 @@ type fake struct {
 }
 
 func newFakeNode(name string) *fake {
-	return &fake{name: name, up: true, healthy: serves, changed: make(chan struct{})}
+	return &fake{name: name, up: true, healthy: serves, gap: time.Millisecond,
+		changed: make(chan struct{})}
 }
 
 // change changes a coordinator and tells its streams.
@@ -81,6 +84,7 @@ func (f *fake) Invoke(ctx context.Context, method string, _, reply any,
 	case strings.HasSuffix(method, "/Check") && f.old:
 		return status.Error(codes.Unimplemented, "no such service")
 	case strings.HasSuffix(method, "/Check"):
+		time.Sleep(f.way)
 		reply.(*healthv1.HealthCheckResponse).Status = health
 	case strings.HasSuffix(method, "/Describe"):
 		reply.(*droverv1.DescribeResponse).Model = f.name
@@ -208,7 +212,7 @@ func (s *answerStream) RecvMsg(m any) error {
 			s.sent++
 			return nil
 		}
-		d := time.Millisecond
+		d := s.f.gap
 		if silent {
 			d = 0
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -22,13 +23,14 @@ type Stream struct {
 	req    *droverv1.GenerateRequest
 	opts   []grpc.CallOption
 
-	at    *attempt // nil between attempts
-	avoid *endpoint
-	wait  time.Duration // before the next attempt
-	quiet time.Duration // after which an attempt is examined
-	since time.Time     // of the last progress
-	lost  time.Time     // of the last loss
-	end   error         // what Recv returns from now on
+	at     *attempt // nil between attempts
+	avoid  *endpoint
+	wait   time.Duration // before the next attempt
+	quiet  time.Duration // after which an attempt without a token is examined
+	stalls int           // attempts that were lost by silence: each doubles what is waited for
+	since  time.Time     // of the last progress
+	lost   time.Time     // of the last loss
+	end    error         // what Recv returns from now on
 
 	// What the caller has of the answer (K1).
 	started   *droverv1.Started
@@ -43,8 +45,9 @@ type attempt struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	stream grpc.ServerStreamingClient[droverv1.GenerateResponse]
-	quiet  time.Duration // after which the coordinator is asked whether it is well
-	stall  *time.Timer   // which does so
+	quiet  atomic.Int64 // time.Duration after which the coordinator is asked whether it is well
+	stall  *time.Timer  // which does so
+	token  time.Time    // when the last token came, zero before the first
 }
 
 func (c *Client) generate(ctx context.Context, req *droverv1.GenerateRequest,
@@ -69,7 +72,7 @@ func (s *Stream) Recv() (*droverv1.GenerateResponse, error) {
 			s.end = s.lose(err)
 			continue
 		}
-		s.at.stall.Reset(s.at.quiet)
+		s.at.follow(s, r)
 		show, err := s.take(r)
 		if s.end = err; show {
 			return r, nil
@@ -101,10 +104,11 @@ func (s *Stream) begin() error {
 	if err != nil {
 		return err
 	}
-	at := &attempt{endpoint: e, quiet: s.quiet}
+	at := &attempt{endpoint: e}
+	at.quiet.Store(int64(s.quiet))
 	at.ctx, at.cancel = context.WithCancelCause(s.ctx)
 	at.stall = time.AfterFunc(time.Hour, func() { s.c.examine(at) })
-	at.stall.Reset(at.quiet)           // now that examine can do so itself
+	at.stall.Reset(s.quiet)            // now that examine can do so itself
 	context.AfterFunc(at.ctx, func() { // also if the caller forgets the stream
 		at.stall.Stop()
 		s.c.release(e)
@@ -128,14 +132,34 @@ func (s *Stream) request() *droverv1.GenerateRequest {
 	return r
 }
 
+// follow takes note that a message came. Before an attempt's first token there is a prompt to
+// compute, which takes as long as it takes; then the gaps before say what silence is long.
+func (at *attempt) follow(s *Stream, r *droverv1.GenerateResponse) {
+	if r.GetDelta() != nil {
+		now := time.Now()
+		if !at.token.IsZero() {
+			s.c.pace.add(now.Sub(at.token))
+		}
+		at.token = now
+		atMost := s.c.opts.StallAfter
+		at.quiet.Store(int64(min(s.c.pace.stall(atMost)<<min(s.stalls, maxDoublings), atMost)))
+	}
+	at.stall.Reset(time.Duration(at.quiet.Load()))
+}
+
+// maxDoublings keeps doubled times in their range.
+const maxDoublings = 10
+
 // examine asks a coordinator whose stream is silent whether it is well, and ends the
-// attempt if it does not say so.
+// attempt if it does not say so. One that is well is asked less and less often.
 func (c *Client) examine(at *attempt) {
-	err := c.check(at.ctx, at.endpoint, at.quiet)
+	quiet := time.Duration(at.quiet.Load())
+	err := c.check(at.ctx, at.endpoint, c.patience(at.endpoint, quiet))
 	switch {
 	case at.ctx.Err() != nil:
 	case err == nil:
-		at.stall.Reset(at.quiet)
+		at.quiet.CompareAndSwap(int64(quiet), int64(max(quiet, min(2*quiet, c.opts.StallAfter))))
+		at.stall.Reset(time.Duration(at.quiet.Load()))
 	default:
 		c.set(at.endpoint, dead, err)
 		c.suspect(at.endpoint)
@@ -195,6 +219,7 @@ func (s *Stream) lose(err error) error {
 	if stalled := context.Cause(s.at.ctx); stalled != nil {
 		err = stalled
 		s.quiet = min(2*s.quiet, s.c.opts.Patience) // it may be slow, not dead
+		s.stalls++
 	}
 	s.leave()
 	if errors.Is(err, io.EOF) {
