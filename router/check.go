@@ -128,13 +128,20 @@ func (l *lane) mayComeBack(p *part, now time.Duration) bool {
 	return false
 }
 
+// checksAll tells whether rows wait for a second opinion however long that takes: all of them
+// are to be checked, and this machine can.
+func (l *lane) checksAll() bool {
+	return l.router.opts.CheckFraction >= 1 && l.router.opts.Local != nil
+}
+
 // canAskLocal tells whether this machine may be asked for an opinion: always to settle a
-// dispute, else where that does not take long, since rows wait for it.
+// dispute or where all is checked, else where that does not take long, since rows wait for it.
 func (l *lane) canAskLocal(p *part) bool {
 	if l.router.opts.Local == nil || p.check.local || p.localErr != nil {
 		return false
 	}
-	return len(p.check.opinions) > 1 || l.local.usual.at(1) < float64(l.router.opts.FrameTimeout/4)
+	return len(p.check.opinions) > 1 || l.checksAll() ||
+		l.local.usual.at(1) < float64(l.router.opts.FrameTimeout/4)
 }
 
 // endCheck uses the only opinion of a part, if there is one, since nobody can be asked for
@@ -183,7 +190,7 @@ func (l *lane) judge(index int) {
 	switch {
 	case len(p.check.opinions) > 1 && right >= 0:
 	case len(p.check.opinions) == 1 && p.late:
-		l.endCheck(p) // of the others nothing is heard any more
+		l.hearNobody(p)
 		return
 	default:
 		l.toCheckAgain(index)
@@ -201,6 +208,24 @@ func (l *lane) judge(index int) {
 	}
 }
 
+// hearNobody acts on a part of which one opinion is there and from other nodes nothing is heard
+// any more: that opinion is used, unless this machine is to have one in any case.
+func (l *lane) hearNobody(p *part) {
+	switch {
+	case !l.checksAll():
+		l.endCheck(p)
+	case l.canAskLocal(p):
+		p.check.local = true
+	case !l.awaitsLocal(p):
+		l.endCheck(p)
+	}
+}
+
+// awaitsLocal tells whether this machine's opinion is on its way.
+func (l *lane) awaitsLocal(p *part) bool {
+	return p.local || p.check.local && p.localErr == nil && !p.check.heard(nil)
+}
+
 // agree tells whether somebody else has the same opinion as one.
 func (c *checking) agree(one int) bool {
 	for i, o := range c.opinions {
@@ -214,8 +239,7 @@ func (c *checking) agree(one int) bool {
 // toCheckAgain asks somebody else about a part, unless an opinion is on its way.
 func (l *lane) toCheckAgain(index int) {
 	p := &l.parts[index]
-	waits := p.local || p.check.local && p.localErr == nil && !p.check.heard(nil)
-	if p.inFlight == 0 && !waits && !slices.Contains(l.toCheck, index) {
+	if p.inFlight == 0 && !l.awaitsLocal(p) && !slices.Contains(l.toCheck, index) {
 		l.toCheck = append(l.toCheck, index)
 	}
 }

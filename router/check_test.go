@@ -253,3 +253,30 @@ func TestChecksNeedNoSecond(t *testing.T) {
 		})
 	}
 }
+
+// TestAllIsChecked has a node lie where nobody else answers in time, and this machine is slow:
+// if all is to be checked, nothing of what it says is used.
+func TestAllIsChecked(t *testing.T) {
+	for copies := 1; copies <= 2; copies++ {
+		nodes, v, local := startNodes(t, 3, kernel.BF16, nil), new(verdicts), newLocal()
+		slow := func(int, int) error {
+			time.Sleep(5 * time.Millisecond)
+			return nil
+		}
+		local.setBefore(slow)
+		nodes[0].fake.setBefore(slow)
+		nodes[2].fake.setBefore(slow)
+		r := startRouter(t, kernel.BF16, func(o *router.Options) {
+			v.listen(o)
+			o.FrameTimeout, o.Local = 4*time.Millisecond, local
+		})
+		r.Update(viewOf(testSpec, 1, copies, nodes...))
+		v.connected(t, 3)
+		for seed := range uint64(6) {
+			if seed == 3 { // until then it is learnt that this machine is slow
+				nodes[1].fake.setLies(always)
+			}
+			check(t, r, nodes[0].fake, batchOf(seed))
+		}
+	}
+}

@@ -47,7 +47,9 @@ type Options struct {
 	HedgeFraction float64
 	// CheckFraction is the part of all frames that are computed by two nodes and compared,
 	// to find nodes that compute wrongly. Zero means 1/256, negative none. Higher finds them
-	// sooner and costs as much more work; what a wrong node returned before stays used.
+	// sooner and costs as much more work; what a wrong node returned before stays used. A check
+	// that would take long is left out, but for 1: then nothing is used that was not compared,
+	// as long as Local can compute it.
 	CheckFraction float64
 	// SlowTimeout bounds the wait for one frame of a node that shows signs of life.
 	// Zero means 30 s. It must exceed the longest computation of a frame.
