@@ -2,6 +2,7 @@ package pull
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -151,7 +152,7 @@ func (c *client) get(ctx context.Context, name string, begin, end int64) (*answe
 		if errors.As(err, &u) {
 			err = u.Err
 		}
-		return nil, err
+		return nil, unknown(err)
 	}
 	a.body = &watched{resp.Body, ctx, cancel, watch, c.opts.Stall}
 	if err := a.read(resp, begin, end); err != nil {
@@ -159,6 +160,16 @@ func (c *client) get(ctx context.Context, name string, begin, end int64) (*answe
 		return nil, err
 	}
 	return a, nil
+}
+
+// unknown turns a certificate that is not believed into a refusal: another try would meet the same.
+func unknown(err error) error {
+	var c *tls.CertificateVerificationError
+	if !errors.As(err, &c) {
+		return err
+	}
+	return refusal{fmt.Errorf("%w (authorities are those of the system, or of the file that "+
+		"SSL_CERT_FILE names)", err)}
 }
 
 // read checks the status and the header.

@@ -6,6 +6,9 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
+	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -386,6 +389,27 @@ func TestBadServers(t *testing.T) {
 
 func flip(digits string) string {
 	return strings.Map(func(r rune) rune { return map[bool]rune{true: '1', false: '0'}[r == '0'] }, digits)
+}
+
+// TestUnknownAuthority tries a server once whose certificate nobody signed that is known.
+func TestUnknownAuthority(t *testing.T) {
+	var tries atomic.Int64
+	s := httptest.NewUnstartedServer(http.NotFoundHandler())
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			tries.Add(1)
+		}
+	}
+	s.StartTLS()
+	defer s.Close()
+	_, err := pull.Model(t.Context(), options(t, s.URL))
+	if err == nil || !strings.Contains(err.Error(), "SSL_CERT_FILE") {
+		t.Errorf("the error is %v", err)
+	}
+	if n := tries.Load(); n != 1 {
+		t.Errorf("it was tried %d times", n)
+	}
 }
 
 func TestServerRecovers(t *testing.T) {
