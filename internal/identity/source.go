@@ -46,6 +46,7 @@ type material struct {
 	id          ID
 	certificate tls.Certificate
 	roots       *x509.CertPool
+	signedUntil time.Time
 }
 
 // Open reads the folder and follows it until Close.
@@ -92,6 +93,10 @@ func (s *Source) ID() ID { return s.now.Load().id }
 // NotAfter is when its certificate expires.
 func (s *Source) NotAfter() time.Time { return s.now.Load().certificate.Leaf.NotAfter }
 
+// SignedUntil is when who signed it expires, an authority or one between, and the certificate
+// with it: the last time, if the files have more than one way to an authority.
+func (s *Source) SignedUntil() time.Time { return s.now.Load().signedUntil }
+
 // Dir is the folder.
 func (s *Source) Dir() string { return s.dir }
 
@@ -120,8 +125,14 @@ func (s *Source) use(contents [][]byte) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", CertificateFile, err)
 	}
-	if _, err := m.verify(chain, x509.ExtKeyUsageAny); err != nil {
+	ways, err := m.ways(chain, x509.ExtKeyUsageAny)
+	if err != nil {
 		return fmt.Errorf("%s against %s: %w", CertificateFile, AuthorityFile, err)
+	}
+	for _, way := range ways {
+		if end := firstEnd(way[1:]); end.After(m.signedUntil) {
+			m.signedUntil = end
+		}
 	}
 	s.now.Store(m)
 	return nil
@@ -139,15 +150,32 @@ func parseChain(c tls.Certificate) ([]*x509.Certificate, error) {
 	return chain, nil
 }
 
-// verify checks a chain of certificates against the authorities and reads its identity.
-func (m *material) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage) (ID, error) {
+// firstEnd is when the first of some certificates expires.
+func firstEnd(all []*x509.Certificate) time.Time {
+	end := all[0].NotAfter
+	for _, c := range all[1:] {
+		if c.NotAfter.Before(end) {
+			end = c.NotAfter
+		}
+	}
+	return end
+}
+
+// ways checks a chain of certificates against the authorities: each way begins with the
+// chain's first and ends with an authority.
+func (m *material) ways(chain []*x509.Certificate, usage x509.ExtKeyUsage) (
+	[][]*x509.Certificate, error) {
 	between := x509.NewCertPool()
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	_, err := chain[0].Verify(x509.VerifyOptions{Roots: m.roots, Intermediates: between,
+	return chain[0].Verify(x509.VerifyOptions{Roots: m.roots, Intermediates: between,
 		KeyUsages: []x509.ExtKeyUsage{usage}})
-	if err != nil {
+}
+
+// verify checks a chain of certificates against the authorities and reads its identity.
+func (m *material) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage) (ID, error) {
+	if _, err := m.ways(chain, usage); err != nil {
 		return ID{}, err
 	}
 	return Of(chain[0])

@@ -23,6 +23,23 @@ type Admin struct {
 	// Identity is the process's: the port is HTTPS, and certificates of the cluster may read
 	// the metrics. Nil means plain HTTP.
 	Identity *identity.Source
+	// Clients is that of the ports for clients, where it is another one: metrics tell when its
+	// certificate expires, too. Nil means none.
+	Clients *identity.Source
+}
+
+// certificates are metrics of the certificates that the process shows.
+func (a Admin) certificates() prometheus.Gatherer {
+	all := map[string]*identity.Source{}
+	if a.Identity != nil {
+		all["cluster"] = a.Identity
+	}
+	if a.Clients != nil {
+		all["clients"] = a.Clients
+	}
+	r := prometheus.NewRegistry()
+	r.MustRegister(metrics.OfCertificates(all))
+	return r
 }
 
 // Serve serves until stop. What is registered with the registry later is told, too.
@@ -31,7 +48,8 @@ func (a Admin) Serve(g prometheus.Gatherer, unready func() error, log *slog.Logg
 	if a.Listener == nil {
 		return func() {}, nil
 	}
-	options, undo := metrics.AdminOptions{Gatherer: g, Unready: unready}, func() {}
+	options, undo := metrics.AdminOptions{Gatherer: prometheus.Gatherers{g, a.certificates()},
+		Unready: unready}, func() {}
 	if a.TokenFile != "" {
 		options.Token, err = metrics.OpenToken(a.TokenFile, tokenEvents(log))
 		if err != nil {
@@ -80,5 +98,5 @@ func ListenAdmin(address, tokenFile string, id *identity.Source) (Admin, error) 
 	if err != nil {
 		return Admin{}, fmt.Errorf("serve health and metrics: %w", err)
 	}
-	return Admin{l, tokenFile, id}, nil
+	return Admin{Listener: l, TokenFile: tokenFile, Identity: id}, nil
 }

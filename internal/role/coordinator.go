@@ -123,6 +123,7 @@ func StartCoordinator(ctx context.Context, o CoordinatorOptions) (*Coordinator, 
 func (c *Coordinator) start(ctx context.Context, o CoordinatorOptions) error {
 	c.prover, c.canaryKey = newProver(c.tryReady, c.sayReady), coordinatorID()
 	c.registry = metrics.NewRegistry("coordinator", o.Version)
+	o.Admin.Clients = o.Clients
 	stop, err := o.Admin.Serve(c.registry, c.prover.reason, o.Log)
 	if err != nil {
 		return err

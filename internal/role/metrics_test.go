@@ -11,11 +11,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"drover/cluster"
 	"drover/internal/answer"
+	"drover/internal/identity"
 	"drover/kernel"
 	droverv1 "drover/proto/drover/v1"
 )
@@ -116,6 +118,14 @@ func TestMetricsDocumented(t *testing.T) {
 			}
 		}
 	}
+	id := newGuild(t, "x").as(t, identity.Metrics)
+	all, err := Admin{Identity: id, Clients: id}.certificates().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		told[f.GetName()] = strings.ToLower(f.GetType().String())
+	}
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "metrics.md"))
 	if err != nil {
 		t.Fatal(err)
@@ -133,6 +143,54 @@ func TestMetricsDocumented(t *testing.T) {
 	for name := range written {
 		t.Errorf("docs/metrics.md has %s, which nobody tells", name)
 	}
+}
+
+// TestCertificateMetrics wants the times of certificates and authorities that are in force, also
+// after they were changed.
+func TestCertificateMetrics(t *testing.T) {
+	g := newGuild(t, "x")
+	cluster, clients := g.as(t, identity.Coordinator), g.as(t, identity.Coordinator)
+	gatherer := Admin{Identity: cluster, Clients: clients}.certificates()
+	check := func(port string, certificate, authority time.Time) {
+		t.Helper()
+		all, err := gatherer.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := 0
+		for _, m := range all[0].Metric {
+			want := map[string]time.Time{"kind:certificate": certificate, "kind:authority": authority}
+			labels := map[string]bool{}
+			for _, l := range m.Label {
+				labels[l.GetName()+":"+l.GetValue()] = true
+			}
+			for kind, at := range want {
+				if labels["port:"+port] && labels[kind] {
+					if found++; m.Gauge.GetValue() != float64(at.Unix()) {
+						t.Errorf("%s %s: %v, want %v", port, kind, m.Gauge.GetValue(), at.Unix())
+					}
+				}
+			}
+		}
+		if found != 2 {
+			t.Errorf("port %s has %d series, want 2", port, found)
+		}
+	}
+	authority := g.authority.Certificate.NotAfter
+	check("cluster", cluster.NotAfter(), authority)
+	was := clients.NotAfter()
+	check("clients", was, authority)
+	if err := g.authority.Renew(clients.Dir(), time.Now(), time.Hour, true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := clients.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	if left := time.Until(clients.NotAfter()); left > time.Hour || clients.NotAfter().Equal(was) {
+		t.Errorf("%v are left after a renewal for an hour", left)
+	}
+	check("clients", clients.NotAfter(), authority)
+	check("cluster", cluster.NotAfter(), authority)
 }
 
 // TestAdminPort asks for metrics with and without leave. That this machine may read them
