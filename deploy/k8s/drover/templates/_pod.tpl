@@ -89,7 +89,7 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- /* Files are the cache's, where that is no volume, and logs. */}}
 {{- $cache := .values.cache | default dict -}}
 {{- $most := ternary $cache.size "256Mi" (and (hasKey $cache "size") (ne (toString $cache.type) "claim")) -}}
-{{- $_ := set $resources "requests" (merge ($resources.requests | default dict) (dict "ephemeral-storage" "64Mi")) -}}
+{{- $_ := set $resources "requests" (merge ($resources.requests | default dict) (dict "ephemeral-storage" "16Mi")) -}}
 {{- $_ := set $resources "limits" (merge ($resources.limits | default dict) (dict "ephemeral-storage" $most)) -}}
 {{- with $resources }}
 resources:
