@@ -71,8 +71,11 @@ func TestSets(t *testing.T) {
 			objects := newRelease(t).must(t, v)
 			secrets := contents(objects)
 			made := pods(objects)
-			if dir := os.Getenv("DROVER_RENDER_DIR"); dir != "" && v["networkPolicy"] == nil {
-				// For scanners that are programs.
+			if dir := os.Getenv("DROVER_RENDER_DIR"); dir != "" {
+				// For scanners that are programs; some of them want network policies everywhere.
+				if v["networkPolicy"] != nil {
+					dir = filepath.Join(dir, "open")
+				}
 				write(t, filepath.Join(dir, strings.Map(plainName, name)+".yaml"), v)
 			}
 			if len(made) < 2 {
@@ -94,6 +97,9 @@ func write(t *testing.T, path string, v values) {
 		t.Fatal(err)
 	}
 	text := strings.Join(slices.Collect(maps.Values(files)), "\n---\n")
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
