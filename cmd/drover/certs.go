@@ -21,7 +21,7 @@ type certsFlags struct {
 	hosts                   []string
 	days                    int
 	force, newKey, only     bool
-	asJSON                  bool
+	ifMissing, asJSON       bool
 }
 
 // maxDays is more than any certificate should last.
@@ -44,7 +44,7 @@ Exit codes: 0 done, 1 an error, 2 wrong usage.`,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(newCertsCA(g), newCertsIssue(g), newCertsRenew(g), newCertsTrust(g),
-		newCertsShow(g))
+		newCertsShow(g), newCertsGossip(g))
 	return c
 }
 
@@ -56,33 +56,46 @@ func newCertsCA(g *globals) *cobra.Command {
 		Long: `Ca makes an authority that signs the certificates of one cluster: ca.crt and ca.key.
 Keep ca.key off the machines of the cluster: whoever has it can be any process of it.
 
+With --if-missing one that is there stays. Once two thirds of its life are over it gets a new
+certificate for the key that it has, under which what it signed is valid, too.
+
 Exit codes: 0 done, 1 an error, or a key that is there, 2 wrong usage.`,
 		Example: "  drover certs ca --out ./ca --cluster production",
 		Args:    noArgs,
-		RunE: func(*cobra.Command, []string) error {
-			lifetime, err := f.lifetime()
-			if err != nil {
-				return err
-			}
-			if f.out == "" {
-				return usagef("--out is required")
-			}
-			a, err := identity.NewAuthority(f.cluster, time.Now(), lifetime)
-			if err != nil {
-				return usageError{err}
-			}
-			if err := identity.SaveAuthority(f.out, a, f.force); err != nil {
-				return fmt.Errorf("%w; --force replaces it, and what it signed is worth nothing then",
-					err)
-			}
-			fmt.Fprintf(g.out, "an authority of cluster %s until %s in %s\n", f.cluster,
-				date(a.Certificate.NotAfter), f.out)
-			return nil
-		},
+		RunE:    func(*cobra.Command, []string) error { return f.makeAuthority(g) },
 	}
-	f.flags(c, "out", "cluster", "days")
+	f.flags(c, "out", "cluster", "days", "if-missing")
 	c.Flags().BoolVar(&f.force, "force", false, "replace an authority's key")
 	return c
+}
+
+func (f *certsFlags) makeAuthority(g *globals) error {
+	lifetime, err := f.lifetime()
+	switch {
+	case err != nil:
+		return err
+	case f.out == "":
+		return usagef("--out is required")
+	case f.force && f.ifMissing:
+		return usagef("give --force or --if-missing, not both")
+	}
+	if f.ifMissing {
+		if _, _, err := identity.EnsureAuthority(f.out, f.cluster, time.Now(), lifetime); err != nil {
+			return err
+		}
+		return printAuthority(g, f.out, false)
+	}
+	a, err := identity.NewAuthority(f.cluster, time.Now(), lifetime)
+	if err != nil {
+		return usageError{err}
+	}
+	if err := identity.SaveAuthority(f.out, a, f.force); err != nil {
+		return fmt.Errorf("%w; --force replaces it, and what it signed is worth nothing then",
+			err)
+	}
+	fmt.Fprintf(g.out, "an authority of cluster %s until %s in %s\n", f.cluster,
+		date(a.Certificate.NotAfter), f.out)
+	return nil
 }
 
 func newCertsIssue(g *globals) *cobra.Command {
@@ -94,6 +107,9 @@ func newCertsIssue(g *globals) *cobra.Command {
 metrics. The authority is added to those that the folder trusts.
 
 --host matters where others compare names: for a coordinator (its clients do) and for etcd.
+
+With --if-missing a certificate that is there stays, if a process would start with it, this
+authority signed it, it is for this role and these hosts, and a third of its life is left.
 
 Exit codes: 0 done, 1 an error, 2 wrong usage.`,
 		Example: `  drover certs issue expertnode --ca ./ca --out ./expertnode
@@ -115,14 +131,20 @@ Exit codes: 0 done, 1 an error, 2 wrong usage.`,
 			if err != nil {
 				return err
 			}
-			if err := a.Save(f.out, identity.Request{ID: identity.ID{Cluster: f.cluster, Role: role},
-				Hosts: f.hosts, Now: time.Now(), Lifetime: lifetime}); err != nil {
+			r := identity.Request{ID: identity.ID{Cluster: f.cluster, Role: role}, Hosts: f.hosts,
+				Now: time.Now(), Lifetime: lifetime}
+			if f.ifMissing {
+				_, err = a.Ensure(f.out, r)
+			} else {
+				err = a.Save(f.out, r)
+			}
+			if err != nil {
 				return err
 			}
 			return printFolder(g, f.out, false)
 		},
 	}
-	f.flags(c, "ca", "out", "cluster", "days")
+	f.flags(c, "ca", "out", "cluster", "days", "if-missing")
 	c.Flags().StringSliceVar(&f.hosts, "host", []string{"localhost", "127.0.0.1", "::1"},
 		"DNS names and IP addresses, separated by commas")
 	return c
@@ -203,6 +225,38 @@ Exit codes: 0 done, 1 an error, or a folder with which no process would start, 2
 	return c
 }
 
+func newCertsGossip(g *globals) *cobra.Command {
+	f := &certsFlags{}
+	c := &cobra.Command{
+		Use:   "gossip --out FILE",
+		Short: "Make a key for gossip",
+		Long: `Gossip makes the key that all processes of a cluster share for their gossip
+(--gossip-key-file): 64 hexadecimal digits in a file that only its owner reads.
+
+Exit codes: 0 done, 1 an error, or a file that is there, 2 wrong usage.`,
+		Example: "  drover certs gossip --out ./gossip/key",
+		Args:    noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if f.out == "" {
+				return usagef("--out is required")
+			}
+			made, err := identity.SaveSecret(f.out, identity.NewSecret(), f.ifMissing)
+			if err != nil {
+				return err
+			}
+			what := "a gossip key is there:"
+			if made {
+				what = "a new gossip key in"
+			}
+			_, err = fmt.Fprintln(g.out, what, f.out)
+			return err
+		},
+	}
+	c.Flags().StringVar(&f.out, "out", "", "file to write; its folder is made if missing (required)")
+	f.flags(c, "if-missing")
+	return c
+}
+
 // flags adds the flags of these names.
 func (f *certsFlags) flags(c *cobra.Command, names ...string) {
 	for _, name := range names {
@@ -216,6 +270,9 @@ func (f *certsFlags) flags(c *cobra.Command, names ...string) {
 		case "days":
 			c.Flags().IntVar(&f.days, name, 0, "how long it lasts (default: 3650 for an authority, "+
 				"365 for a new certificate)")
+		case "if-missing":
+			c.Flags().BoolVar(&f.ifMissing, name, false, "keep what is there and good, so that the "+
+				"command can run at each start")
 		}
 	}
 }

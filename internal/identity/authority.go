@@ -55,18 +55,29 @@ func NewAuthority(cluster string, now time.Time, lifetime time.Duration) (*Autho
 	if err != nil {
 		return nil, err
 	}
-	c, err := sign(&x509.Certificate{
-		SerialNumber: serial,
-		Subject: pkix.Name{CommonName: "drover " + cluster + " authority",
-			SerialNumber: serial.Text(36)}, // authorities of one cluster must differ
-		NotBefore: now.Add(-backdate), NotAfter: now.Add(lifetime),
-		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
-		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
-	}, nil, key, key)
-	if err != nil {
+	c := authorityTemplate(now, lifetime)
+	c.SerialNumber = serial
+	c.Subject = pkix.Name{CommonName: authorityPrefix + cluster + authoritySuffix,
+		SerialNumber: serial.Text(36)} // authorities of one cluster must differ
+	if c, err = sign(c, nil, key, key); err != nil {
 		return nil, err
 	}
 	return &Authority{c, key}, nil
+}
+
+// The name of an authority is its cluster's between these.
+const (
+	authorityPrefix = "drover "
+	authoritySuffix = " authority"
+)
+
+// authorityTemplate is what certificates of authorities have in common.
+func authorityTemplate(now time.Time, lifetime time.Duration) *x509.Certificate {
+	return &x509.Certificate{
+		NotBefore: now.Add(-backdate), NotAfter: now.Add(lifetime),
+		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
+	}
 }
 
 // PEM is the authority's certificate, which everybody may know, and its key, which
