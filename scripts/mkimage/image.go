@@ -25,6 +25,7 @@ const bundlePlace = "etc/ssl/certs/ca-certificates.crt"
 
 // The user that the program runs as, unless a pod says otherwise.
 const (
+	user   = 65532
 	nobody = "65532:65532"
 	passwd = "drover:x:65532:65532:drover:/:/nonexistent\n"
 	group  = "drover:x:65532:\n"
@@ -74,6 +75,7 @@ func (s *spec) build() (built, error) {
 	var l layout
 	var all []descriptor
 	var sboms []file
+	var docker dockerImage
 	for _, p := range s.programs {
 		own, err := s.own(p, shared)
 		if err != nil {
@@ -83,10 +85,12 @@ func (s *spec) build() (built, error) {
 			name := p.platform.OS + "-" + p.platform.Architecture + ".spdx.json"
 			sboms = append(sboms, file{name, own[1].data, 0o644})
 		}
-		d, err := s.manifest(&l, p.platform, base, own)
+		d, parts, err := s.manifest(&l, p.platform, base, own)
 		if err != nil {
 			return built{}, err
 		}
+		docker = dockerImage{Config: parts[0].blob(), RepoTags: []string{s.name},
+			Layers: []string{parts[1].blob(), parts[2].blob()}}
 		all = append(all, d)
 	}
 	d := all[0]
@@ -95,8 +99,15 @@ func (s *spec) build() (built, error) {
 	}
 	d.Annotations = map[string]string{"io.containerd.image.name": s.name,
 		"org.opencontainers.image.ref.name": s.tag()}
-	archive, err := l.archive(d)
+	archive, err := l.archive(d, docker, len(all) == 1)
 	return built{archive, d.Digest, sboms}, err
+}
+
+// dockerImage is an image in manifest.json, which Docker before version 25 wants.
+type dockerImage struct {
+	Config   string
+	RepoTags []string
+	Layers   []string
 }
 
 // shared are the files that no platform has its own of.
@@ -108,6 +119,9 @@ func (s *spec) shared() ([]file, error) {
 			return nil, err
 		}
 		files = append(files, more...)
+	}
+	for _, place := range s.state {
+		files = append(files, file{strings.TrimPrefix(place, "/") + "/", nil, private})
 	}
 	if s.authorities == "" {
 		return files, nil
@@ -154,11 +168,13 @@ func (s *spec) own(p program, shared []file) ([]file, error) {
 	return append(files, file{sbomPlace, list, 0o644}), err
 }
 
-// manifest adds the image of one platform to a layout.
-func (s *spec) manifest(l *layout, p platform, base layer, files []file) (descriptor, error) {
+// manifest adds the image of one platform to a layout. Its parts are the configuration and the
+// two layers.
+func (s *spec) manifest(l *layout, p platform, base layer, files []file) (d descriptor,
+	parts []descriptor, err error) {
 	own, err := pack(files)
 	if err != nil {
-		return descriptor{}, err
+		return d, nil, err
 	}
 	labels := map[string]string{"org.opencontainers.image.title": s.inside(),
 		"org.opencontainers.image.version": s.tag()}
@@ -170,11 +186,12 @@ func (s *spec) manifest(l *layout, p platform, base layer, files []file) (descri
 		"config": map[string]any{"Entrypoint": append([]string{"/" + s.inside()}, s.arguments...),
 			"User": nobody, "WorkingDir": "/", "Labels": labels},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{base.digest, own.digest}}}))
-	d := l.add(oci+"manifest.v1+json", encode(map[string]any{"schemaVersion": 2,
-		"mediaType": oci + "manifest.v1+json", "config": config, "layers": []descriptor{
-			l.add(oci+"layer.v1.tar+gzip", base.packed), l.add(oci+"layer.v1.tar+gzip", own.packed)}}))
+	layers := []descriptor{l.add(oci+"layer.v1.tar+gzip", base.packed),
+		l.add(oci+"layer.v1.tar+gzip", own.packed)}
+	d = l.add(oci+"manifest.v1+json", encode(map[string]any{"schemaVersion": 2,
+		"mediaType": oci + "manifest.v1+json", "config": config, "layers": layers}))
 	d.Platform = &p
-	return d, nil
+	return d, append([]descriptor{config}, layers...), nil
 }
 
 // layout is the parts of an image layout, each there once.
@@ -182,23 +199,35 @@ type layout struct{ blobs []file }
 
 func (l *layout) add(mediaType string, content []byte) descriptor {
 	d := descriptor{MediaType: mediaType, Digest: digest(content), Size: len(content)}
-	name := "blobs/sha256/" + strings.TrimPrefix(d.Digest, "sha256:")
-	if !slices.ContainsFunc(l.blobs, func(f file) bool { return f.name == name }) {
-		l.blobs = append(l.blobs, file{name, content, 0o644})
+	if !slices.ContainsFunc(l.blobs, func(f file) bool { return f.name == d.blob() }) {
+		l.blobs = append(l.blobs, file{d.blob(), content, 0o644})
 	}
 	return d
 }
 
-// archive is the layout as a tar whose one image is d.
-func (l *layout) archive(d descriptor) ([]byte, error) {
+// blob is where a part lies in a layout.
+func (d descriptor) blob() string {
+	return "blobs/sha256/" + strings.TrimPrefix(d.Digest, "sha256:")
+}
+
+// archive is the layout as a tar whose one image is d. What Docker wants has no word for several
+// platforms, so it is there only for an image of one.
+func (l *layout) archive(d descriptor, docker dockerImage, one bool) ([]byte, error) {
 	files := []file{{"oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o644},
 		{"index.json", encode(index(d)), 0o644}}
+	if one {
+		files = append(files, file{"manifest.json", encode([]dockerImage{docker}), 0o644})
+	}
 	return pile(append(files, l.blobs...))
 }
 
 func index(ds ...descriptor) map[string]any {
 	return map[string]any{"schemaVersion": 2, "mediaType": oci + "index.v1+json", "manifests": ds}
 }
+
+// private is the mode of the folders in which the program may write, and which nobody else may
+// enter. They are its user's; everything else is root's.
+const private = 0o700
 
 // file is one of a tar; a folder's name ends with a slash.
 type file struct {
@@ -224,7 +253,7 @@ func (f folder) files() (files []file, err error) {
 func pack(files []file) (layer, error) {
 	folders := map[string]bool{}
 	for _, f := range files {
-		for dir := path.Dir(f.name); dir != "."; dir = path.Dir(dir) {
+		for dir := path.Dir(strings.TrimSuffix(f.name, "/")); dir != "."; dir = path.Dir(dir) {
 			folders[dir+"/"] = true
 		}
 	}
@@ -249,8 +278,8 @@ func pack(files []file) (layer, error) {
 	return layer{digest(raw), packed.Bytes()}, err
 }
 
-// pile is a tar. Owners are root, and times and modes fixed, so that nothing depends on the
-// machine and the program can change nothing.
+// pile is a tar. Owners, times and modes are fixed, so that nothing depends on the machine, and
+// the program can change nothing but what is in private folders.
 func pile(files []file) ([]byte, error) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
@@ -259,6 +288,9 @@ func pile(files []file) ([]byte, error) {
 			Format: tar.FormatUSTAR}
 		if strings.HasSuffix(f.name, "/") {
 			h.Typeflag = tar.TypeDir
+			if f.mode == private {
+				h.Uid, h.Gid = user, user
+			}
 		}
 		if err := w.WriteHeader(h); err != nil {
 			return nil, err

@@ -143,8 +143,8 @@ func TestPlatforms(t *testing.T) {
 					config.Architecture)
 			}
 		}
-		// Two files at the top; the index, the shared layer; a manifest, a configuration and a
-		// layer for each.
+		// Two files at the top, none for Docker; the index, the shared layer; a manifest, a
+		// configuration and a layer for each.
 		if len(files) != 2+2+2*3 {
 			t.Errorf("the archive has %d files", len(files))
 		}
@@ -196,6 +196,66 @@ func TestAuthorities(t *testing.T) {
 	}
 }
 
+// TestState looks at the folders in which the program may write: they are its own, and those
+// around them are not.
+func TestState(t *testing.T) {
+	s := place(t, "text", 0o600, time.Unix(1, 0))
+	s.state = []string{"/cache", "/tls/etcd"}
+	image, _ := build(t, s)
+	files := untar(t, bytes.NewReader(image))
+	var docker []dockerImage
+	decode(t, files["manifest.json"], &docker)
+	z, err := gzip.NewReader(bytes.NewReader(files[docker[0].Layers[0]]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]int{}
+	for r := tar.NewReader(z); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found[h.Name] = h.Uid; h.Uid != h.Gid || (h.Mode == private) != (h.Uid == user) {
+			t.Errorf("%s is of %d:%d with mode %o", h.Name, h.Uid, h.Gid, h.Mode)
+		}
+	}
+	for name, want := range map[string]int{"cache/": user, "tls/": 0, "tls/etcd/": user,
+		"models/": 0} {
+		if got, ok := found[name]; !ok || got != want {
+			t.Errorf("%s is of %d (there: %v), want %d", name, got, ok, want)
+		}
+	}
+}
+
+// TestDocker reads the image as Docker before version 25 does.
+func TestDocker(t *testing.T) {
+	image, _ := build(t, place(t, "text", 0o600, time.Unix(1, 0)))
+	files := untar(t, bytes.NewReader(image))
+	var docker []dockerImage
+	decode(t, files["manifest.json"], &docker)
+	if len(docker) != 1 || !slices.Equal(docker[0].RepoTags, []string{"localhost/lab/x:1"}) {
+		t.Fatalf("Docker reads %+v", docker)
+	}
+	var config configuration
+	decode(t, files[docker[0].Config], &config)
+	if len(docker[0].Layers) != len(config.RootFS.DiffIDs) {
+		t.Errorf("there are the layers %v", docker[0].Layers)
+	}
+	for i, name := range docker[0].Layers {
+		z, err := gzip.NewReader(bytes.NewReader(files[name]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := io.ReadAll(z)
+		if err != nil || digest(raw) != config.RootFS.DiffIDs[i] {
+			t.Errorf("layer %s is not %s, %v", name, config.RootFS.DiffIDs[i], err)
+		}
+	}
+}
+
 func TestFlags(t *testing.T) {
 	for _, arg := range []string{"", "x", "linux=x", "linux/=x", "/arm64=x", "linux/arm64=",
 		"linux/arm/v7=x"} {
@@ -212,6 +272,11 @@ func TestFlags(t *testing.T) {
 	for _, arg := range []string{"", "x", "x:", "x:y", ":/y"} {
 		if err := new(spec).addFolder(arg); err == nil {
 			t.Errorf("folder %q was taken", arg)
+		}
+	}
+	for _, arg := range []string{"", "/", "x", "/x/", "/x/../y"} {
+		if err := new(spec).addState(arg); err == nil {
+			t.Errorf("folder of state %q was taken", arg)
 		}
 	}
 	for name, want := range map[string]string{"h:1/x": "", "h/x": "", "h:1/x:2": "2", "h/x:": ""} {

@@ -1,7 +1,8 @@
 // Command mkimage writes a container image of a static program, for one or several platforms,
-// as an OCI layout in a tar, which "ctr images import" and "skopeo copy oci-archive:" read. It
-// needs neither Docker nor a registry, and the same files give the same bytes. scripts/image
-// makes Drover's with it, and scripts/kube/lab those of its own.
+// as an OCI layout in a tar, which "ctr images import" and "skopeo copy oci-archive:" read, and
+// if it is of one platform, every "docker load". It needs neither Docker nor a registry, and the
+// same files give the same bytes. scripts/image makes Drover's with it, and scripts/kube/lab
+// those of its own.
 //
 //	mkimage -out FILE -name HOST/PATH:TAG -program OS/ARCH=FILE [flags] [ARGUMENT…]
 package main
@@ -36,6 +37,8 @@ func run(args []string) error {
 		"repeated for an image of several platforms", s.addProgram)
 	flags.Func("add", "FOLDER:PLACE, a folder whose files are put at a place; may be repeated",
 		s.addFolder)
+	flags.Func("state", "PLACE, an empty folder that only the program's user may enter, and whose "+
+		"owner volumes there get; may be repeated", s.addState)
 	flags.StringVar(&s.model, "model", "", "model directory to put under /models")
 	flags.Func("sbom", "list what the image is made of, in it and beside it, in a document with "+
 		"this time in seconds since 1970", s.list)
@@ -68,10 +71,11 @@ type spec struct {
 	programs    []program // one for each platform, of the same name
 	arguments   []string
 	folders     []folder
-	authorities string // the file of their certificates, or ""
-	model       string // its directory, or ""
-	listed      bool   // whether a list of parts is wanted
-	created     int64  // its time, in seconds since 1970
+	state       []string // folders in which the program writes
+	authorities string   // the file of their certificates, or ""
+	model       string   // its directory, or ""
+	listed      bool     // whether a list of parts is wanted
+	created     int64    // its time, in seconds since 1970
 }
 
 type program struct {
@@ -108,6 +112,14 @@ func (s *spec) addFolder(arg string) error {
 		return fmt.Errorf("%q is not FOLDER:PLACE with a place that begins with /", arg)
 	}
 	s.folders = append(s.folders, folder{arg[:at], arg[at+1:]})
+	return nil
+}
+
+func (s *spec) addState(arg string) error {
+	if !path.IsAbs(arg) || path.Clean(arg) != arg || arg == "/" {
+		return fmt.Errorf("%q is not a place in the image, such as /state", arg)
+	}
+	s.state = append(s.state, arg)
 	return nil
 }
 
