@@ -48,7 +48,8 @@ Exit codes: 0 ended by an interrupt, 1 an error, 2 wrong usage.`,
 	f.member.flags(c)
 	c.Flags().StringVar(&f.listen, "listen", "127.0.0.1:0",
 		"address for rows; port 0 takes a free one")
-	c.Flags().StringVar(&f.advertise, "advertise", "", "address that others use (default: --listen's)")
+	c.Flags().StringVar(&f.advertise, "advertise", "", "address that others use (default: "+
+		"--listen's, or if that is all of this machine's, the only one that is not loopback)")
 	c.Flags().StringVar(&f.id, "id", "",
 		"name of this node, unique in the cluster (default: host and process)")
 	c.Flags().StringVar(&f.domain, "domain", "", "failure domain (default: the host's name)")

@@ -44,7 +44,8 @@ type ExpertNodeOptions struct {
 	Epoch uint64
 	// Listen is the address of the ExpertService; port 0 takes a free one.
 	Listen string
-	// Advertise is the address that others use. Empty means the one that is listened on.
+	// Advertise is the address that others use. Empty means the one that is listened on, or
+	// where that is all of the machine's, the only one of them that others can reach.
 	Advertise string
 	// MemoryBytes is how much memory the process may take; zero means any amount. Without
 	// CapacityBytes it bounds what the node offers to hold.
@@ -179,7 +180,10 @@ func (o *ExpertNodeOptions) node(m *Model, address string) (placement.Node, erro
 		ModelForm: m.FormText(), DigestFrom: m.digestFrom, Host: hostName(), PID: os.Getpid(),
 	}
 	if node.Address == "" {
-		node.Address = address
+		var err error
+		if node.Address, err = reachable(address, net.InterfaceAddrs); err != nil {
+			return node, err
+		}
 	}
 	if node.Domain == "" {
 		node.Domain = hostName()
