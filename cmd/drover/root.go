@@ -41,8 +41,8 @@ Exit codes: 0 done, 1 a check failed or the input was refused, 2 wrong usage,
 		newEtcdCommand(g), newRunCommand(g), newChatCommand(g), newVerifyCommand(g),
 		newEvalCommand(g), newBenchCommand(g), newNodesCommand(g), newDrainCommand(g),
 		newPlacementCommand(g), newRebalanceCommand(g), newInspectCommand(g), newPullCommand(g),
-		newCacheCommand(g), newCertsCommand(g), newKeysCommand(g), newDevicesCommand(g),
-		newVersionCommand(g))
+		newCacheCommand(g), newCertsCommand(g), newKeysCommand(g), newHealthCommand(g),
+		newDevicesCommand(g), newVersionCommand(g))
 	return root
 }
 
