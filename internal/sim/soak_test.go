@@ -61,7 +61,8 @@ func (s *summary) String() string {
 
 // TestSoakSimulation runs DROVER_SIM_COUNT scenarios (100,000) of seeds from
 // DROVER_SIM_FIRST (1) on, in as many processes as there are processors. It needs
-// DROVER_SOAK=1, and writes a summary to the file DROVER_SOAK_OUT.
+// DROVER_SOAK=1, and writes a summary to the file DROVER_SOAK_OUT. Each process that ends
+// well is a line of the log, so that a run that was cut off can go on after its seeds.
 func TestSoakSimulation(t *testing.T) {
 	if os.Getenv("DROVER_SOAK") != "1" {
 		t.Skip("long; set DROVER_SOAK=1")
@@ -85,9 +86,12 @@ func TestSoakSimulation(t *testing.T) {
 				s, err := batch(t.TempDir(), from, n)
 				if err != nil {
 					t.Error(err)
+					return
 				}
 				mu.Lock()
 				total.add(s)
+				t.Logf("seeds %d to %d are well; %d of %d done after %.0f s", from, from+n-1,
+					total.Scenarios, count, time.Since(began).Seconds())
 				mu.Unlock()
 			}
 		})
