@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -28,6 +27,19 @@ type record struct {
 	ops     []porcupine.Operation
 	values  map[int64]map[string]string // by ModRevision and key, what anybody has read
 	elected map[string]int64            // when the first write began that elects a planner
+	changed map[change]int64            // when it was last seen
+	open    map[int]change              // by index in ops, what writes of unknown outcome change
+}
+
+// change is one that a write makes first.
+type change struct {
+	key, value string
+	deleted    bool
+}
+
+func newRecord(scope Scope) *record {
+	return &record{scope: scope, values: map[int64]map[string]string{}, elected: map[string]int64{},
+		changed: map[change]int64{}, open: map[int]change{}}
 }
 
 func (r *record) now() int64 {
@@ -37,17 +49,31 @@ func (r *record) now() int64 {
 	return r.clock
 }
 
-// add adds an operation that ends now, or perhaps later where its outcome is unknown.
 func (r *record) add(client int, call int64, op, out any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.append(client, call, op, out)
+}
+
+// append is add for who holds mu.
+func (r *record) append(client int, call int64, op, out any) {
 	r.clock++
-	ends := r.clock
-	if out == unknown {
-		ends = math.MaxInt64
-	}
 	r.ops = append(r.ops, porcupine.Operation{ClientId: client, Input: op, Call: call,
-		Output: out, Return: ends})
+		Output: out, Return: r.clock})
+}
+
+// addOpen adds a write of unknown outcome, which may be done later, or never.
+func (r *record) addOpen(client int, call int64, op planWrite, w Write) {
+	var c change
+	if len(w.Put) > 0 {
+		c.key, c.value = w.Put[0].Key, string(w.Put[0].Value)
+	} else {
+		c.key, c.deleted = w.Delete[0], true
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.open[len(r.ops)] = c
+	r.append(client, call, op, unknown)
 }
 
 func (r *record) count() int {
@@ -86,33 +112,67 @@ func (r *record) guard() {
 	}
 }
 
-// end is a key that is written last. It has the prefix of the planner's.
-func (r *record) end() string { return r.scope.planner() + "-end" }
+// settle bounds the writes of unknown outcome. One that was done was so before its change was
+// last seen; one whose change nobody saw is left out, as if it had not been done.
+func (r *record) settle() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var ops []porcupine.Operation
+	for i, op := range r.ops {
+		if c, open := r.open[i]; open {
+			op.Return = r.changed[c]
+			if op.Return < op.Call {
+				continue
+			}
+		}
+		ops = append(ops, op)
+	}
+	r.ops = ops
+}
 
-// expiries records the ends of planners' leases, all up to the end: with one left out that
-// others saw, the history would be an impossible one.
-func (r *record) expiries(ctx context.Context, store Store) error {
+// end is a key that is written last.
+func (r *record) end() string { return r.scope.prefix() + "end" }
+
+func (r *record) finish(t *testing.T, store Store) {
+	for tries := 0; ; tries++ {
+		_, err := store.Commit(t.Context(), Write{Put: []Put{{Key: r.end()}}})
+		if err == nil {
+			return
+		}
+		if tries == 20 {
+			t.Fatal(err)
+		}
+		time.Sleep(retryDelay)
+	}
+}
+
+// watch notes all changes up to the end, and records the ends of planners' leases: with one
+// left out that others saw, the history would be an impossible one.
+func (r *record) watch(ctx context.Context, store Store) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	planner, seen := "", int64(0)
 	each := func(changes []Entry) {
+		r.see(changes)
 		for _, e := range changes {
 			seen = e.ModRevision
+			r.mu.Lock()
+			r.clock++
+			r.changed[change{e.Key, string(e.Value), e.Deleted}] = r.clock
+			call := r.elected[planner]
+			r.mu.Unlock()
 			switch {
 			case e.Key == r.end():
 				cancel()
-			case !e.Deleted:
-				planner = string(e.Value)
-			default:
-				r.mu.Lock()
-				call := r.elected[planner]
-				r.mu.Unlock()
+			case e.Key == r.scope.planner() && e.Deleted:
 				r.add(0, call, planExpiry{planner}, nil)
+			case e.Key == r.scope.planner():
+				planner = string(e.Value)
 			}
 		}
 	}
 	for {
-		err := store.Watch(ctx, r.scope.planner(), seen, each)
+		err := store.Watch(ctx, r.scope.prefix(), seen, each)
 		if errors.Is(err, ErrCompacted) {
 			return err
 		}
@@ -249,19 +309,14 @@ func (c *recorded) Commit(ctx context.Context, w Write) (int64, error) {
 		c.record.mu.Unlock()
 	}
 	revision, err := c.Store.Commit(ctx, w)
-	out := unknown
 	switch {
 	case err == nil:
-		out = done
-		for _, p := range w.Put {
-			c.record.see([]Entry{{Key: p.Key, Value: p.Value, ModRevision: revision}})
-		}
+		c.record.add(c.client, call, op, done)
 	case errors.Is(err, ErrConflict):
-		out = conflict
-	case errors.Is(err, ErrLeaseGone):
-		return 0, err // nothing was written, whatever the state
+		c.record.add(c.client, call, op, conflict)
+	case !errors.Is(err, ErrLeaseGone): // then nothing was written, whatever the state
+		c.record.addOpen(c.client, call, op, w)
 	}
-	c.record.add(c.client, call, op, out)
 	return revision, err
 }
 
@@ -287,6 +342,27 @@ func (s *tardy) Commit(ctx context.Context, w Write) (int64, error) {
 	return 0, errLost
 }
 
+// client is the store of one client, recorded and over a network of its own.
+func (r *record) client(id int, base Store, rng *rand.Rand, late *sync.WaitGroup) (*faulty, Store) {
+	var mu sync.Mutex
+	own := rand.New(rand.NewPCG(rng.Uint64(), 2))
+	chance := func(n int) int {
+		mu.Lock()
+		defer mu.Unlock()
+		return own.IntN(n)
+	}
+	network := &faulty{Store: &recorded{Store: base, record: r, client: id},
+		before: func() (time.Duration, error) {
+			if chance(20) == 0 {
+				return 0, errLost
+			}
+			return time.Duration(chance(20)) * time.Millisecond, nil
+		},
+		lost: func() bool { return chance(20) == 0 },
+	}
+	return network, &tardy{Store: network, chance: chance, late: late}
+}
+
 // history runs three planners that accuse nodes now and then, readers, an operator who drains
 // nodes, and nodes that come and go, over a network that delays and loses calls and answers,
 // until so many operations are recorded.
@@ -294,33 +370,18 @@ func history(t *testing.T, base Store, rng *rand.Rand, count int) []porcupine.Op
 	w := &world{t: t, store: base, ttl: minTTL, nodes: map[string]*testNode{}}
 	scope := Scope{Model: testModel}
 	scope.setDefaults()
-	r := &record{scope: scope, values: map[int64]map[string]string{}, elected: map[string]int64{}}
+	r := newRecord(scope)
 	var running, late, watching sync.WaitGroup
 	watching.Go(func() {
-		if err := r.expiries(t.Context(), base); err != nil {
-			t.Errorf("the watch of the planners' leases: %v", err)
+		if err := r.watch(t.Context(), base); err != nil {
+			t.Errorf("the watch of all changes: %v", err)
 		}
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	networks := map[int]*faulty{}
-	client := func(id int) Store {
-		var mu sync.Mutex
-		own := rand.New(rand.NewPCG(rng.Uint64(), 2))
-		chance := func(n int) int {
-			mu.Lock()
-			defer mu.Unlock()
-			return own.IntN(n)
-		}
-		networks[id] = &faulty{Store: &recorded{Store: base, record: r, client: id},
-			before: func() (time.Duration, error) {
-				if chance(20) == 0 {
-					return 0, errLost
-				}
-				return time.Duration(chance(20)) * time.Millisecond, nil
-			},
-			lost: func() bool { return chance(20) == 0 },
-		}
-		return &tardy{Store: networks[id], chance: chance, late: &late}
+	client := func(id int) (store Store) {
+		networks[id], store = r.client(id, base, rng, &late)
+		return store
 	}
 	var stops []func()
 	for id := range 3 {
@@ -366,11 +427,10 @@ func history(t *testing.T, base Store, rng *rand.Rand, count int) []porcupine.Op
 		n.member.Close()
 	}
 	late.Wait()
-	if _, err := base.Commit(t.Context(), Write{Put: []Put{{Key: r.end()}}}); err != nil {
-		t.Fatal(err)
-	}
+	r.finish(t, base)
 	watching.Wait()
 	r.guard()
+	r.settle()
 	return r.ops
 }
 
