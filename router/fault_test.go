@@ -402,6 +402,9 @@ func TestRefusedLinks(t *testing.T) {
 					t.Errorf("link down: %v, want %q in it", err, want)
 				}
 			}
+			if r.NodeMetrics()[0].LinksLost == 0 {
+				t.Error("no link counts as lost")
+			}
 			wantNoReplica(t, r.Forward(context.Background(), oneRow(1, 0), nil), err.Error())
 			if err := r.Ready(); err == nil {
 				t.Error("Ready() = nil without a link")

@@ -88,9 +88,8 @@ type session struct {
 	asked       atomic.Uint64         // the nonce of the last ping
 	failed      atomic.Pointer[error] // why it ended, nil before
 
-	// The fields below belong to the receiving goroutine.
-	answers  int    // received
-	answered uint64 // the nonce of the last Pong
+	answers  atomic.Int64 // received
+	answered uint64       // the nonce of the last Pong; of the receiving goroutine
 
 	flights int // frames sent and not yet answered; belongs to the goroutine that uses the lane
 }
@@ -104,7 +103,7 @@ func (k *link) run() {
 		patience = min(2*patience, maxHelloTimeout)
 		if s != nil {
 			patience, delay = minHelloTimeout, minBackoff
-			if s.answers > 0 {
+			if s.answers.Load() > 0 {
 				delay = 0 // the link was of use: often the node is still there
 			}
 		}
@@ -123,6 +122,9 @@ func (k *link) report(err error) {
 	text := err.Error()
 	old := k.problem.Swap(&text)
 	k.lane.wakeUp()
+	if k.ctx.Err() == nil {
+		k.node.work.linksLost.Add(1)
+	}
 	f := k.router.opts.Events.LinkDown
 	if f != nil && k.ctx.Err() == nil && (old == nil || *old != text) {
 		f(k.node.id, k.lane.index, err)
@@ -318,7 +320,7 @@ func (s *session) receive() error {
 		a.at = l.now()
 		s.heard.Store(int64(a.at))
 		a.session = s
-		s.answers++
+		s.answers.Add(1)
 		if err := s.hand(a); err != nil {
 			return err
 		}

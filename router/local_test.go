@@ -3,6 +3,7 @@ package router_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -90,7 +91,14 @@ func TestLastResortOfStuckNodes(t *testing.T) {
 	for _, pongs := range []bool{false, true} {
 		stuck := &mute{hello: goodHello("n0"), pongs: pongs}
 		node, local := startMute(t, stuck), newLocal()
-		r := withLocal(t, local, nil)
+		var told atomic.Int64
+		r := withLocal(t, local, func(o *router.Options) {
+			o.Events.Stuck = func(id string, _ int) {
+				if id == "n0" {
+					told.Add(1)
+				}
+			}
+		})
 		r.Update(viewOf(testSpec, 1, 1, node))
 		waitReady(t, r)
 		const batches = 200
@@ -99,6 +107,14 @@ func TestLastResortOfStuckNodes(t *testing.T) {
 		}
 		if pongs && stuck.frames.Load() > batches/4 {
 			t.Errorf("%d frames went to a stuck node", stuck.frames.Load())
+		}
+		if pongs { // in time
+			waitFor(t, func() error {
+				if s := r.Stats(); s.Stuck == 0 || s.Stuck != uint64(told.Load()) {
+					return fmt.Errorf("stuck %d times, told %d times", s.Stuck, told.Load())
+				}
+				return nil
+			})
 		}
 	}
 }

@@ -30,8 +30,9 @@ type NodeMetrics struct {
 	SentBytes, ReceivedBytes uint64
 	// Wire, Queue and Compute add up the frames' times.
 	Wire, Queue, Compute time.Duration
-	// Failures counts frames of which something had to be sent again.
-	Failures uint64
+	// Failures counts frames of which something had to be sent again, LinksLost how often a
+	// link was lost or could not be connected.
+	Failures, LinksLost uint64
 }
 
 // callTimes are CallMetrics in the making.
@@ -49,6 +50,7 @@ func newCallTimes() callTimes {
 // traffic counts what goes to a node and comes back. Lanes add to it.
 type traffic struct {
 	frames, sent, received, failures atomic.Uint64
+	linksLost                        atomic.Uint64
 	wireMicros, queueMicros          atomic.Uint64
 }
 
@@ -85,7 +87,8 @@ func (r *Router) NodeMetrics() []NodeMetrics {
 			SentBytes: w.sent.Load(), ReceivedBytes: w.received.Load(),
 			Wire:    time.Duration(w.wireMicros.Load()) * time.Microsecond,
 			Queue:   time.Duration(w.queueMicros.Load()) * time.Microsecond,
-			Compute: time.Duration(w.micros.Load()) * time.Microsecond, Failures: w.failures.Load()}
+			Compute: time.Duration(w.micros.Load()) * time.Microsecond, Failures: w.failures.Load(),
+			LinksLost: w.linksLost.Load()}
 		for pos := range w.eighths {
 			m.LayerWork = append(m.LayerWork, w.eighths[pos].Load()/8)
 		}

@@ -2,6 +2,7 @@ package router_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -27,7 +28,7 @@ func TestMetrics(t *testing.T) {
 	calls, frames, rows := r.CallMetrics(), uint64(0), uint64(0)
 	for _, n := range r.NodeMetrics() {
 		if n.Links != n.Lanes || n.Lanes == 0 || n.SentBytes != n.ReceivedBytes || n.SentBytes == 0 ||
-			n.Failures > 0 || n.Quarantined || n.Work == 0 || len(n.LayerWork) != len(testSpec.Layers) {
+			n.Failures > 0 || n.LinksLost > 0 || n.Quarantined || n.Work == 0 || len(n.LayerWork) != len(testSpec.Layers) {
 			t.Errorf("%+v", n)
 		}
 		frames, rows = frames+n.Frames, rows+n.Rows
@@ -44,8 +45,8 @@ func TestMetrics(t *testing.T) {
 	nodes[0].stop()
 	waitFor(t, func() error {
 		lost, all := r.Unreachable()
-		if lost != all || r.NodeMetrics()[0].Links > 0 {
-			return errors.New("experts of dead nodes can be reached")
+		if n := r.NodeMetrics()[0]; lost != all || n.Links > 0 || n.LinksLost < uint64(n.Lanes) {
+			return fmt.Errorf("experts of dead nodes can be reached: %+v", n)
 		}
 		return nil
 	})

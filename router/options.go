@@ -82,6 +82,9 @@ type Events struct {
 	LinkDown func(nodeID string, lane int, err error)
 	// Suspected is called when a node let a frame wait too long and is routed around.
 	Suspected func(nodeID string, lane int)
+	// Stuck is called when a node has answered none of its frames for seconds, though it says
+	// that it is alive. It is routed around until it answers.
+	Stuck func(nodeID string, lane int)
 	// Retried is called when experts are sent again, and why.
 	Retried func(nodeID string, layer int, experts int, reason error)
 	// Hedged is called when a frame that waits is also sent to another replica.

@@ -23,6 +23,9 @@ const (
 	patienceFor = 4 // times the slowest of the last answers
 	// slowestKeeps is how much of the slowest answer's time is left after another one.
 	slowestKeeps = 7. / 8
+	// stuckAfter is how long a node that shows signs of life may answer none of the frames that
+	// it has before that is told. Frames that wait went elsewhere long before.
+	stuckAfter = 8 * pulseEvery
 )
 
 // errUnasked is why a message of a node is no sign of life.
@@ -41,6 +44,10 @@ type pulse struct {
 	from    time.Duration // of the silence, from where on the answer is waited for
 	lost    bool          // said already
 	slowest time.Duration // answer of the last ones
+
+	answers int64         // to frames, as of the last look
+	waits   time.Duration // counted since there were fewer, or no frame waited
+	stuck   bool          // said already
 }
 
 // verdict is what to do about a link.
@@ -62,7 +69,7 @@ func (p *pulse) look(heard, passed, queued time.Duration) verdict {
 		if p.asked > 0 {
 			p.slowest = max(heard-p.asked, time.Duration(slowestKeeps*float64(p.slowest)))
 		}
-		*p = pulse{heard: heard, slowest: p.slowest, from: askAfter}
+		p.heard, p.silence, p.asked, p.from, p.lost = heard, 0, 0, askAfter, false
 		return linkWell
 	}
 	p.silence += min(passed, pulseEvery)
@@ -76,6 +83,21 @@ func (p *pulse) look(heard, passed, queued time.Duration) verdict {
 		return linkAsk
 	}
 	return linkWell
+}
+
+// looksStuck counts time that has passed with frames unanswered and tells, once, if none was
+// answered for too long. What is on its way takes the time queued.
+func (p *pulse) looksStuck(answers int64, waiting bool, passed, queued time.Duration) bool {
+	if answers != p.answers || !waiting {
+		p.answers, p.waits, p.stuck = answers, 0, false
+		return false
+	}
+	p.waits += min(passed, pulseEvery)
+	if p.stuck || p.waits < stuckAfter+queued {
+		return false
+	}
+	p.stuck = true
+	return true
 }
 
 // wasAsked takes note that the question was written. Until then the link's silence counts
@@ -132,6 +154,12 @@ func (k *link) takePulse(passed time.Duration) {
 	if full { // it is this process that does not read; the node is to know that it is there
 		s.ask()
 		return
+	}
+	if k.pulse.looksStuck(s.answers.Load(), s.unanswered.Load() > 0, passed, s.onTheWay()) {
+		k.router.stats.stuck.Add(1)
+		if e := k.router.opts.Events.Stuck; e != nil {
+			e(k.node.id, k.lane.index)
+		}
 	}
 	switch k.pulse.look(time.Duration(s.heard.Load()), passed, s.onTheWay()) {
 	case linkAsk:

@@ -145,3 +145,30 @@ func TestPulseCannotAsk(t *testing.T) {
 	}
 	t.Error("not lost within 10 s")
 }
+
+// TestPulseLooksStuck counts time in which no frame is answered: it is told once, and anew after
+// an answer.
+func TestPulseLooksStuck(t *testing.T) {
+	var p pulse
+	const queued = 3 * pulseEvery
+	looks := int((stuckAfter + queued) / pulseEvery)
+	for round := range int64(3) {
+		if p.looksStuck(round+1, true, pulseEvery, queued) {
+			t.Fatal("stuck at an answer")
+		}
+		for look := 1; look < 3*looks; look++ {
+			passed := pulseEvery
+			if look%2 == 0 {
+				passed = time.Hour // in which this process stood still
+			}
+			if got := p.looksStuck(round+1, true, passed, queued); got != (look == looks) {
+				t.Errorf("look %d: %v", look, got)
+			}
+		}
+	}
+	for range 3 * looks {
+		if p.looksStuck(3, false, pulseEvery, 0) {
+			t.Fatal("stuck, and no frame waits")
+		}
+	}
+}

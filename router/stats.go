@@ -14,8 +14,9 @@ type Stats struct {
 	// Retries counts frames of which something had to be sent again: their link was lost, or
 	// something of them was refused or not usable. Failovers are those of a lost link.
 	Retries, Failovers uint64
-	// Suspicions counts how often a link let a frame wait and said nothing.
-	Suspicions uint64
+	// Suspicions counts how often a link let a frame wait and said nothing, Stuck how often one
+	// answered no frame for seconds and said that it is alive.
+	Suspicions, Stuck uint64
 	// Mismatches counts the checked experts' rows in which a node differed, Disputes those
 	// of them on which nobody could decide.
 	Mismatches, Disputes uint64
@@ -42,7 +43,7 @@ type counters struct {
 	silent                       atomic.Uint64
 	lastResort                   atomic.Uint64
 	hedges, retries, failovers   atomic.Uint64
-	suspicions                   atomic.Uint64
+	suspicions, stuck            atomic.Uint64
 	mismatches, disputes         atomic.Uint64
 }
 
@@ -55,6 +56,6 @@ func (r *Router) Stats() Stats {
 		CorruptFrames: c.corrupt.Load(), BadAnswers: c.badAnswers.Load(),
 		SilentLinks: c.silent.Load(), LastResort: c.lastResort.Load(),
 		Hedges: c.hedges.Load(), Retries: c.retries.Load(),
-		Failovers: c.failovers.Load(), Suspicions: c.suspicions.Load(),
+		Failovers: c.failovers.Load(), Suspicions: c.suspicions.Load(), Stuck: c.stuck.Load(),
 		Mismatches: c.mismatches.Load(), Disputes: c.disputes.Load()}
 }

@@ -13,7 +13,7 @@ import (
 const maxLoadSeries = 4096
 
 // Router tells of a coordinator's calls of expert nodes, for a model with these MoE layers.
-// What it tells by node is as many series as there are nodes, twelve times, and by node and
+// What it tells by node is as many series as there are nodes, 13 times, and by node and
 // layer at most maxLoadSeries.
 func Router(r *router.Router, layers []int) prometheus.Collector {
 	onWire := histogram("drover_expert_wire_seconds",
@@ -60,6 +60,9 @@ func routerStats() func(chan<- prometheus.Metric, *router.Stats) {
 		func(s *stats) uint64 { return s.Failovers })
 	count("drover_suspicions_total", "Times that a node let a frame wait and said nothing.",
 		func(s *stats) uint64 { return s.Suspicions })
+	count("drover_stuck_total",
+		"Times that a node answered none of its frames for 2 s and said that it is alive.",
+		func(s *stats) uint64 { return s.Stuck })
 	count("drover_silent_links_total", "Links that were closed since nothing came over them.",
 		func(s *stats) uint64 { return s.SilentLinks })
 	count("drover_last_resort_experts_total",
@@ -99,6 +102,8 @@ func routerNodes(layers []int) func(chan<- prometheus.Metric, []router.NodeMetri
 		"Time of a node's calls: on the wire, in its queue, computing.", "node", "where")
 	failures := counter("drover_node_failures_total",
 		"Frames to a node of which something had to be sent again.", "node")
+	lost := counter("drover_node_links_lost_total",
+		"Times that a link to a node was lost or could not be made.", "node")
 	byLayer := counter("drover_node_layer_work_total",
 		"Work that a node has done for a layer.", "node", "layer")
 	return func(ch chan<- prometheus.Metric, all []router.NodeMetrics) {
@@ -115,6 +120,7 @@ func routerNodes(layers []int) func(chan<- prometheus.Metric, []router.NodeMetri
 			spent.put(ch, n.Queue.Seconds(), n.ID, "queue")
 			spent.put(ch, n.Compute.Seconds(), n.ID, "compute")
 			failures.put(ch, float64(n.Failures), n.ID)
+			lost.put(ch, float64(n.LinksLost), n.ID)
 			if len(all)*len(layers) > maxLoadSeries {
 				continue
 			}

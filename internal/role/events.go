@@ -74,6 +74,10 @@ func routerEvents(log *slog.Logger, report func(cluster.Finding)) router.Events 
 		Suspected: func(id string, lane int) {
 			log.Warn("node is silent and routed around", "node", id, "lane", lane)
 		},
+		Stuck: func(id string, lane int) {
+			log.Warn("node is alive, but does not answer, and is routed around", "node", id,
+				"lane", lane)
+		},
 		Retried: func(id string, layer, experts int, reason error) {
 			log.Debug("experts are sent again", "node", id, "layer", layer, "experts", experts,
 				"reason", reason)
