@@ -19,15 +19,16 @@ const injects = true
 type faults struct{ text string }
 
 func (f *faults) flag(c *cobra.Command) {
-	c.Flags().StringVar(&f.text, "inject", "", "faults of this node: wrong=P,corrupt=P,delay=D,"+
-		"slow=X,hang=N,clock=D,seed=N, or @FILE with NODE:FAULTS, which is read again and again")
+	c.Flags().StringVar(&f.text, "inject", "", "faults of this node: wrong=P,corrupt=P,refuse=P,"+
+		"delay=D,slow=X,hang=N,clock=D,seed=N, or @FILE with NODE:FAULTS, which is read again and again")
 }
 
 // inject makes a node misbehave: as its flag says or, for the nodes that drover up starts,
 // $DROVER_INJECT, ID:FAULTS and more of these after semicolons.
 func (f *faults) inject(o *role.ExpertNodeOptions) error {
 	if file, ok := strings.CutPrefix(f.text, "@"); ok {
-		o.Wrap = faultinject.WrapBy(faultinject.Live(file, o.ID), 0)
+		now := faultinject.Live(file, o.ID)
+		o.Wrap, o.ServerOptions = faultinject.WrapBy(now, 0), faultinject.ServerOptionsBy(now, 0)
 		return nil
 	}
 	text := f.text

@@ -32,16 +32,19 @@ type Faults struct {
 	Delay time.Duration
 	// Slow is how many times as long each computation takes. Zero means once.
 	Slow float64
-	// Hang is the number of frames after which no computation ends any more, though the
-	// node goes on to answer pings. Zero means never.
+	// Hang is the number of frames after which no computation ends any more while the fault
+	// lasts, though the node goes on to answer pings. Zero means never.
 	Hang int
+	// Refuse is the part of experts that are answered as if the node did not hold them.
+	Refuse float64
 	// Clock is how far the node's wall clock is ahead, or behind if it is negative.
 	Clock time.Duration
 	// Seed makes the same faults happen again.
 	Seed uint64
 }
 
-// Parse reads faults such as "wrong=0.01,corrupt=0.1,delay=20ms,slow=10,hang=500,seed=3".
+// Parse reads faults such as
+// "wrong=0.01,corrupt=0.1,refuse=0.1,delay=20ms,slow=10,hang=500,seed=3".
 func Parse(text string) (f Faults, err error) {
 	for field := range strings.SplitSeq(text, ",") {
 		name, value, _ := strings.Cut(field, "=")
@@ -50,6 +53,8 @@ func Parse(text string) (f Faults, err error) {
 			f.Wrong, err = fraction(value)
 		case "corrupt":
 			f.Corrupt, err = fraction(value)
+		case "refuse":
+			f.Refuse, err = fraction(value)
 		case "delay":
 			f.Delay, err = time.ParseDuration(value)
 		case "slow":
@@ -61,7 +66,7 @@ func Parse(text string) (f Faults, err error) {
 		case "seed":
 			f.Seed, err = strconv.ParseUint(value, 10, 64)
 		default:
-			err = fmt.Errorf("is none of wrong, corrupt, delay, slow, hang, clock, seed")
+			err = fmt.Errorf("is none of wrong, corrupt, refuse, delay, slow, hang, clock, seed")
 		}
 		if err == nil && (f.Delay < 0 || f.Slow < 0 || f.Hang < 0) {
 			err = fmt.Errorf("is negative")
@@ -130,10 +135,11 @@ func (r *replicas) ComputeBatch(b *moe.Batch, errs []error) {
 	faults := r.faults()
 	r.mu.Lock()
 	r.frames++
-	hangs := faults.Hang > 0 && r.frames > faults.Hang
+	frames := r.frames
 	r.mu.Unlock()
-	if hangs {
-		select {} // it ends with the process
+	for faults.Hang > 0 && frames > faults.Hang {
+		time.Sleep(liveEvery)
+		faults = r.faults()
 	}
 	time.Sleep(faults.Delay)
 	began := time.Now()
@@ -143,6 +149,9 @@ func (r *replicas) ComputeBatch(b *moe.Batch, errs []error) {
 	}
 	row := 0
 	for i, n := range b.Counts {
+		if errs[i] == nil && r.dice.hits(faults.Refuse) {
+			errs[i] = fmt.Errorf("layer %d expert %d: %w", b.Layer, b.Experts[i], expertnode.ErrNotHeld)
+		}
 		if errs[i] == nil && r.dice.hits(faults.Wrong) {
 			at := r.dice.below(int(n) * b.Y.Dim)
 			b.Y.Data[row*b.Y.Dim+at] += 1
@@ -154,8 +163,8 @@ func (r *replicas) ComputeBatch(b *moe.Batch, errs []error) {
 // codec flips bits of what it has encoded.
 type codec struct {
 	wire.Codec
-	part float64
-	dice *dice
+	faults func() Faults // at the moment
+	dice   *dice
 }
 
 // ServerOptions returns what a gRPC server needs for the faults, to be added behind
@@ -164,14 +173,20 @@ func (f Faults) ServerOptions() []grpc.ServerOption {
 	if f.Corrupt == 0 {
 		return nil
 	}
+	return ServerOptionsBy(func() Faults { return f }, f.Seed)
+}
+
+// ServerOptionsBy is ServerOptions for faults that change: now says which there are at the
+// moment.
+func ServerOptionsBy(now func() Faults, seed uint64) []grpc.ServerOption {
 	return []grpc.ServerOption{grpc.ForceServerCodecV2(&codec{
-		Codec: wire.Codec{Pool: new(wire.Pool)}, part: f.Corrupt, dice: newDice(f.Seed, 2)})}
+		Codec: wire.Codec{Pool: new(wire.Pool)}, faults: now, dice: newDice(seed, 2)})}
 }
 
 // Marshal encodes a message; the answers with rows sometimes with a flipped bit.
 func (c *codec) Marshal(v any) (mem.BufferSlice, error) {
 	data, err := c.Codec.Marshal(v)
-	if err != nil || len(data) < 2 || !c.dice.hits(c.part) {
+	if err != nil || len(data) < 2 || !c.dice.hits(c.faults().Corrupt) {
 		return data, err
 	}
 	defer data.Free()

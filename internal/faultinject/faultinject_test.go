@@ -12,8 +12,8 @@ import (
 )
 
 func TestParse(t *testing.T) {
-	got, err := faultinject.Parse("wrong=0.5,corrupt=1,delay=20ms,slow=10,hang=7,seed=3")
-	want := faultinject.Faults{Wrong: 0.5, Corrupt: 1, Delay: 20 * time.Millisecond, Slow: 10,
+	got, err := faultinject.Parse("wrong=0.5,corrupt=1,refuse=0.25,delay=20ms,slow=10,hang=7,seed=3")
+	want := faultinject.Faults{Wrong: 0.5, Corrupt: 1, Refuse: 0.25, Delay: 20 * time.Millisecond, Slow: 10,
 		Hang: 7, Seed: 3}
 	if err != nil || got != want {
 		t.Errorf("Parse = %+v, %v, want %+v", got, err, want)
