@@ -1,19 +1,18 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"net"
-	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"drover/internal/faultproxy"
 )
 
-// farNode starts a node that others reach through a proxy only. It listens at an address of
-// loopback that nobody else takes ports of.
-func farNode(t *testing.T, r *roles, id string) *faultproxy.Proxy {
+// farNode makes a node that others reach through a proxy only, and that start starts. It listens
+// at an address of loopback that nobody else takes ports of.
+func farNode(t *testing.T, r *roles, id string) (proxy *faultproxy.Proxy, start func() *process) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.77.0.1:0")
 	if err != nil {
@@ -23,107 +22,127 @@ func farNode(t *testing.T, r *roles, id string) *faultproxy.Proxy {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	proxy, err := faultproxy.Start(address)
+	proxy, err = faultproxy.Start(address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(proxy.Close)
-	r.expertNode(t, place{}, id, "--listen", address, "--advertise", proxy.Address())
-	return proxy
+	start = func() *process {
+		return r.expertNode(t, place{}, id, "--listen", address, "--advertise", proxy.Address())
+	}
+	return proxy, start
 }
 
-// TestLinkFaults spoils the network of a node that holds the only replicas of half of the
-// experts, of a coordinator that must not compute them: metrics, log and readiness tell of it, no
-// request fails, and all heals by itself.
-func TestLinkFaults(t *testing.T) {
+// TestNodeFaults spoils the network or the process of a node that holds the only replicas of half
+// of the experts, of a coordinator that must not compute them: metrics, log and readiness tell of
+// it, no request fails, and all heals by itself.
+func TestNodeFaults(t *testing.T) {
 	r := newRoles(t)
-	proxy := farNode(t, r, "far")
+	proxy, start := farNode(t, r, "far")
+	far := start()
 	r.expertNode(t, place{}, "near")
 	p, endpoint := r.coordinator(t, place{}, "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0",
 		"--last-resort-bytes", "0", "--expert-wait", "10m")
-	c := connectTo(t, endpoint)
-	want := c.mustAsk(t, translate)
-	t.Run("black hole", func(t *testing.T) { checkSilence(t, p, c, proxy, faultproxy.BlackHole, want) })
-	t.Run("half-open", func(t *testing.T) {
-		checkSilence(t, p, c, proxy, faultproxy.Conditions{StallBack: true}, want)
-	})
-	// A question before a measure lets all calls end that began before the fault.
-	const perSecond = 1e6 / 8 // 1 Mbit/s
-	for name, tc := range map[string]struct {
-		conditions faultproxy.Conditions
-		least      func(calls, bytes float64) (seconds float64)
-	}{
-		"late": {faultproxy.Conditions{Delay: 20 * time.Millisecond},
-			func(calls, _ float64) float64 { return calls * 2 * 0.02 }},
-		"narrow": {faultproxy.Conditions{BytesPerSecond: perSecond},
-			func(_, bytes float64) float64 { return bytes / perSecond }},
-	} {
-		t.Run(name, func(t *testing.T) {
-			proxy.Set(tc.conditions)
-			defer proxy.Set(faultproxy.Conditions{})
-			onWire := func() float64 {
-				return p.metric(t, `drover_node_call_seconds_total{node="far",where="wire"}`)
-			}
-			asked := func() (calls, bytes float64) {
-				calls = p.metric(t, `drover_node_calls_total{node="far"}`)
-				for _, way := range []string{"sent", "received"} {
-					bytes += p.metric(t, `drover_node_wire_bytes_total{direction="`+way+`",node="far"}`)
-				}
-				return calls, bytes
-			}
-			c.mustAsk(t, translate)
-			seconds := onWire()
-			calls, bytes := asked()
-			if got := c.mustAsk(t, translate); got != want {
-				t.Errorf("answered %q, want %q", got, want)
-			}
-			callsNow, bytesNow := asked()
-			took := onWire() - seconds
-			// Half of it: a call of a canary may be under way at either end.
-			if least := tc.least(callsNow-calls, bytesNow-bytes) / 2; took < least || least == 0 {
-				t.Errorf("%v calls of %v bytes took %v s on the wire, want at least %v",
-					callsNow-calls, bytesNow-bytes, took, least)
-			}
-		})
+	f := newFaulty(t, p, endpoint, "far")
+	network := func(c faultproxy.Conditions) func(*testing.T) {
+		return func(*testing.T) { proxy.Set(c) }
 	}
-	p.tells(t, "drover_ready", isOne)
+	well := network(faultproxy.Conditions{})
+	signal := func(s syscall.Signal) func(*testing.T) {
+		return func(*testing.T) { far.signal(s) }
+	}
+	const (
+		// Whether a frame waits when the node falls silent is a matter of time.
+		silences  = "drover_suspicions_total drover_silent_links_total"
+		isDown    = `msg="link down" node=far .*error=.+`
+		isUnready = `msg="not ready" reason=.+`
+		perSecond = 1e6 / 8 // 1 Mbit/s
+	)
+	linksLost := f.of("drover_node_links_lost_total")
+	throttle := &turns{stops: 150 * time.Millisecond, runs: 50 * time.Millisecond}
+	late, narrow := faultproxy.Conditions{Delay: 50 * time.Millisecond},
+		faultproxy.Conditions{BytesPerSecond: perSecond}
+	for _, x := range []*fault{
+		{name: "black hole", on: network(faultproxy.BlackHole), off: well, ready: notReady,
+			rises: []string{silences, linksLost}, says: []string{isDown, isUnready}},
+		{name: "half-open", on: network(faultproxy.Conditions{StallBack: true}), off: well,
+			ready: notReady, rises: []string{silences, linksLost}, says: []string{isDown, isUnready}},
+		{name: "refused", off: well, ready: notReady,
+			on: func(*testing.T) {
+				proxy.Set(faultproxy.Conditions{Refuse: true})
+				proxy.Reset()
+			},
+			rises: []string{linksLost}, says: []string{isDown, isUnready}},
+		{name: "late", on: network(late), off: well, shows: f.onWire(
+			func(calls, _ float64) float64 { return calls * 2 * late.Delay.Seconds() })},
+		{name: "narrow", on: network(narrow), off: well, shows: f.onWire(
+			func(_, bytes float64) float64 { return bytes / perSecond })},
+		{name: "throttled", ready: readyOrNot,
+			on:    func(*testing.T) { throttle.start(far.pid()) },
+			off:   func(*testing.T) { throttle.end() },
+			rises: []string{"drover_suspicions_total"},
+			says:  []string{`msg="node is silent and routed around" node=far`}},
+		// The other node gets the experts when the lease of this one has ended.
+		{name: "stopped", on: signal(syscall.SIGSTOP), off: signal(syscall.SIGCONT), ready: staysReady,
+			rises: []string{silences, linksLost, "drover_placement_revision"},
+			says:  []string{`msg="expert node lost" node=far`, isDown}},
+		{name: "killed", on: signal(syscall.SIGKILL), ready: staysReady,
+			off: func(t *testing.T) {
+				far.wait(10 * slack * time.Second)
+				far = start()
+			},
+			rises: []string{linksLost, "drover_placement_revision"},
+			says:  []string{`msg="expert node lost" node=far`, isDown}},
+	} {
+		t.Run(x.name, func(t *testing.T) { f.check(t, x) })
+	}
 }
 
-// checkSilence lets a node's network say nothing for a while.
-func checkSilence(t *testing.T, p *process, c *client, proxy *faultproxy.Proxy,
-	conditions faultproxy.Conditions, want string) {
-	// Whether a frame waits when the node falls silent is a matter of time.
-	silences := func() float64 {
-		return p.metric(t, "drover_suspicions_total") + p.metric(t, "drover_silent_links_total")
+// onWire returns what shows that calls of the node take long on the way: at least as many seconds
+// as are due for so many calls and bytes.
+func (f *faulty) onWire(least func(calls, bytes float64) float64,
+) func(*testing.T) (bool, string) {
+	const enough = 20 // calls; those that are under way at either end matter little then
+	begun := false
+	var calls, bytes, seconds float64
+	return func(t *testing.T) (bool, string) {
+		nowCalls := f.sum(t, f.of("drover_node_calls_total"))
+		nowBytes := f.sum(t, f.of("drover_node_wire_bytes_total", `direction="sent"`)+" "+
+			f.of("drover_node_wire_bytes_total", `direction="received"`))
+		nowSeconds := f.sum(t, f.of("drover_node_call_seconds_total", `where="wire"`))
+		if !begun {
+			begun, calls, bytes, seconds = true, nowCalls, nowBytes, nowSeconds
+		}
+		due := least(nowCalls-calls, nowBytes-bytes) / 2
+		return nowCalls-calls >= enough && nowSeconds-seconds >= due, fmt.Sprintf(
+			"%v calls of %v bytes took %v s on the wire, want at least %v for %d", nowCalls-calls,
+			nowBytes-bytes, nowSeconds-seconds, due, enough)
 	}
-	lines := func(line string) float64 { return float64(strings.Count(p.errors.String(), line)) }
-	down := func() float64 { return lines(`msg="link down" node=far`) }
-	unready := func() float64 { return lines(`msg="not ready"`) }
-	rises := func(what string, now func() float64, before float64) {
-		t.Helper()
-		eventually(t, 60*slack*time.Second, what, func() (bool, string) {
-			return now() > before, fmt.Sprint("it is ", before)
-		})
-	}
-	silencesBefore, downBefore, unreadyBefore := silences(), down(), unready()
-	proxy.Set(conditions)
-	defer proxy.Set(faultproxy.Conditions{})
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	var got string
-	var err error
-	answered := make(chan struct{})
+}
+
+// turns lets a process stand still and run by turns.
+type turns struct {
+	stops, runs time.Duration
+	end         func()
+}
+
+func (d *turns) start(pid int) {
+	enough, done := make(chan struct{}), make(chan struct{})
 	go func() {
-		defer close(answered)
-		got, err = c.ask(ctx, translate)
+		defer close(done)
+		for {
+			_ = syscall.Kill(pid, syscall.SIGSTOP) // a process that is gone needs no signal
+			time.Sleep(d.stops)
+			_ = syscall.Kill(pid, syscall.SIGCONT)
+			select {
+			case <-enough:
+				return
+			case <-time.After(d.runs):
+			}
+		}
 	}()
-	rises("the count of silences", silences, silencesBefore)
-	p.tells(t, "drover_ready", isZero)
-	rises("the log of links", down, downBefore)
-	rises("the log of readiness", unready, unreadyBefore)
-	proxy.Set(faultproxy.Conditions{})
-	if <-answered; err != nil || got != want {
-		t.Errorf("%v, answered %q, want %q", err, got, want)
+	d.end = func() {
+		close(enough)
+		<-done
 	}
-	p.tells(t, "drover_ready", isOne)
 }
