@@ -55,7 +55,7 @@ func (c *client) ask(ctx context.Context, question string) (string, error) {
 // mustAsk returns the greedy answer to a question that must have one soon.
 func (c *client) mustAsk(t *testing.T, question string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*slack*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*slack*time.Second)
 	defer cancel()
 	text, err := c.ask(ctx, question)
 	if err != nil {
@@ -126,7 +126,7 @@ func startUpAnywhere(t *testing.T, args ...string) *up {
 	began := time.Now()
 	u.process = launch(t, place{env: []string{"TMPDIR=" + u.tmp}},
 		append([]string{"up", "--json"}, args...)...)
-	eventually(t, 20*slack*time.Second, "drover up is ready", func() (bool, string) {
+	eventually(t, 60*slack*time.Second, "drover up is ready", func() (bool, string) {
 		return strings.HasSuffix(u.out.String(), "\n"), "it prints no line"
 	})
 	u.readyIn = time.Since(began)

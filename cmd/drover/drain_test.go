@@ -25,7 +25,7 @@ func newRoles(t *testing.T) *roles {
 // says waits until a process has logged something.
 func (p *process) says(t *testing.T, what string) {
 	t.Helper()
-	eventually(t, 20*slack*time.Second, "it says "+what, func() (bool, string) {
+	eventually(t, 60*slack*time.Second, "it says "+what, func() (bool, string) {
 		return strings.Contains(p.errors.String(), what), p.errors.String()
 	})
 }

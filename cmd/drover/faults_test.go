@@ -17,11 +17,12 @@ import (
 	droverv1 "drover/proto/drover/v1"
 )
 
-// The promises about a node that is gone: how long a request may take to end, and how
-// soon all of them are answered again.
+// How long a request may take to end when a node is gone, and how soon all of them are answered
+// again: so much that a machine that is busy with other tests does it, too. How long it takes on
+// one that is not, drover bench storm and grey measure.
 const (
-	endsWithin     = 2500 * slack * time.Millisecond
-	recoversWithin = 10 * slack * time.Second
+	endsWithin     = 30 * slack * time.Second
+	recoversWithin = healsWithin
 )
 
 // lost is what an error says about an expert that cannot be reached.

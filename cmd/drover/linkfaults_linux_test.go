@@ -3,9 +3,13 @@ package main
 import (
 	"fmt"
 	"net"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 
 	"drover/internal/faultproxy"
 )
@@ -58,6 +62,11 @@ func TestNodeFaults(t *testing.T) {
 		isUnready = `msg="not ready" reason=.+`
 		perSecond = 1e6 / 8 // 1 Mbit/s
 	)
+	var stranger *process
+	registrations := 0
+	registered := func() int {
+		return strings.Count(far.errors.String(), `msg="registered in etcd"`)
+	}
 	linksLost := f.of("drover_node_links_lost_total")
 	throttle := &turns{stops: 150 * time.Millisecond, runs: 50 * time.Millisecond}
 	late, narrow := faultproxy.Conditions{Delay: 50 * time.Millisecond},
@@ -93,8 +102,40 @@ func TestNodeFaults(t *testing.T) {
 			},
 			rises: []string{linksLost, "drover_placement_revision"},
 			says:  []string{`msg="expert node lost" node=far`, isDown}},
+		{name: "lease lost", ready: staysReady, off: func(*testing.T) {},
+			on: func(t *testing.T) {
+				registrations = registered()
+				revokeLease(t, r.etcd, "/drover/default/nodes/far")
+			},
+			shows: func(*testing.T) (bool, string) {
+				return registered() > registrations, fmt.Sprint("registered ", registrations, " times")
+			}},
+		{name: "stranger", ready: staysReady,
+			on: func(t *testing.T) {
+				stranger = r.expertNode(t, place{}, "stranger", "--mode", "bf16")
+			},
+			off:   func(t *testing.T) { stranger.signal(syscall.SIGKILL) },
+			rises: []string{`drover_nodes{state="unusable"}`},
+			says:  []string{`msg="an expert node is not used" node=stranger .*reason=.*exact`}},
 	} {
 		t.Run(x.name, func(t *testing.T) { f.check(t, x) })
+	}
+}
+
+// revokeLease has etcd forget the lease of a key.
+func revokeLease(t *testing.T, endpoint, key string) {
+	t.Helper()
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	r, err := c.Get(t.Context(), key)
+	if err != nil || len(r.Kvs) != 1 || r.Kvs[0].Lease == 0 {
+		t.Fatalf("%s: %v, %v", key, r, err)
+	}
+	if _, err := c.Revoke(t.Context(), clientv3.LeaseID(r.Kvs[0].Lease)); err != nil {
+		t.Fatal(err)
 	}
 }
 

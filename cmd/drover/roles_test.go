@@ -45,7 +45,7 @@ func (r *roles) coordinator(t *testing.T, at place, more ...string) (p *process,
 	t.Helper()
 	p = launch(t, at, append([]string{"coordinator", "--etcd", r.etcd, "--model", r.model,
 		"--mode", "exact", "--http", "none", "--min-nodes", "2"}, more...)...)
-	eventually(t, 20*slack*time.Second, "the coordinator is ready", func() (bool, string) {
+	eventually(t, 60*slack*time.Second, "the coordinator is ready", func() (bool, string) {
 		found := ready.FindStringSubmatch(p.errors.String())
 		if found == nil {
 			return false, "it does not say so"
