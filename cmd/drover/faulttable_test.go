@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 )
 
 // healsWithin is how soon after a fault all is as before, without anybody's help.
@@ -146,6 +148,11 @@ func (f *faulty) heals(t *testing.T, answers *atomic.Int64) {
 	enough := answers.Load() + 2 // one was asked after the fault
 	rows := -1.
 	eventually(t, healsWithin, "all is as before", func() (bool, string) {
+		// What is measured may be so sooner than it is said, and only then the next fault is news.
+		h, err := healthv1.NewHealthClient(f.c.conn).Check(t.Context(), &healthv1.HealthCheckRequest{})
+		if err != nil || h.Status != healthv1.HealthCheckResponse_SERVING {
+			return false, fmt.Sprint("health: ", h, err)
+		}
 		n := f.c.nodes(t)[f.node]
 		if n.GetState() != "ready" || n.GetReplicaCount() == 0 {
 			return false, n.String()

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
@@ -105,11 +108,19 @@ func TestNodeFaults(t *testing.T) {
 		{name: "lease lost", ready: staysReady, off: func(*testing.T) {},
 			on: func(t *testing.T) {
 				registrations = registered()
-				revokeLease(t, r.etcd, "/drover/default/nodes/far")
+				revokeLease(t, r.etcd, "far")
 			},
 			shows: func(*testing.T) (bool, string) {
 				return registered() > registrations, fmt.Sprint("registered ", registrations, " times")
 			}},
+		{name: "absurd capacity", ready: staysReady,
+			on: func(t *testing.T) {
+				putRecord(t, r.etcd, "far", "absurd", map[string]json.RawMessage{
+					"capacity_bytes": []byte("1152921504606846976")})
+			},
+			off:   func(t *testing.T) { putRecord(t, r.etcd, "far", "absurd", nil) },
+			rises: []string{"drover_bad_records_total"},
+			says:  []string{`msg="a record in etcd is ignored" key=.*absurd error=.*capacity`}},
 		{name: "stranger", ready: staysReady,
 			on: func(t *testing.T) {
 				stranger = r.expertNode(t, place{}, "stranger", "--mode", "bf16")
@@ -122,19 +133,54 @@ func TestNodeFaults(t *testing.T) {
 	}
 }
 
-// revokeLease has etcd forget the lease of a key.
-func revokeLease(t *testing.T, endpoint, key string) {
+// nodeRecord reads the record of a node from etcd.
+func nodeRecord(t *testing.T, endpoint, id string) (*clientv3.Client, *mvccpb.KeyValue) {
 	t.Helper()
 	c, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
-	r, err := c.Get(t.Context(), key)
+	t.Cleanup(func() { _ = c.Close() })
+	r, err := c.Get(t.Context(), nodeKeys+id)
 	if err != nil || len(r.Kvs) != 1 || r.Kvs[0].Lease == 0 {
-		t.Fatalf("%s: %v, %v", key, r, err)
+		t.Fatalf("%s: %v, %v", id, r, err)
 	}
-	if _, err := c.Revoke(t.Context(), clientv3.LeaseID(r.Kvs[0].Lease)); err != nil {
+	return c, r.Kvs[0]
+}
+
+// nodeKeys is what keys of nodes begin with.
+const nodeKeys = "/drover/default/nodes/"
+
+// revokeLease has etcd forget the lease of a node.
+func revokeLease(t *testing.T, endpoint, id string) {
+	t.Helper()
+	c, record := nodeRecord(t, endpoint, id)
+	if _, err := c.Revoke(t.Context(), clientv3.LeaseID(record.Lease)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// putRecord writes the record of a node with some changes for another one, and without changes
+// deletes that.
+func putRecord(t *testing.T, endpoint, from, id string, changes map[string]json.RawMessage) {
+	t.Helper()
+	c, record := nodeRecord(t, endpoint, from)
+	if changes == nil {
+		if _, err := c.Delete(t.Context(), nodeKeys+id); err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	fields := map[string]json.RawMessage{}
+	if err := json.Unmarshal(record.Value, &fields); err != nil {
+		t.Fatal(err)
+	}
+	maps.Copy(fields, changes)
+	text, err := json.Marshal(fields)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Put(t.Context(), nodeKeys+id, string(text)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -17,6 +17,8 @@ type Coordinator struct {
 	// StoreUp tells whether etcd answers, Planner whether this coordinator plans.
 	StoreUp, Planner bool
 	Revision         uint64 // of the committed placement
+	// BadRecords counts records in etcd that were ignored.
+	BadRecords uint64
 	// States counts the cluster's nodes by what they are.
 	States map[string]int
 	// WeightBytes is the size of the coordinator's own packed weights, ReserveBytes that of
@@ -32,6 +34,8 @@ func OfCoordinator(read func() Coordinator) prometheus.Collector {
 	store := gauge("drover_store_up", "1 if etcd answers.")
 	planner := gauge("drover_planner", "1 if this coordinator plans placements.")
 	revision := gauge("drover_placement_revision", "Revision of the placement in force.")
+	bad := counter("drover_bad_records_total",
+		"Records in etcd that cannot be and were ignored.")
 	nodes := gauge("drover_nodes", "Expert nodes by state.", "state")
 	weights := gauge("drover_weight_bytes", "Packed weights in use.")
 	reserve := gauge("drover_last_resort_bytes",
@@ -47,6 +51,7 @@ func OfCoordinator(read func() Coordinator) prometheus.Collector {
 		store.put(ch, yes(c.StoreUp))
 		planner.put(ch, yes(c.Planner))
 		revision.put(ch, float64(c.Revision))
+		bad.put(ch, float64(c.BadRecords))
 		for state, n := range c.States {
 			nodes.put(ch, float64(n), state)
 		}

@@ -11,6 +11,7 @@ import (
 type coordinatorNotes struct {
 	storeAway, planner atomic.Bool
 	weightBytes        atomic.Int64
+	badRecords         atomic.Uint64
 }
 
 // watch adds what is noted to what is logged.
@@ -19,6 +20,11 @@ func (n *coordinatorNotes) watch(e cluster.WatcherEvents) cluster.WatcherEvents 
 	e.StoreAway = func(err error) {
 		n.storeAway.Store(err != nil)
 		log(err)
+	}
+	logBad := e.BadRecord
+	e.BadRecord = func(key string, err error) {
+		n.badRecords.Add(1)
+		logBad(key, err)
 	}
 	return e
 }
@@ -40,7 +46,7 @@ func (c *Coordinator) measure(model string, nodes *cluster.Server) {
 			now := metrics.Coordinator{Ready: c.prover.reason() == nil, Proof: c.prover.proven(),
 				StoreUp: !c.notes.storeAway.Load(), Planner: c.notes.planner.Load(),
 				Revision: c.watcher.View().Revision(), States: nodes.States(),
-				WeightBytes: c.notes.weightBytes.Load()}
+				WeightBytes: c.notes.weightBytes.Load(), BadRecords: c.notes.badRecords.Load()}
 			if c.reserve != nil {
 				now.ReserveBytes = c.reserve.Stats().HeldBytes
 			}
