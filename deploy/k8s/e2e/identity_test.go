@@ -27,8 +27,11 @@ import (
 func secretOf(role identity.Role) string { return release + "-tls-" + string(role) }
 
 // fetch writes the certificate of a role, as the cluster has it now, into a folder.
-func fetch(role identity.Role, dir string) error {
-	text, err := try("kubectl", "get", "secret", secretOf(role), "-o", "json")
+func fetch(role identity.Role, dir string) error { return fetchSecret(secretOf(role), dir) }
+
+// fetchSecret writes what a secret holds into a folder.
+func fetchSecret(name, dir string) error {
+	text, err := try("kubectl", "get", "secret", name, "-o", "json")
 	if err != nil {
 		return err
 	}
