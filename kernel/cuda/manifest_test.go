@@ -15,11 +15,16 @@ import (
 	"testing"
 )
 
-// Budgets of a kernel. 64 registers let a multiprocessor hold 1024 threads.
+// Budgets of a kernel. 64 registers let a multiprocessor hold 1024 threads; 80 let it hold
+// three blocks of 256.
 const (
 	maxRegisters   = 64
+	manyRegisters  = 80
 	maxSharedBytes = 48 << 10
 )
+
+// needMany are kernels that keep a sum for each of 16 rows.
+var needMany = []string{"attend_f32", "attend_bf16", "attend_int8"}
 
 type manifest struct {
 	Source  string
@@ -61,10 +66,14 @@ func TestImages(t *testing.T) {
 				continue // PTX has no registers yet
 			}
 			use, ok := want.Kernels[name]
-			if !ok || use.Registers < 1 || use.Registers > maxRegisters || use.Spills != 0 ||
+			most := maxRegisters
+			if slices.Contains(needMany, name) {
+				most = manyRegisters
+			}
+			if !ok || use.Registers < 1 || use.Registers > most || use.Spills != 0 ||
 				use.Stack != 0 || use.Shared > maxSharedBytes {
 				t.Errorf("%s: %s uses %+v, allowed are %d registers, %d bytes shared, no spills", target,
-					name, use, maxRegisters, maxSharedBytes)
+					name, use, most, maxSharedBytes)
 			}
 		}
 	}
@@ -83,7 +92,7 @@ func sourceOf(t *testing.T) (hash string, kernels []string) {
 	}
 	slices.Sort(files)
 	h := sha256.New()
-	kernel := regexp.MustCompile(`__global__[^(]*(?:__launch_bounds__\(\w+\)\s*)?\b(\w+)\(\w+ `)
+	kernel := regexp.MustCompile(`__global__[^(]*(?:__launch_bounds__\([^)]*\)\s*)?\b(\w+)\(\w+ `)
 	for _, f := range files {
 		b, err := os.ReadFile(f)
 		if err != nil {

@@ -12,3 +12,52 @@ __device__ __forceinline__ float widen_half(unsigned h) {
   const float magnitude = __fmul_rn(__uint_as_float(rest << 13), 0x1p112f);  // exact
   return sign ? -magnitude : magnitude;
 }
+
+// v as bfloat16, rounded to even; a NaN stays one.
+__device__ __forceinline__ unsigned narrow_bf16(float v) {
+  const unsigned u = __float_as_uint(v);
+  if (v != v) return u >> 16 | 0x40u;
+  return (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
+}
+
+__device__ __forceinline__ float power2(int n) {
+  return __uint_as_float(((unsigned)n + 127u) << 23);
+}
+
+// e^x by the steps of kernel.exp32. Of a NaN it is one.
+__device__ __forceinline__ float exp32(float x) {
+  if (x > 90.0f) x = 90.0f;
+  if (x < -110.0f) x = -110.0f;
+  const float round = 0x1.8p23f;
+  const float shifted = __fmaf_rn(x, 1.44269504088896338700f, round);
+  const float k = __fsub_rn(shifted, round);
+  const float r = __fmaf_rn(k, -0x1.7f7d1cp-20f, __fmaf_rn(k, -0x1.62e4p-1f, x));
+  float p = 0x1.6a234ep-10f;
+  p = __fmaf_rn(p, r, 0x1.123a6cp-7f);
+  p = __fmaf_rn(p, r, 0x1.5558f4p-5f);
+  p = __fmaf_rn(p, r, 0x1.555490p-3f);
+  p = __fmaf_rn(p, r, 0x1.fffffcp-2f);
+  p = __fmaf_rn(__fmaf_rn(p, r, 1.0f), r, 1.0f);
+  const int n = (int)(__float_as_uint(shifted) - __float_as_uint(round));
+  const int half = n >> 1;
+  return __fmul_rn(__fmul_rn(p, power2(half)), power2(n - half));
+}
+
+// The scale of n numbers as codes of 8 bits, by the steps of kernel/integer.go, and what
+// code_of makes codes with: 0 where all are to be zeros.
+__device__ __forceinline__ float code_scale(const float *x, int n, float *inverse) {
+  float largest = 0.0f;
+  for (int k = 0; k < n && largest == largest; k++) {
+    const float v = fabsf(x[k]);
+    if (!(v <= largest)) largest = v;
+  }
+  const bool finite = largest <= 3.40282347e+38f, zeros = !finite || largest < 0x1p-100f;
+  *inverse = zeros ? 0.0f : __fdiv_rn(127.0f, largest);
+  return !finite ? __uint_as_float(0x7fc00000u) : zeros ? 0.0f : __fdiv_rn(largest, 127.0f);
+}
+
+__device__ __forceinline__ int code_of(float x, float inverse) {
+  if (inverse == 0.0f) return 0;
+  const int code = __float2int_rn(__fmul_rn(x, inverse));
+  return code > 127 ? 127 : code < -127 ? -127 : code;
+}

@@ -18,20 +18,13 @@ extern "C" __global__ void quantise_rows(int *codes, float *scales, const float 
   const float *in = x + i / groups * inputs + i % groups * GROUP;
   const long long left = inputs - i % groups * GROUP;
   const int n = left < GROUP ? (int)left : GROUP;
-  float largest = 0.0f;
-  for (int k = 0; k < n && largest == largest; k++) {
-    const float v = fabsf(in[k]);
-    if (!(v <= largest)) largest = v;
-  }
-  const bool finite = largest <= 3.40282347e+38f, zeros = !finite || largest < 0x1p-100f;
-  scales[i] = !finite ? __uint_as_float(0x7fc00000u) : zeros ? 0.0f : __fdiv_rn(largest, 127.0f);
-  const float inverse = zeros ? 0.0f : __fdiv_rn(127.0f, largest);
+  float inverse;
+  scales[i] = code_scale(in, n, &inverse);
   for (int four = 0; four < GROUP / 4; four++) {
     unsigned word = 0;
     for (int j = 0; j < 4; j++) {
       const int k = 4 * four + j;
-      int code = zeros || k >= n ? 0 : __float2int_rn(__fmul_rn(in[k], inverse));
-      code = code > 127 ? 127 : code < -127 ? -127 : code;
+      const int code = k >= n ? 0 : code_of(in[k], inverse);
       word |= ((unsigned)code & 255u) << 8 * j;
     }
     codes[i * (GROUP / 4) + four] = (int)word;

@@ -48,29 +48,6 @@ extern "C" __global__ void norm_apply(float *y, const float *x, const float *fac
   y[i] = weighted ? __fmul_rn(weight[i % dim], v) : v;
 }
 
-__device__ __forceinline__ float power2(int n) {
-  return __uint_as_float((unsigned)(n + 127) << 23);
-}
-
-// e^x by the steps of kernel.exp32.
-__device__ __forceinline__ float exp32(float x) {
-  if (x > 90.0f) x = 90.0f;
-  if (x < -110.0f) x = -110.0f;
-  const float round = 0x1.8p23f;
-  const float shifted = __fmaf_rn(x, 1.44269504088896338700f, round);
-  const float k = __fsub_rn(shifted, round);
-  const float r = __fmaf_rn(k, -0x1.7f7d1cp-20f, __fmaf_rn(k, -0x1.62e4p-1f, x));
-  float p = 0x1.6a234ep-10f;
-  p = __fmaf_rn(p, r, 0x1.123a6cp-7f);
-  p = __fmaf_rn(p, r, 0x1.5558f4p-5f);
-  p = __fmaf_rn(p, r, 0x1.555490p-3f);
-  p = __fmaf_rn(p, r, 0x1.fffffcp-2f);
-  p = __fmaf_rn(__fmaf_rn(p, r, 1.0f), r, 1.0f);
-  const int n = (int)(__float_as_uint(shifted) - __float_as_uint(round));
-  const int half = n >> 1;
-  return __fmul_rn(__fmul_rn(p, power2(half)), power2(n - half));
-}
-
 // y = silu(gate) * up; h is (rows, 2*width), gate then up, y (rows, width).
 extern "C" __global__ void swiglu_rows(float *y, const float *h, long long n,
                                        long long width) {

@@ -59,10 +59,7 @@ extern "C" __global__ void gather_rows(float *y, const float *x, const int *pick
   if (i >= n) return;
   float v = x[picks[i / dim] * dim + i % dim];
   if (weighted) v = __fmul_rn(v, weights[i / dim]);
-  if (narrow && v == v) {
-    const unsigned u = __float_as_uint(v);
-    v = __uint_as_float((u + 0x7fffu + (u >> 16 & 1u)) & 0xffff0000u);
-  }
+  if (narrow) v = __uint_as_float(narrow_bf16(v) << 16);
   y[i] = v;
 }
 

@@ -1,6 +1,6 @@
 // The words of CUDA C++ that the kernels use, on a CPU: one thread of the grid after the
-// other, each to its end. A kernel that waits for other threads cannot run so, and does
-// not compile: there is no __syncthreads here.
+// other, each to its end or, in kernels that wait for each other, to the next barrier: see
+// threads.h.
 #pragma once
 #include <cmath>
 #include <cstring>
@@ -8,8 +8,12 @@
 #define __global__
 #define __device__
 #define __forceinline__ inline
-#define __launch_bounds__(n)
+#define __launch_bounds__(...)
+// Memory of a block of threads: one block runs at a time. All of it lies together.
+#define __shared__ static __attribute__((section("shared_memory")))
+void __syncthreads();
 
+struct alignas(16) float4 { float x, y, z, w; };
 struct Index { unsigned x, y, z; };
 extern thread_local Index blockIdx, threadIdx, blockDim, gridDim;
 

@@ -6,7 +6,8 @@
 // kernels that were compiled into it.
 //
 // STANDIN names what goes wrong, as words: none (no device), small (64 KiB of memory),
-// lost (kernels fail, and all after them), blind (NVML says no), old (a driver of CUDA 11).
+// lost (kernels fail, and all after them), blind (NVML says no), old (a driver of CUDA 11),
+// reverse or shuffle (threads run in another order, see threads.h).
 
 #include <cstdint>
 #include <cstdlib>
@@ -17,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "../src/attend.cu"
 #include "../src/integer.cu"
 #include "../src/mul.cu"
 #include "../src/norm.cu"
@@ -24,10 +26,12 @@
 
 thread_local Index blockIdx, threadIdx, blockDim, gridDim;
 
+#include "threads.h"
+
 namespace {
 
 enum { OK = 0, INVALID = 1, NO_MEMORY = 2, NO_DEVICE = 100, BAD_DEVICE = 101, BAD_IMAGE = 200,
-       NO_CONTEXT = 201, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700 };
+       NO_CONTEXT = 201, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719 };
 
 typedef std::function<void(void **)> Body;
 
@@ -37,9 +41,15 @@ template <typename... A, size_t... I>
 Body body(void (*f)(A...), std::index_sequence<I...>) {
   return [f](void **a) { f(argument<A>(a, I)...); };
 }
-struct Known { std::string name; int arguments; Body run; };
+struct Known { std::string name; int arguments; Body run; bool waits; };
 template <typename... A> Known known(const char *name, void (*f)(A...)) {
-  return Known{name, (int)sizeof...(A), body(f, std::index_sequence_for<A...>())};
+  return Known{name, (int)sizeof...(A), body(f, std::index_sequence_for<A...>()), false};
+}
+// A kernel whose threads wait for each other.
+template <typename... A> Known waiting(const char *name, void (*f)(A...)) {
+  Known k = known(name, f);
+  k.waits = true;
+  return k;
 }
 
 std::vector<Known> kernels = {
@@ -49,7 +59,11 @@ std::vector<Known> kernels = {
     known("mul_int4", mul_int4), known("norm_sums", norm_sums),
     known("norm_factors", norm_factors), known("norm_apply", norm_apply),
     known("swiglu_rows", swiglu_rows), known("embed_rows", embed_rows),
-    known("gather_rows", gather_rows), known("scatter_rows", scatter_rows)};
+    known("gather_rows", gather_rows), known("scatter_rows", scatter_rows),
+    known("attend_store_f32", attend_store_f32), known("attend_store_bf16", attend_store_bf16),
+    known("attend_store_int8", attend_store_int8), waiting("attend_f32", attend_f32),
+    waiting("attend_bf16", attend_bf16), waiting("attend_int8", attend_int8),
+    known("attend_merge", attend_merge)};
 
 std::mutex guard;
 std::map<uintptr_t, size_t> memory, pinned;
@@ -203,13 +217,8 @@ API(cuLaunchKernel, void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
     if (told("lost")) return ILLEGAL_ADDRESS;
     std::vector<void *> a;
     for (auto &v : values) a.push_back(&v);
-    gridDim = {gx, gy, 1}, blockDim = {bx, 1, 1};
-    for (unsigned y = 0; y < gy; y++)
-      for (unsigned x = 0; x < gx; x++)
-        for (unsigned t = 0; t < bx; t++) {
-          blockIdx = {x, y, 0}, threadIdx = {t, 0, 0};
-          k->run(a.data());
-        }
+    const Order order = told("reverse") ? REVERSE : told("shuffle") ? SHUFFLE : FORWARD;
+    if (!run_grid(gx, gy, bx, k->waits, order, [&] { k->run(a.data()); })) return LAUNCH_FAILED;
     return OK;
   });
   return OK;
