@@ -2,6 +2,7 @@
 // quantised first, a thread for each group of 64 inputs; products of codes are exact
 // integers, and a thread adds its groups in one chain over ascending groups (K1, K3).
 
+#pragma once
 #include "drover.h"
 
 #define GROUP 64
@@ -74,15 +75,14 @@ __device__ __forceinline__ float group(const Int4 &f, const unsigned *w, const i
   return f(w, c, r);
 }
 
+// A thread has output n of panel rows from first on.
 template <typename F>
-__device__ __forceinline__ void mul_codes(float *y, const int *codes, const float *scales,
-                                          const unsigned *packed, long long rows,
-                                          long long outputs, long long inputs, F f) {
+__device__ __forceinline__ void mul_codes_panel(float *y, const int *codes, const float *scales,
+                                                const unsigned *packed, long long first,
+                                                int panel, long long n, long long outputs,
+                                                long long inputs, F f) {
   const long long groups = (inputs + GROUP - 1) / GROUP;
-  const long long n = (long long)blockIdx.x * OUTPUTS8 + threadIdx.x;
-  const long long first = (long long)blockIdx.y * ROWS8;
   if (n >= outputs) return;
-  const int panel = rows - first < ROWS8 ? (int)(rows - first) : ROWS8;
   const unsigned *w = packed + n / 16 * groups * (F::lines * LINE8) + n % 16;
   float acc[ROWS8];
 #pragma unroll
@@ -99,6 +99,16 @@ __device__ __forceinline__ void mul_codes(float *y, const int *codes, const floa
 #pragma unroll
   for (int i = 0; i < ROWS8; i++)
     if (i < panel) y[(first + i) * outputs + n] = acc[i];
+}
+
+template <typename F>
+__device__ __forceinline__ void mul_codes(float *y, const int *codes, const float *scales,
+                                          const unsigned *packed, long long rows,
+                                          long long outputs, long long inputs, F f) {
+  const long long first = (long long)blockIdx.y * ROWS8;
+  const int panel = rows - first < ROWS8 ? (int)(rows - first) : ROWS8;
+  mul_codes_panel(y, codes, scales, packed, first, panel,
+                  (long long)blockIdx.x * OUTPUTS8 + threadIdx.x, outputs, inputs, f);
 }
 
 extern "C" __global__ void __launch_bounds__(OUTPUTS8)

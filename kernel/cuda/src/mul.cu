@@ -5,6 +5,7 @@
 // the same block of outputs. A block of threads is 64 outputs; gridDim.y goes over
 // panels of ROWS rows, so a row's chain is the same in every panel.
 
+#pragma once
 #include "drover.h"
 
 #define ROWS 8
@@ -12,15 +13,13 @@
 #define LINE 16  // dwords
 
 // x is (rows, inputs), y (rows, outputs); packed holds blocks of 16 outputs, each lines
-// lines of LINE dwords.
+// lines of LINE dwords. A thread has output n of panel rows from first on.
 template <typename Sum>
-__device__ __forceinline__ void mul(float *y, const float *x, const unsigned *packed,
-                                    long long rows, long long outputs, long long inputs,
-                                    long long lines, Sum sum) {
-  const long long n = (long long)blockIdx.x * OUTPUTS + threadIdx.x;
-  const long long first = (long long)blockIdx.y * ROWS;
+__device__ __forceinline__ void mul_panel(float *y, const float *x, const unsigned *packed,
+                                          long long first, int panel, long long n,
+                                          long long outputs, long long inputs, long long lines,
+                                          Sum sum) {
   if (n >= outputs) return;
-  const int panel = rows - first < ROWS ? (int)(rows - first) : ROWS;
   const unsigned *w = packed + (n / 16) * lines * LINE + n % 16;
   const float *in[ROWS];
   float acc[ROWS];
@@ -67,6 +66,16 @@ struct SumBF16 {
     for (int i = 0; i < ROWS; i++) acc[i] = __fmaf_rn(last, __ldg(in[i] + inputs - 1), acc[i]);
   }
 };
+
+template <typename Sum>
+__device__ __forceinline__ void mul(float *y, const float *x, const unsigned *packed,
+                                    long long rows, long long outputs, long long inputs,
+                                    long long lines, Sum sum) {
+  const long long first = (long long)blockIdx.y * ROWS;
+  const int panel = rows - first < ROWS ? (int)(rows - first) : ROWS;
+  mul_panel(y, x, packed, first, panel, (long long)blockIdx.x * OUTPUTS + threadIdx.x, outputs,
+            inputs, lines, sum);
+}
 
 extern "C" __global__ void __launch_bounds__(OUTPUTS)
 mul_f32(float *y, const float *x, const unsigned *packed, long long rows, long long outputs,

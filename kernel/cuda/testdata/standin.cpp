@@ -19,8 +19,10 @@
 #include <vector>
 
 #include "../src/attend.cu"
+#include "../src/choose.cu"
 #include "../src/integer.cu"
 #include "../src/mul.cu"
+#include "../src/mul_grouped.cu"
 #include "../src/norm.cu"
 #include "../src/rows.cu"
 
@@ -63,7 +65,11 @@ std::vector<Known> kernels = {
     known("attend_store_f32", attend_store_f32), known("attend_store_bf16", attend_store_bf16),
     known("attend_store_int8", attend_store_int8), waiting("attend_f32", attend_f32),
     waiting("attend_bf16", attend_bf16), waiting("attend_int8", attend_int8),
-    known("attend_merge", attend_merge)};
+    known("attend_merge", attend_merge), known("mul_grouped_f32", mul_grouped_f32),
+    known("mul_grouped_bf16", mul_grouped_bf16), known("mul_grouped_int8", mul_grouped_int8),
+    known("mul_grouped_int4", mul_grouped_int4), known("gate_topk", gate_topk),
+    waiting("sample_topk", sample_topk), waiting("sample_merge", sample_merge),
+    known("sample_read", sample_read)};
 
 std::mutex guard;
 std::map<uintptr_t, size_t> memory, pinned;
