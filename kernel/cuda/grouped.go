@@ -6,6 +6,8 @@ const (
 	// mulRows and mulOutputs are what a block of threads computes of a product: ROWS and
 	// OUTPUTS of src/mul.cu, ROWS8 and OUTPUTS8 of src/integer.cu.
 	mulRows, mulOutputs = 8, 64
+	// fewOutputs is that of src/mul_few.cu, a thread for each.
+	fewOutputs = 32
 )
 
 // mulPanel is the kernels' MulPanel: rows neighbouring rows from first on, at most mulRows,
@@ -15,6 +17,9 @@ const (
 //
 //	mul_grouped_F(y, x, panels, outputs, inputs)              F is f32 or bf16
 //	mul_grouped_F(y, codes, scales, panels, outputs, inputs)  F is int8 or int4
+//
+// mul_few_F has the same arguments. It is for matrices with one panel, or few, each: then
+// reading weights is all that takes time, and these kernels keep more of it under way.
 type mulPanel struct {
 	packed      uint64
 	first, rows int32
@@ -32,4 +37,9 @@ func addPanels(panels []mulPanel, packed uint64, from, to int) []mulPanel {
 // groupedGrid is the grid of a launch.
 func groupedGrid(panels, outputs int) Grid {
 	return Grid{uint32(panels), uint32((outputs + mulOutputs - 1) / mulOutputs), mulOutputs}
+}
+
+// fewGrid is the grid of a launch of mul_few_F.
+func fewGrid(panels, outputs int) Grid {
+	return Grid{uint32(panels), uint32((outputs + fewOutputs - 1) / fewOutputs), fewOutputs}
 }

@@ -33,7 +33,7 @@ func newMatrix(t *testing.T, rng *rand.Rand, n, k int, f kernel.Format) *kernel.
 
 // grouped launches products of parts of x with their matrices; parts without rows have
 // no panels.
-func (b *bench) grouped(f kernel.Format, x *Memory, rows, outputs, inputs int,
+func (b *bench) grouped(few bool, f kernel.Format, x *Memory, rows, outputs, inputs int,
 	matrices []*Memory, ends []int) *Memory {
 	b.Helper()
 	var panels []mulPanel
@@ -44,6 +44,9 @@ func (b *bench) grouped(f kernel.Format, x *Memory, rows, outputs, inputs int,
 	}
 	y, table := b.on(make([]byte, 4*rows*outputs)), b.on(rawBytes(panels))
 	grid, name := groupedGrid(len(panels), outputs), "mul_grouped_"+f.String()
+	if few {
+		grid, name = fewGrid(len(panels), outputs), "mul_few_"+f.String()
+	}
 	if !f.Integer() {
 		b.launch(name, grid, y.At(0), x.At(0), table.At(0), uint64(outputs), uint64(inputs))
 		return y
@@ -57,15 +60,15 @@ func (b *bench) grouped(f kernel.Format, x *Memory, rows, outputs, inputs int,
 	return y
 }
 
-// TestExperts runs feed-forward networks with skewed rows, from none to many, in four
+// testExperts runs feed-forward networks with skewed rows, from none to many, in four
 // launches for all of them.
-func TestExperts(t *testing.T) {
+func testExperts(t *testing.T, few bool) {
 	b := newBench(t)
 	rng := rand.New(rand.NewPCG(21, 22))
 	for _, f := range []kernel.Format{kernel.WeightsF32, kernel.WeightsBF16, kernel.WeightsInt8,
 		kernel.WeightsInt4} {
 		for _, s := range []struct{ experts, hidden, width, most int }{{128, 20, 9, 3},
-			{6, 130, 70, 40}} {
+			{6, 130, 70, 40}, {2, 900, 1300, 3}} {
 			var experts []expert
 			var gateUp, down []*Memory
 			var ends []int
@@ -81,7 +84,7 @@ func TestExperts(t *testing.T) {
 				}
 				ends = append(ends, rows)
 			}
-			x, want := randomRows(rng, rows, s.hidden, true), tensor.MakeRows(rows, s.hidden)
+			x, want := randomRows(rng, rows, s.hidden, s.hidden == 20), tensor.MakeRows(rows, s.hidden)
 			from := 0
 			for i, e := range experts {
 				part := x.Slice(from, ends[i])
@@ -91,12 +94,33 @@ func TestExperts(t *testing.T) {
 				e.down.Mul(want.Slice(from, ends[i]), act)
 				from = ends[i]
 			}
-			inner := b.grouped(f, b.on(bytesOf(x.Data)), rows, 2*s.width, s.hidden, gateUp, ends)
+			inner := b.grouped(few, f, b.on(bytesOf(x.Data)), rows, 2*s.width, s.hidden, gateUp, ends)
 			act := b.on(make([]byte, 4*rows*s.width))
 			b.launch("swiglu_rows", Grid{ceil(rows*s.width, 128), 1, 128}, act.At(0), inner.At(0),
 				uint64(rows*s.width), uint64(s.width))
-			y := b.grouped(f, act, rows, s.hidden, s.width, down, ends)
+			y := b.grouped(few, f, act, rows, s.hidden, s.width, down, ends)
 			b.same(y, want.Data, "%s", fmt.Sprintf("%v, %+v, %d rows", f, s, rows))
 		}
+	}
+}
+
+func TestExperts(t *testing.T) { testExperts(t, false) }
+
+// TestExpertsFew and the two after it have kernels whose threads wait for each other and for
+// copies: with threads in order, which copy as late as can be, and in others.
+func TestExpertsFew(t *testing.T) {
+	needStandIn(t)
+	testExperts(t, true)
+}
+
+func TestExpertsFewReverse(t *testing.T) {
+	if with(t, "STANDIN", "reverse") {
+		testExperts(t, true)
+	}
+}
+
+func TestExpertsFewShuffle(t *testing.T) {
+	if with(t, "STANDIN", "shuffle") {
+		testExperts(t, true)
 	}
 }

@@ -5,6 +5,26 @@
 #include "host.h"
 #endif
 
+#ifdef __CUDACC__
+// Copies to shared memory that go on while the thread does: begin_copy4 and begin_copy16 of 4
+// and 16 bytes, aligned to as many. end_copies ends a group of them, and wait_copies waits
+// until at most N groups of the thread are not there yet.
+__device__ __forceinline__ void begin_copy4(void *to, const void *from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(
+                   (unsigned)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+}
+__device__ __forceinline__ void begin_copy16(void *to, const void *from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                   (unsigned)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+}
+__device__ __forceinline__ void end_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int N> __device__ __forceinline__ void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+#endif
+
 // The float16 h as float32, exactly.
 __device__ __forceinline__ float widen_half(unsigned h) {
   const unsigned sign = (h & 0x8000u) << 16, rest = h & 0x7fffu;

@@ -32,25 +32,31 @@ extern "C" __global__ void quantise_rows(int *codes, float *scales, const float 
   }
 }
 
-// A group of a row times a group of an output, without the row's scale.
-struct Int8 {
+// A group of a row times a group of an output, without the row's scale. Weights are in global
+// memory, or shared.
+template <bool GLOBAL> __device__ __forceinline__ unsigned weights_at(const unsigned *w) {
+  return GLOBAL ? __ldg(w) : *w;
+}
+
+template <bool GLOBAL> struct Int8 {
   static const int lines = 17;
   __device__ __forceinline__ float operator()(const unsigned *w, const int *codes) const {
     int dot = 0;
 #pragma unroll
     for (int l = 0; l < 16; l++)  // codes are stored +128
-      dot = __dp4a((int)(__ldg(w + l * LINE8) ^ 0x80808080u), codes[l], dot);
-    return __fmul_rn(__int2float_rn(dot), __uint_as_float(__ldg(w + 16 * LINE8)));
+      dot = __dp4a((int)(weights_at<GLOBAL>(w + l * LINE8) ^ 0x80808080u), codes[l], dot);
+    const float scale = __uint_as_float(weights_at<GLOBAL>(w + 16 * LINE8));
+    return __fmul_rn(__int2float_rn(dot), scale);
   }
 };
 
-struct Int4 {
+template <bool GLOBAL> struct Int4 {
   static const int lines = 9;
   __device__ __forceinline__ int half(const unsigned *w, const int *codes) const {
     int dot = 0, sum = 0;
 #pragma unroll
     for (int l = 0; l < 4; l++) {  // codes are stored +8
-      const unsigned eight = __ldg(w + l * LINE8);
+      const unsigned eight = weights_at<GLOBAL>(w + l * LINE8);
       dot = __dp4a((int)(eight & 0x0f0f0f0fu), codes[2 * l], dot);
       dot = __dp4a((int)(eight >> 4 & 0x0f0f0f0fu), codes[2 * l + 1], dot);
       sum = __dp4a(0x01010101, codes[2 * l], sum);
@@ -61,17 +67,21 @@ struct Int4 {
   // w is the output's dword of a line, so r is its number in the block.
   __device__ __forceinline__ float operator()(const unsigned *w, const int *codes, int r) const {
     const unsigned *scales = w - r + 8 * LINE8;
-    const unsigned first = __ldg(scales + r / 2) >> 16 * (r % 2) & 0xffffu;
-    const unsigned second = __ldg(scales + 8 + r / 2) >> 16 * (r % 2) & 0xffffu;
+    const unsigned first = weights_at<GLOBAL>(scales + r / 2) >> 16 * (r % 2) & 0xffffu;
+    const unsigned second = weights_at<GLOBAL>(scales + 8 + r / 2) >> 16 * (r % 2) & 0xffffu;
     const float t = __fmul_rn(__int2float_rn(half(w, codes)), widen_half(first));
     return __fmaf_rn(__int2float_rn(half(w + 4 * LINE8, codes + 8)), widen_half(second), t);
   }
 };
 
-__device__ __forceinline__ float group(const Int8 &f, const unsigned *w, const int *c, int) {
+template <bool GLOBAL>
+__device__ __forceinline__ float group(const Int8<GLOBAL> &f, const unsigned *w, const int *c,
+                                       int) {
   return f(w, c);
 }
-__device__ __forceinline__ float group(const Int4 &f, const unsigned *w, const int *c, int r) {
+template <bool GLOBAL>
+__device__ __forceinline__ float group(const Int4<GLOBAL> &f, const unsigned *w, const int *c,
+                                       int r) {
   return f(w, c, r);
 }
 
@@ -114,11 +124,11 @@ __device__ __forceinline__ void mul_codes(float *y, const int *codes, const floa
 extern "C" __global__ void __launch_bounds__(OUTPUTS8)
 mul_int8(float *y, const int *codes, const float *scales, const unsigned *packed,
          long long rows, long long outputs, long long inputs) {
-  mul_codes(y, codes, scales, packed, rows, outputs, inputs, Int8());
+  mul_codes(y, codes, scales, packed, rows, outputs, inputs, Int8<true>());
 }
 
 extern "C" __global__ void __launch_bounds__(OUTPUTS8)
 mul_int4(float *y, const int *codes, const float *scales, const unsigned *packed,
          long long rows, long long outputs, long long inputs) {
-  mul_codes(y, codes, scales, packed, rows, outputs, inputs, Int4());
+  mul_codes(y, codes, scales, packed, rows, outputs, inputs, Int4<true>());
 }

@@ -5,6 +5,7 @@
 // blockIdx.x goes over panels and blockIdx.y over 64 outputs each, so that panels of the same
 // matrix run at about the same time, and find its weights in the second cache.
 
+#pragma once
 #include "drover.h"
 #include "integer.cu"
 #include "mul.cu"
@@ -48,11 +49,11 @@ mul_grouped_bf16(float *y, const float *x, const MulPanel *panels, long long out
 extern "C" __global__ void __launch_bounds__(OUTPUTS8)
 mul_grouped_int8(float *y, const int *codes, const float *scales, const MulPanel *panels,
                  long long outputs, long long inputs) {
-  mul_grouped_codes(y, codes, scales, panels, outputs, inputs, Int8());
+  mul_grouped_codes(y, codes, scales, panels, outputs, inputs, Int8<true>());
 }
 
 extern "C" __global__ void __launch_bounds__(OUTPUTS8)
 mul_grouped_int4(float *y, const int *codes, const float *scales, const MulPanel *panels,
                  long long outputs, long long inputs) {
-  mul_grouped_codes(y, codes, scales, panels, outputs, inputs, Int4());
+  mul_grouped_codes(y, codes, scales, panels, outputs, inputs, Int4<true>());
 }

@@ -12,6 +12,13 @@
 // Memory of a block of threads: one block runs at a time. All of it lies together.
 #define __shared__ static __attribute__((section("shared_memory")))
 void __syncthreads();
+// Copies that go on while a thread does: see threads.h.
+void begin_copy(void *to, const void *from, int size);
+void end_copies();
+void wait_copies_to(unsigned groups);
+static inline void begin_copy4(void *to, const void *from) { begin_copy(to, from, 4); }
+static inline void begin_copy16(void *to, const void *from) { begin_copy(to, from, 16); }
+template <int N> static inline void wait_copies() { wait_copies_to(N); }
 
 struct alignas(16) float4 { float x, y, z, w; };
 struct Index { unsigned x, y, z; };

@@ -22,6 +22,7 @@
 #include "../src/choose.cu"
 #include "../src/integer.cu"
 #include "../src/mul.cu"
+#include "../src/mul_few.cu"
 #include "../src/mul_grouped.cu"
 #include "../src/norm.cu"
 #include "../src/rows.cu"
@@ -69,7 +70,9 @@ std::vector<Known> kernels = {
     known("mul_grouped_bf16", mul_grouped_bf16), known("mul_grouped_int8", mul_grouped_int8),
     known("mul_grouped_int4", mul_grouped_int4), known("gate_topk", gate_topk),
     waiting("sample_topk", sample_topk), waiting("sample_merge", sample_merge),
-    known("sample_read", sample_read)};
+    known("sample_read", sample_read), waiting("mul_few_f32", mul_few_f32),
+    waiting("mul_few_bf16", mul_few_bf16), waiting("mul_few_int8", mul_few_int8),
+    waiting("mul_few_int4", mul_few_int4)};
 
 std::mutex guard;
 std::map<uintptr_t, size_t> memory, pinned;

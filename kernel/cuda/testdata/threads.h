@@ -6,7 +6,9 @@
 #include <ucontext.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <numeric>
 #include <vector>
@@ -17,25 +19,35 @@ namespace {
 
 enum Order { FORWARD, REVERSE, SHUFFLE };
 
+unsigned random_below(unsigned n) {
+  static uint64_t state = 1;
+  state = state * 6364136223846793005u + 1442695040888963407u;
+  return (state >> 33) % n;
+}
+
 // Numbers 0 to n-1 in an order.
 std::vector<unsigned> ordered(unsigned n, Order o) {
-  static uint64_t state = 1;
   std::vector<unsigned> v(n);
   std::iota(v.begin(), v.end(), 0u);
   if (o == REVERSE)
     for (unsigned i = 0; i < n; i++) v[i] = n - 1 - i;
-  for (unsigned i = n; o == SHUFFLE && i > 1; i--) {
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    std::swap(v[i - 1], v[(state >> 33) % i]);
-  }
+  for (unsigned i = n; o == SHUFFLE && i > 1; i--) std::swap(v[i - 1], v[random_below(i)]);
   return v;
 }
 
 const unsigned stack_bytes = 64 << 10;
-struct Thread { ucontext_t context; jmp_buf at; std::vector<char> stack; bool begun, ended; };
+struct Copy { void *to; const void *from; int size; };
+struct Thread {
+  ucontext_t context;
+  jmp_buf at;
+  std::vector<char> stack;
+  bool begun, ended;
+  std::deque<std::vector<Copy>> copies;  // groups, the last of which has no end yet
+};
 std::vector<Thread> threads;
 jmp_buf scheduler;  // jumps need no system call, as contexts do
 unsigned running;
+Order order_now;
 const std::function<void()> *thread_body;
 
 void thread_main() {
@@ -57,11 +69,12 @@ void resume(unsigned i) {
 // Runs a block's threads from barrier to barrier. False if some wait for others that ended.
 bool run_waiting(unsigned n, Order order, const std::function<void()> &body) {
   if (threads.size() < n) threads.resize(n);
-  thread_body = &body;
+  thread_body = &body, order_now = order;
   for (unsigned i = 0; i < n; i++) {
     Thread &t = threads[i];
     t.stack.resize(stack_bytes);
     t.begun = t.ended = false;
+    t.copies.assign(1, {});
     getcontext(&t.context);
     t.context.uc_stack.ss_sp = t.stack.data(), t.context.uc_stack.ss_size = stack_bytes;
     t.context.uc_link = nullptr;
@@ -98,6 +111,23 @@ bool run_grid(unsigned gx, unsigned gy, unsigned threads, bool waits, Order orde
 }
 
 }  // namespace
+
+// When copies happen is free, too: as late as can be where threads run in order, so that a
+// missing wait shows; at once in reverse, so that memory which is still read shows.
+void begin_copy(void *to, const void *from, int size) {
+  const uintptr_t bits = reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from);
+  if (bits % size) std::abort();
+  if (order_now == REVERSE || (order_now == SHUFFLE && random_below(2)))
+    std::memcpy(to, from, size);
+  else
+    threads[running].copies.back().push_back({to, from, size});
+}
+void end_copies() { threads[running].copies.push_back({}); }
+void wait_copies_to(unsigned groups) {
+  auto &copies = threads[running].copies;
+  for (; copies.size() - 1 > groups; copies.pop_front())
+    for (const Copy &c : copies.front()) std::memcpy(c.to, c.from, c.size);
+}
 
 void __syncthreads() {
   if (!_setjmp(threads[running].at)) _longjmp(scheduler, 1);
