@@ -18,7 +18,7 @@
 #define SLICE 128        // elements of a head that go through together
 #define LANES 16
 
-// What all pieces of a launch share: see attendShape in kernel/cuda/attention.go.
+// What all pieces of a launch share: see attendShape in kernel/cuda/attend.go.
 struct AttendShape {
   int heads, kv_heads, head_dim, chunk, span, panels, block_tiles, first, tiles;
   float scale;
