@@ -8,10 +8,12 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"drover/internal/identity"
 	"drover/internal/load"
 	droverv1 "drover/proto/drover/v1"
 )
@@ -81,16 +83,31 @@ func strangers(t *testing.T) {
 		_ = c.Close()
 		t.Error("the machine reaches an expert node")
 	}
+	if err := plainly(t, front); err == nil {
+		t.Errorf("%s answers in plain text", front)
+	}
+	trust := t.TempDir() // strangers know the authority, and have no certificate
+	if err := fetch(identity.Client, trust); err != nil {
+		t.Fatal(err)
+	}
 	must(t, "kubectl", "create", "namespace", "elsewhere")
+	for _, namespace := range []string{"default", "elsewhere"} {
+		must(t, "kubectl", "-n", namespace, "create", "configmap", "stranger",
+			"--from-file="+filepath.Join(trust, identity.AuthorityFile))
+	}
+	defer func() { _, _ = try("kubectl", "-n", "default", "delete", "configmap", "stranger") }()
 	defer func() { _, _ = try("kubectl", "delete", "namespace", "elsewhere", "--wait=false") }()
 	strangers := []struct {
 		namespace, endpoint string
 		reached             bool
 	}{{"default", front, true}, {"elsewhere", front, false}, {"default", node, false}}
 	for i, s := range strangers { // all at once, since each that is kept out waits
-		must(t, "kubectl", "-n", s.namespace, "run", fmt.Sprintf("stranger-%d", i),
-			"--image="+os.Getenv("DROVER_IMAGE"), "--restart=Never",
-			"--image-pull-policy=IfNotPresent", "--", "nodes", "--insecure", "--endpoint="+s.endpoint)
+		name, image := fmt.Sprintf("stranger-%d", i), os.Getenv("DROVER_IMAGE")
+		must(t, "kubectl", "-n", s.namespace, "run", name, "--image="+image, "--restart=Never",
+			fmt.Sprintf(`--overrides={"spec":{"containers":[{"name":%q,"image":%q,`+
+				`"imagePullPolicy":"IfNotPresent","args":["nodes","--ca=/trust/ca.crt","--endpoint=%s"],`+
+				`"volumeMounts":[{"name":"trust","mountPath":"/trust"}]}],"volumes":[{"name":"trust",`+
+				`"configMap":{"name":"stranger"}}]}}`, name, image, s.endpoint))
 	}
 	for i, s := range strangers {
 		name := fmt.Sprintf("stranger-%d", i)
@@ -107,10 +124,11 @@ func strangers(t *testing.T) {
 			return nil
 		})
 		said := must(t, "kubectl", "-n", s.namespace, "logs", name)
-		// Who is kept out hears nothing; who is let in hears that plain text is not.
+		// Who is kept out hears nothing; who is let in hears that it is nobody, or that the address
+		// is not in the certificate.
 		reached := !strings.Contains(said, "timeout") && !strings.Contains(said, "deadline")
 		if phase == "Succeeded" {
-			t.Errorf("%s answers in plain text: %s", s.endpoint, said)
+			t.Errorf("%s answers a stranger: %s", s.endpoint, said)
 		}
 		if reached != s.reached {
 			t.Errorf("from namespace %s, %s was reached: %v, want %v: %s", s.namespace, s.endpoint,

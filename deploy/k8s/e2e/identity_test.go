@@ -17,6 +17,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"drover/internal/identity"
@@ -133,6 +134,20 @@ func knock(t *testing.T, front string, id *identity.Source) error {
 	cfg := id.Client(identity.Coordinator)
 	cfg.VerifyConnection = nil
 	conn, err := grpc.NewClient(front+":7070", grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	_, err = healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{})
+	return err
+}
+
+// plainly asks a coordinator for its health without TLS.
+func plainly(t *testing.T, front string) error {
+	t.Helper()
+	conn, err := grpc.NewClient(front, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return err
 	}

@@ -76,7 +76,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name ($root.Chart.Version | replace
 {{- $full := include "drover.fullname" . -}}
 {{- $urls := list -}}
 {{- range $i := until (int .Values.etcd.members) -}}
-{{- $urls = append $urls (printf "%s://%s-etcd-%d.%s-etcd.%s.svc:2379" (include "drover.scheme" $) $full $i $full $.Release.Namespace) -}}
+{{- $urls = append $urls (printf "https://%s-etcd-%d.%s-etcd.%s.svc:2379" $full $i $full $.Release.Namespace) -}}
 {{- end -}}
 {{ join "," $urls }}
 {{- end -}}
@@ -100,7 +100,3 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name ($root.Chart.Version | replace
 {{ .Values.gossip.existingSecret | default (printf "%s-gossip" (include "drover.fullname" .)) }}
 {{- end }}
 
-{{/* The scheme of etcd's URLs, with tls or without. */}}
-{{- define "drover.scheme" -}}
-{{ ternary "https" "http" .Values.tls.enabled }}
-{{- end }}

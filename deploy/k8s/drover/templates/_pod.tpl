@@ -131,13 +131,9 @@ env:
 - --gossip={{ include "drover.podAddress" (list .root 7946) }}
 - --join={{ $full }}-node.{{ .root.Release.Namespace }}.svc:7946
 {{- end }}
-{{- if .root.Values.tls.enabled }}
 - --tls=/tls
 {{- if and .root.Values.etcd.external.enabled .root.Values.etcd.external.tlsSecret }}
 - --etcd-tls=/etcd-tls
-{{- end }}
-{{- else }}
-- --insecure
 {{- end }}
 {{- with .root.Values.etcd.external }}
 {{- if and .enabled .user }}
@@ -154,9 +150,7 @@ env:
 {{/* Mounts of what a role alone has: its certificates, and what it checks others by. */}}
 {{- define "drover.identityMounts" -}}
 {{- $values := .root.Values }}
-{{- if $values.tls.enabled }}
 - {name: tls, mountPath: /tls, readOnly: true}
-{{- end }}
 {{- if and (ne .component "etcd") $values.gossip.enabled }}
 - {name: gossip, mountPath: /gossip, readOnly: true}
 {{- end }}
@@ -166,7 +160,7 @@ env:
 {{- if and (ne .component "etcd") $values.etcd.external.enabled $values.etcd.external.user }}
 - {name: etcd-password, mountPath: /etcd-password, readOnly: true}
 {{- end }}
-{{- if and (eq .component "coordinator") (include "drover.clientSecret" .root) }}
+{{- if and (eq .component "coordinator") $values.tls.clientPort.existingSecret }}
 - {name: client-tls, mountPath: /client-tls, readOnly: true}
 {{- end }}
 {{- if and (eq .component "coordinator") $values.apiKeys.existingSecret }}
@@ -179,9 +173,7 @@ env:
 
 {{- define "drover.identityVolumes" -}}
 {{- $values := .root.Values }}
-{{- if $values.tls.enabled }}
 {{ include "drover.tls.volume" (list "tls" (include "drover.tls.secret" (list .root .component)) true) }}
-{{- end }}
 {{- if and (ne .component "etcd") $values.gossip.enabled }}
 - name: gossip
   secret:
@@ -202,7 +194,7 @@ env:
 {{- end }}
 {{- end }}
 {{- if eq .component "coordinator" }}
-{{- with include "drover.clientSecret" .root }}
+{{- with $values.tls.clientPort.existingSecret }}
 {{ include "drover.tls.volume" (list "client-tls" .) }}
 {{- end }}
 {{- with $values.apiKeys.existingSecret }}
@@ -222,16 +214,9 @@ env:
 {{- end }}
 {{- end }}
 
-{{/* The secret of the certificate that clients see, if it is not the coordinator's. */}}
-{{- define "drover.clientSecret" -}}
-{{- if and .Values.tls.enabled .Values.tls.clientPort.enabled -}}
-{{ .Values.tls.clientPort.existingSecret }}
-{{- end -}}
-{{- end }}
-
 {{/* A probe by the admin port: list of the root and the path. */}}
 {{- define "drover.probe" -}}
-httpGet: {path: {{ index . 1 }}, port: admin, scheme: {{ include "drover.scheme" (index . 0) | upper }}}
+httpGet: {path: {{ index . 1 }}, port: admin, scheme: HTTPS}
 {{- end }}
 
 {{/* Egress to where the model is fetched from. */}}

@@ -2,11 +2,10 @@
 Certificates: where they come from, and how pods get them. No pod mounts an authority's key.
 */}}
 
-{{/* Where certificates come from: existing, certManager, generated; empty without TLS. */}}
+{{/* Where certificates come from: existing, certManager, generated. */}}
 {{- define "drover.tls.source" -}}
 {{- $manager := .Values.tls.certManager.enabled -}}
-{{- if not .Values.tls.enabled -}}
-{{- else if .Values.tls.existingSecrets.coordinator -}}
+{{- if .Values.tls.existingSecrets.coordinator -}}
 existing
 {{- else if eq $manager "true" -}}
 certManager
@@ -90,9 +89,9 @@ certManager
 {{ index . 1 }}.{{ include "drover.cluster" (index . 0) }}.drover.invalid
 {{- end }}
 
-{{/* Not empty where helm test can ask: it needs a certificate of the role client, or plain text. */}}
+{{/* Not empty where helm test can ask: it needs a certificate of the role client. */}}
 {{- define "drover.hasTest" -}}
-{{- if or (not .Values.tls.enabled) (not .Values.tls.clientPort.enabled) (include "drover.tls.secret" (list . "client")) -}}
+{{- if include "drover.tls.secret" (list . "client") -}}
 yes
 {{- end -}}
 {{- end }}
