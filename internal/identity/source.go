@@ -278,19 +278,21 @@ func HostClient(dir string) (*tls.Config, error) {
 }
 
 // TrustFile is the configuration of connections without a certificate of one's own, to a
-// server whose certificate names its host and was signed by an authority in a file.
-func TrustFile(path string) (*tls.Config, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	roots, err := parseAuthorities(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
+// server whose certificate names its host and was signed by an authority in one of some files.
+func TrustFile(paths ...string) (*tls.Config, error) {
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool()}
-	for _, r := range roots {
-		cfg.RootCAs.AddCert(r)
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		roots, err := parseAuthorities(text)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		for _, r := range roots {
+			cfg.RootCAs.AddCert(r)
+		}
 	}
 	return cfg, nil
 }
