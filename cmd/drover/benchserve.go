@@ -31,7 +31,8 @@ func newBenchServeCommand(g *globals) *cobra.Command {
 see. It is an open loop: requests arrive at random (a Poisson process of --seed) or at the
 times of a trace, however many are unanswered, and their times count from their arrival. So a
 coordinator that stalls is charged for all who would have asked meanwhile. With --model,
---nodes or --replicas it measures a cluster that it starts as drover up does, and ends.
+--nodes or --replicas it measures a cluster that it starts as drover up does, and ends: by TLS
+on all hops, or with --plaintext in plain text.
 
 TTFT is from a request's arrival to its first token, TPOT the mean time of each token after
 the first, ITL each gap between two; tokens that come in one message have no gap. Quantiles are
@@ -82,12 +83,12 @@ func (f *serveBenchFlags) run(c *cobra.Command, g *globals) error {
 	if err := f.check(c); err != nil {
 		return err
 	}
-	endpoint, stop, err := f.target(c.Context(), c)
+	endpoint, at, stop, err := f.target(c.Context(), c)
 	if err != nil {
 		return err
 	}
 	defer stop()
-	conn, stopConn, err := dial(endpoint, f.at)
+	conn, stopConn, err := dial(endpoint, at)
 	if err != nil {
 		return err
 	}
@@ -121,6 +122,8 @@ func (f *serveBenchFlags) check(c *cobra.Command) (err error) {
 		return usagef("a number of requests or a time is negative")
 	case o.MaxInflight < 1 || o.MaxInflight > 1<<16:
 		return usagef("--max-inflight is %d, must be 1 to 65536", o.MaxInflight)
+	case f.ownCluster(c) && f.at != reach{plain: f.at.plain}:
+		return usagef("--ca, --tls and --api-key-file are for an endpoint, not for a cluster of its own")
 	case f.endpoint != "" && f.ownCluster(c):
 		return usagef("--model, --nodes, --replicas, --mode, --threads and --cache are for a cluster " +
 			"of its own; an endpoint has its own")
@@ -164,17 +167,18 @@ func (f *serveBenchFlags) ownCluster(c *cobra.Command) bool {
 
 // target is the coordinator to measure, of a running cluster or of one that is started.
 func (f *serveBenchFlags) target(ctx context.Context, c *cobra.Command) (
-	endpoint string, stop func(), err error) {
+	endpoint string, at reach, stop func(), err error) {
 	if !f.ownCluster(c) {
 		endpoint = orDefaultEndpoint(f.endpoint)
 		f.opts.Where = "through " + endpoint
-		return endpoint, func() {}, nil
+		return endpoint, f.at, func() {}, nil
 	}
+	f.cluster.plain = f.at.plain
 	cluster, err := f.cluster.start(ctx, nil)
 	if err != nil {
-		return "", nil, err
+		return "", at, nil, err
 	}
 	f.opts.Where = fmt.Sprintf("on %d nodes of this machine, %d replicas of each expert",
 		f.cluster.nodes, f.cluster.replicas)
-	return cluster.GRPC, cluster.Close, nil
+	return cluster.GRPC, reachOf(cluster), cluster.Close, nil
 }

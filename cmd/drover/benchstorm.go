@@ -57,6 +57,8 @@ Exit codes: 0 nothing was violated, 1 something was, or an error, 2 wrong usage,
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c, g) },
 	}
 	f.cluster.flags(c, "")
+	c.Flags().BoolVar(&f.cluster.plain, "plaintext", false,
+		"plain text on all hops, instead of TLS as drover up has it")
 	o := &f.opts
 	c.Flags().StringVar(&f.fault, "fault", string(storm.Kill), "kill, stop or kill-all")
 	c.Flags().IntVar(&o.Kills, "kills", 0, "number of faults (default 20, or those of --duration)")
@@ -98,7 +100,7 @@ func (f *stormFlags) run(c *cobra.Command, g *globals) error {
 		return err
 	}
 	defer cluster.Close()
-	conn, stop, err := dial(cluster.GRPC, reach{})
+	conn, stop, err := dial(cluster.GRPC, reachOf(cluster))
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -29,6 +30,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
+	"drover/internal/identity"
+	"drover/internal/show"
 	droverv1 "drover/proto/drover/v1"
 )
 
@@ -73,17 +76,108 @@ func TestCapture(t *testing.T) {
 	c.stop()
 	c.check(t, []string{marker, "leftmost", "rightmost", "/drover/", "HTTP/2.0"},
 		func(port uint16) bool { return port >= 7080 && port < 7090 })
-	t.Run("ports", func(t *testing.T) { checkPorts(t, hub.prefix+"hub", host, listening(t, p.pid())) })
+	t.Run("ports", func(t *testing.T) { checkPorts(t, hub.prefix+"hub", host, listening(t, p.pid(), "tcp")) })
 }
 
-// listening lists the ports on which somebody listens in the namespace of a process.
-func listening(t *testing.T, pid int) (ports []string) {
-	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp", pid))
+// TestCaptureUp captures all that drover up and its clients send without any flag about TLS, while
+// the cluster answers by gRPC and HTTP and moves weights between its nodes.
+func TestCaptureUp(t *testing.T) {
+	for _, coordinators := range []string{"1", "2"} {
+		t.Run(coordinators, func(t *testing.T) { captureUp(t, coordinators) })
+	}
+}
+
+func captureUp(t *testing.T, coordinators string) {
+	hub := newNetwork(t)
+	c := startCapture(t, hub.prefix+"hub")
+	u := launch(t, hub.place, "up", "--json", "--nodes", "3", "--replicas", "2", "--cache", "off",
+		"--coordinators", coordinators, "--model", demoModel(t))
+	var line struct {
+		upLine
+		NodeAdmins map[string]string `json:"node_admins"`
+	}
+	eventually(t, 20*slack*time.Second, "drover up is ready", func() (bool, string) {
+		err := json.Unmarshal([]byte(u.out.String()), &line)
+		return err == nil, fmt.Sprint(err, u.errors.String())
+	})
+	const marker = "Ein Satz, den niemand mitlesen soll."
+	client := func(args ...string) string {
+		t.Helper()
+		p := launch(t, hub.place, append(args, "--endpoint", line.GRPC)...)
+		if code := p.wait(60 * slack * time.Second); code != exitDone {
+			t.Fatalf("%v: exit code %d, %s", args, code, &p.errors)
+		}
+		return p.out.String()
+	}
+	client("run", marker)
+	var list show.NodeList
+	if err := json.Unmarshal([]byte(client("nodes", "--json")), &list); err != nil {
+		t.Fatal(err)
+	}
+	in := func(ctx context.Context, _, address string) (conn net.Conn, err error) {
+		err = errors.New("the namespace cannot be entered")
+		within(hub.prefix+"hub", func() { conn, err = (&net.Dialer{}).DialContext(ctx, "tcp4", address) })
+		return conn, err
+	}
+	trust, err := identity.TrustFile(line.CA)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range regexp.MustCompile(`(?m)^ *\d+: [0-9A-F]{8}:([0-9A-F]{4}) \S+ 0A `).
+	browser := &http.Client{Transport: &http.Transport{DialContext: in, TLSClientConfig: trust,
+		DisableKeepAlives: true}}
+	ask := `{"messages":[{"role":"user","content":"` + marker + `"}]}`
+	r, err := browser.Post("https://"+line.HTTP+"/v1/chat/completions", "application/json",
+		strings.NewReader(ask))
+	if err != nil || r.StatusCode != http.StatusOK {
+		t.Fatalf("HTTP: %v, %v", r, err)
+	}
+	r.Body.Close()
+	client("drain", "node-1") // others fetch what it held
+	moved := func() (sum float64) {
+		for _, address := range line.NodeAdmins {
+			r, err := browser.Get("https://" + address + "/metrics")
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum += metricIn(t, r.Body, `drover_expertnode_fetch_bytes_total{direction="sent"}`)
+			r.Body.Close()
+		}
+		return sum
+	}
+	if sum := moved(); sum == 0 {
+		t.Error("no node fetched anything from another one")
+	}
+	used := []string{line.Etcd, line.GRPC, line.HTTP, line.Admin}
+	for _, n := range list.Nodes {
+		used = append(used, n.Address)
+	}
+	for _, address := range used {
+		port, err := strconv.ParseUint(address[strings.LastIndex(address, ":")+1:], 10, 16)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if address != line.Admin && c.sizes()[uint16(port)] == 0 {
+			t.Errorf("nothing was sent to %s", address)
+		}
+	}
+	gossip := listening(t, u.pid(), "udp")
+	if len(gossip) < 4 {
+		t.Errorf("gossip at ports %v, want those of 3 nodes and a coordinator", gossip)
+	}
+	c.stop()
+	c.check(t, []string{marker, "node-1", "/drover/", "HTTP/2.0", "HTTP/1.1"},
+		func(port uint16) bool { return slices.Contains(gossip, fmt.Sprint(port)) })
+}
+
+// listening lists the ports on which somebody listens in the namespace of a process, by tcp or
+// udp.
+func listening(t *testing.T, pid int, by string) (ports []string) {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", pid, by))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`(?m)^ *\d+: [0-9A-F]{8}:([0-9A-F]{4}) \S+ 0[A7] `).
 		FindAllSubmatch(text, -1) {
 		port, err := strconv.ParseUint(string(m[1]), 16, 16)
 		if err != nil {
@@ -207,7 +301,7 @@ func TestCaptureFinds(t *testing.T) {
 	hub := newNetwork(t)
 	c := startCapture(t, hub.prefix+"hub")
 	awaitReady(t, launch(t, hub.place, "etcd", "--dir", t.TempDir(), "--client",
-		"http://127.0.0.1:2379"))
+		"http://127.0.0.1:2379", "--plaintext"))
 	r := &roles{etcd: "http://127.0.0.1:2379", model: demoModel(t)}
 	node := r.expertNode(t, hub.place, "one")
 	eventually(t, 20*slack*time.Second, "a node is registered", func() (bool, string) {

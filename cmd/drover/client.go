@@ -48,11 +48,8 @@ func (t *target) open(ctx context.Context, g *globals) (
 	if err := t.check(); err != nil {
 		return nil, nil, err
 	}
-	addresses, err := endpoints(t.endpoint, t.reach)
-	if err != nil {
-		return nil, nil, err
-	}
-	options, err := t.reach.options()
+	addresses := endpoints(t.endpoint)
+	options, err := t.reach.options(addresses)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -100,34 +97,15 @@ func (t *target) connect(ctx context.Context, g *globals) (
 		role.InProcessOptions{Mode: mode, Threads: t.threads, Weights: w})
 }
 
-func insecureFlag(c *cobra.Command, insecure *bool) {
-	c.Flags().BoolVar(insecure, "insecure", false,
-		"allow plain text to and from addresses that are not loopback")
-}
-
 // endpoints are the addresses that a flag, or else the environment, names, separated by
-// commas. Plain text is only for loopback unless insecure was asked for.
-func endpoints(flag string, r reach) ([]string, error) {
-	addresses := strings.Split(orDefaultEndpoint(flag), ",")
-	for _, a := range addresses {
-		if r.plain || r.secure() {
-			continue
-		}
-		if err := mustBeLoopback(a); err != nil {
-			return nil, err
-		}
-	}
-	return addresses, nil
-}
+// commas.
+func endpoints(flag string) []string { return strings.Split(orDefaultEndpoint(flag), ",") }
 
 // dial connects to the first that answers of some gRPC addresses. The connection is made
 // when it is first used.
 func dial(flag string, r reach) (conn *grpc.ClientConn, stop func(), err error) {
-	addresses, err := endpoints(flag, r)
-	if err != nil {
-		return nil, nil, err
-	}
-	options, err := r.options()
+	addresses := endpoints(flag)
+	options, err := r.options(addresses)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -157,8 +135,9 @@ func hostOf(address string) string {
 	return host
 }
 
-// mustBeLoopback refuses an address that other machines can reach.
-func mustBeLoopback(address string) error {
+// mustBeLoopback refuses an address that other machines can reach; why says what would be
+// wrong with one, or what to do.
+func mustBeLoopback(address, why string) error {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return usagef("address %q: must be HOST:PORT: %v", address, err)
@@ -166,6 +145,5 @@ func mustBeLoopback(address string) error {
 	if ip := net.ParseIP(host); host == "localhost" || (ip != nil && ip.IsLoopback()) {
 		return nil
 	}
-	return fmt.Errorf("address %s is not loopback, and would be reached in plain text: "+
-		"--insecure allows plain text on a network that you trust", address)
+	return fmt.Errorf("address %s is not loopback: %s", address, why)
 }

@@ -26,20 +26,26 @@ const (
 // client is a test's view of a running cluster.
 type client struct {
 	endpoint    string
+	at          reach
 	conn        *grpc.ClientConn
 	coordinator droverv1.CoordinatorServiceClient
 	cluster     droverv1.ClusterServiceClient
 }
 
-// connectTo connects to a coordinator until the test ends.
+// connectTo connects to a coordinator until the test ends: that of a drover up by the authority
+// that it told, others in plain text.
 func connectTo(t *testing.T, endpoint string) *client {
 	t.Helper()
-	conn, stop, err := dial(endpoint, reach{plain: true})
+	at := reach{}
+	if _, err := at.config([]string{endpoint}); err != nil {
+		at.plain = true
+	}
+	conn, stop, err := dial(endpoint, at)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(stop)
-	return &client{endpoint, conn, droverv1.NewCoordinatorServiceClient(conn),
+	return &client{endpoint, at, conn, droverv1.NewCoordinatorServiceClient(conn),
 		droverv1.NewClusterServiceClient(conn)}
 }
 
@@ -81,6 +87,9 @@ func (c *client) nodes(t *testing.T) map[string]*droverv1.NodeStatus {
 // command runs a client command against the cluster and reads what it prints as JSON.
 func (c *client) command(t *testing.T, into any, args ...string) {
 	t.Helper()
+	if c.at.plain {
+		args = append(args, "--plaintext")
+	}
 	code, stdout, stderr := drover(t, append(args, "--json", "--endpoint", c.endpoint)...)
 	if code != 0 {
 		t.Fatalf("%v: exit code %d\n%s", args, code, stderr)
@@ -108,8 +117,8 @@ type up struct {
 
 // upLine is what `drover up --json` prints.
 type upLine struct {
-	GRPC, HTTP, Admin, Etcd string
-	Nodes, PID              int
+	GRPC, HTTP, Admin, Etcd, CA string
+	Nodes, PID                  int
 }
 
 // startUp runs `drover up` on free ports until the test ends.
@@ -166,13 +175,4 @@ func (u *up) leftovers(t *testing.T) []string {
 		t.Fatal(err)
 	}
 	return found
-}
-
-// dialOptions are those of a connection in plain text.
-func dialOptions() []grpc.DialOption {
-	options, err := (&reach{}).options()
-	if err != nil {
-		panic(err) // there are no files to read
-	}
-	return options
 }

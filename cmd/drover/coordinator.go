@@ -39,9 +39,11 @@ has passed through every layer.
 
 Exit codes: 0 ended by an interrupt, 1 an error, 2 wrong usage, 130 interrupted before it
 was ready.`,
-		Example: `  drover coordinator --etcd 127.0.0.1:2379 --model models/tiny-maverick --min-nodes 2`,
-		Args:    noArgs,
-		RunE:    func(c *cobra.Command, _ []string) error { return f.run(c.Context(), g) },
+		Example: `  drover coordinator --etcd https://10.0.0.1:2379 --model models/tiny-maverick --min-nodes 2 \
+    --grpc 10.0.0.1:7070 --tls /etc/drover/coordinator
+  drover coordinator --etcd 127.0.0.1:2379 --model models/tiny-maverick --plaintext`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return f.run(c.Context(), g) },
 	}
 	f.member.flags(c)
 	f.clients.flags(c)
@@ -132,6 +134,16 @@ func (f *coordinatorFlags) options(g *globals) (role.CoordinatorOptions, error) 
 	if f.clients.dir(f.tls) != "" {
 		served = nil // clients are served by TLS
 	}
+	if f.clients.anybody {
+		for _, a := range []string{f.grpc, f.http} {
+			if a == "none" {
+				continue
+			}
+			if err := mustBeLoopback(a, "--any-client would serve everybody"); err != nil {
+				return role.CoordinatorOptions{}, err
+			}
+		}
+	}
 	mode, err := f.check(nil, served)
 	if err != nil {
 		return role.CoordinatorOptions{}, err
@@ -156,7 +168,7 @@ func (f *coordinatorFlags) options(g *globals) (role.CoordinatorOptions, error) 
 		ClusterName: f.cluster, Replicas: f.replicas, MinNodes: f.minNodes, Spare: f.spare,
 		MicroBatches: f.parts, LastResort: f.lastResort, CheckFraction: f.checkFraction,
 		AllowScore: f.allowScore, ShortLease: f.shortLease,
-		Version: version, PlainText: f.insecure, Log: f.logger(g)}
+		Version: version, Log: f.logger(g)}
 	if f.spare == 0 {
 		o.Spare = -1 // zero means the default
 	}

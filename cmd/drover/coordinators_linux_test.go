@@ -180,8 +180,11 @@ const stormPatience = 3 * time.Minute
 func newStorm(t *testing.T, u *up, l *workload) *killing {
 	t.Helper()
 	s := &killing{u: u, load: l}
-	var err error
-	s.pool, err = pool.New(pool.Options{Addresses: u.endpoints(t), DialOptions: dialOptions(),
+	options, err := u.at.options(u.endpoints(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.pool, err = pool.New(pool.Options{Addresses: u.endpoints(t), DialOptions: options,
 		Patience: stormPatience, Events: pool.Events{Resumed: func(r pool.Resumed) {
 			s.mu.Lock()
 			defer s.mu.Unlock()

@@ -40,7 +40,7 @@ func TestDrain(t *testing.T) {
 	want := c.mustAsk(t, story)
 	run := func(code int, says string, args ...string) {
 		t.Helper()
-		got, out, errs := drover(t, append(args, "--endpoint", endpoint)...)
+		got, out, errs := drover(t, append(args, "--plaintext", "--endpoint", endpoint)...)
 		if got != code || !strings.Contains(out+errs, says) {
 			t.Errorf("%v: exit code %d, want %d with %q:\n%s%s", args, got, code, says, out, errs)
 		}

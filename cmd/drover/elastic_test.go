@@ -43,7 +43,7 @@ func TestElastic(t *testing.T) {
 	watched := e.watch(t)
 	e.start(t, "n3", "n4", "n5", "n6")
 	e.settled(t, "n1", "n2", "n3", "n4", "n5", "n6")
-	code, out, errs := drover(t, "drain", "--endpoint", endpoint, "n2")
+	code, out, errs := drover(t, "drain", "--plaintext", "--endpoint", endpoint, "n2")
 	if code != exitDone {
 		t.Errorf("drain n2: exit code %d\n%s%s", code, out, errs)
 	}

@@ -23,7 +23,7 @@ import (
 type etcdFlags struct {
 	options          etcdserver.Options
 	tls              string
-	insecure, debug  bool
+	plaintext, debug bool
 	admin, tokenFile string
 }
 
@@ -47,9 +47,10 @@ number of members, fewer than half of them may be away.
 
 Exit codes: 0 ended by an interrupt, 1 an error, 2 wrong usage, 130 interrupted before it
 was ready.`,
-		Example: `  drover etcd --dir ./state
-  drover etcd --dir /data --name a --client http://10.0.0.1:2379 --peer http://10.0.0.1:2380 \
-    --initial-cluster a=http://10.0.0.1:2380,b=http://10.0.0.2:2380,c=http://10.0.0.3:2380 --insecure`,
+		Example: `  drover etcd --dir ./state --plaintext
+  drover etcd --dir /data --name a --client https://10.0.0.1:2379 --peer https://10.0.0.1:2380 \
+    --tls /etc/drover/etcd \
+    --initial-cluster a=https://10.0.0.1:2380,b=https://10.0.0.2:2380,c=https://10.0.0.3:2380`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c.Context(), g) },
 	}
@@ -71,7 +72,7 @@ was ready.`,
 		"tls.key): clients and members need certificates, and URLs are https://")
 	c.Flags().BoolVar(&f.debug, "debug", false, "log more")
 	adminFlags(c, &f.admin, &f.tokenFile)
-	insecureFlag(c, &f.insecure)
+	c.Flags().BoolVar(&f.plaintext, "plaintext", false, plaintextHelp)
 	return c
 }
 
@@ -214,8 +215,14 @@ func (f *etcdFlags) check() error {
 	if o.QuotaBytes < 0 {
 		return usagef("--quota is %d, must not be negative", o.QuotaBytes)
 	}
-	if f.admin != "none" && f.tls == "" && !f.insecure {
-		if err := mustBeLoopback(f.admin); err != nil {
+	if f.tls == "" && !f.plaintext {
+		return usagef(needTLS)
+	}
+	if f.tls != "" && f.plaintext {
+		return usagef("with --tls nothing is plain text: leave out --plaintext")
+	}
+	if f.admin != "none" && f.tls == "" {
+		if err := mustBeLoopback(f.admin, onlyLoopback); err != nil {
 			return err
 		}
 	}
@@ -251,10 +258,10 @@ func (f *etcdFlags) check() error {
 		if err != nil || u.Scheme != scheme || u.Host == "" || u.Path != "" {
 			return usagef("%s is %q, want %s://HOST:PORT", flag, address, scheme)
 		}
-		if f.insecure || f.tls != "" {
+		if f.tls != "" {
 			continue
 		}
-		if err := mustBeLoopback(u.Host); err != nil {
+		if err := mustBeLoopback(u.Host, onlyLoopback); err != nil {
 			return err
 		}
 	}

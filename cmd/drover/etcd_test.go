@@ -35,7 +35,7 @@ func awaitReady(t *testing.T, p *process) (url string) {
 // startEtcd starts an etcd of one member and returns its URL.
 func startEtcd(t *testing.T) string {
 	t.Helper()
-	return awaitReady(t, launch(t, place{}, "etcd", "--dir", t.TempDir(),
+	return awaitReady(t, launch(t, place{}, "etcd", "--dir", t.TempDir(), "--plaintext",
 		"--client", "http://127.0.0.1:0", "--peer", "http://127.0.0.1:0"))
 }
 
@@ -79,7 +79,7 @@ func (m *members) start(t *testing.T, i int) {
 	t.Helper()
 	name := fmt.Sprintf("m%d", i)
 	m.running[i] = launch(t, place{}, "etcd", "--dir", filepath.Join(m.dir, name), "--name", name,
-		"--client", m.urls[i], "--peer", m.peers[i], "--initial-cluster", m.cluster)
+		"--client", m.urls[i], "--peer", m.peers[i], "--initial-cluster", m.cluster, "--plaintext")
 }
 
 // ready waits until all members are.
@@ -205,7 +205,7 @@ func TestEtcdPassword(t *testing.T) {
 	const url = "http://127.0.0.1:0"
 	dir := t.TempDir()
 	server := launch(t, place{}, "etcd", "--dir", filepath.Join(dir, "state"), "--client", url,
-		"--peer", url)
+		"--peer", url, "--plaintext")
 	awaitReady(t, server)
 	_, rest, _ := strings.Cut(server.errors.String(), "msg=ready")
 	_, address, _ := strings.Cut(rest, "client=")

@@ -40,8 +40,9 @@ rows are answered, and then it ends; at the latest after --drain-timeout. A seco
 an interrupt (Ctrl-C), end it at once.
 
 Exit codes: 0 ended by an interrupt, 1 an error, 2 wrong usage.`,
-		Example: `  drover expertnode --etcd 127.0.0.1:2379 --model models/tiny-maverick --id left
-  drover expertnode --etcd 10.0.0.1:2379 --model /models/scout --listen 10.0.0.7:7071 --insecure`,
+		Example: `  drover expertnode --etcd 127.0.0.1:2379 --model models/tiny-maverick --id left --plaintext
+  drover expertnode --etcd https://10.0.0.1:2379 --model /models/scout --listen 10.0.0.7:7071 \
+    --tls /etc/drover/expertnode`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c.Context(), g) },
 	}
@@ -125,7 +126,7 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 		MemoryBytes: limits.MemoryLimit(), CapacityBytes: f.capacity,
 		Domain: f.domain, ShortLease: f.shortLease,
 		From: from, ModelDigest: f.modelDigest, FetchBytesPerSecond: f.fetchRate,
-		Identity: id, PlainText: f.insecure, Version: version, Log: log}
+		Identity: id, Version: version, Log: log}
 	if err := f.faults.inject(&o); err != nil {
 		return usageError{err}
 	}

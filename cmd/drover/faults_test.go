@@ -166,7 +166,12 @@ func TestAllNodesKilled(t *testing.T) {
 // wait as long as they are told to, and then say what is missing.
 func TestNoLastResort(t *testing.T) {
 	u := startUp(t, "--nodes", "1", "--last-resort-bytes", "0", "--expert-wait", "250ms")
-	want := u.mustAsk(t, story)
+	want := ""
+	eventually(t, recoversWithin, "it answers", func() (bool, string) {
+		got, err := u.ask(t.Context(), story) // a machine that is busy makes the only node silent, too
+		want = got
+		return err == nil, fmt.Sprint(err)
+	})
 	_, pid := u.node(t, 1)
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)

@@ -17,9 +17,9 @@ func TestInterrupted(t *testing.T) {
 		code int
 	}{
 		"coordinator without nodes": {[]string{"coordinator", "--etcd", "127.0.0.1:1", "--model",
-			demoModel(t), "--grpc", "127.0.0.1:0", "--http", "none"}, "waiting", exitInterrupted},
+			demoModel(t), "--grpc", "127.0.0.1:0", "--http", "none", "--plaintext"}, "waiting", exitInterrupted},
 		"node without etcd": {[]string{"expertnode", "--etcd", "127.0.0.1:1", "--model",
-			demoModel(t)}, "serving rows", exitDone},
+			demoModel(t), "--plaintext"}, "serving rows", exitDone},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := launch(t, place{}, tc.args...)

@@ -108,6 +108,8 @@ func appendKey(file string, key access.Key) error {
 // clientPort is how a coordinator serves its clients.
 type clientPort struct {
 	tls, keys string
+	// anybody is served, without a key and a certificate: of drover up, on loopback.
+	anybody bool
 }
 
 func (p *clientPort) flags(c *cobra.Command) {
@@ -115,6 +117,8 @@ func (p *clientPort) flags(c *cobra.Command) {
 		"for plain text (default: --tls); clients need an API key or a certificate then")
 	c.Flags().StringVar(&p.keys, "api-keys", "",
 		"file of API keys that clients need (drover keys makes them)")
+	c.Flags().BoolVar(&p.anybody, "any-client", false, "serve clients that show nothing")
+	_ = c.Flags().MarkHidden("any-client") // the flag exists
 }
 
 // dir is the folder of the identity, or empty.
@@ -140,6 +144,9 @@ func (p *clientPort) open(o *role.CoordinatorOptions, usual string) (stop func()
 			return nil, err
 		}
 		stop = o.Clients.Close
+	}
+	if p.anybody {
+		return stop, nil
 	}
 	if o.Guard, err = access.Open(p.keys, guardEvents(o.Log)); err != nil {
 		stop()

@@ -86,6 +86,10 @@ func report(w io.Writer, err error, hint string) {
 
 // hint says what to do about an error that users meet often.
 func hint(err error) string {
+	if unknown := unknownError(""); errors.As(err, &unknown) {
+		return "is a coordinator running? `drover up` starts one; --ca FILE or --tls DIR reaches " +
+			"another by TLS, --plaintext one on loopback without"
+	}
 	switch status.Code(err) {
 	case codes.Unavailable:
 		if strings.Contains(err.Error(), "no live replica") {

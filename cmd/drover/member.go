@@ -22,7 +22,7 @@ type member struct {
 	gossip, join, gossipKeys   string
 	tls, etcdTLS               string
 	etcdUser, etcdPassword     string // the password's file
-	insecure, debug            bool
+	plaintext, debug           bool
 	threads                    int
 	cache                      string
 	admin, tokenFile           string
@@ -49,14 +49,33 @@ func (m *member) flags(c *cobra.Command) {
 	c.Flags().StringVar(&m.etcdPassword, "etcd-password-file", "", "file with that user's password")
 	adminFlags(c, &m.admin, &m.tokenFile)
 	c.Flags().BoolVar(&m.debug, "debug", false, "log more")
-	insecureFlag(c, &m.insecure)
+	c.Flags().BoolVar(&m.plaintext, "plaintext", false, plaintextHelp)
 }
 
+// plaintextHelp is that of the flag of all roles.
+const plaintextHelp = "plain text where there is no TLS; only on loopback addresses"
+
+// Why a role does not begin, or not with an address.
+const (
+	needTLS = "--tls DIR is needed, the folder of this process's identity (drover certs makes " +
+		"one), or --plaintext: plain text, only on loopback"
+	onlyLoopback = "plain text is for loopback alone; --tls DIR encrypts (drover certs makes the " +
+		"folder)"
+)
+
 // check refuses what cannot be meant. Unless there is an identity, rows must be addresses of
-// loopback; clients are served in plain text, and always must.
+// loopback; clients are served in plain text, and always must. What is plain text must have been
+// asked for.
 func (m *member) check(rows, clients []string) (kernel.Mode, error) {
-	if m.etcd == "" || m.model == "" {
+	switch {
+	case m.etcd == "" || m.model == "":
 		return 0, usagef("--etcd and --model are required")
+	case m.tls == "" && !m.plaintext:
+		return 0, usagef(needTLS)
+	case len(clients) > 0 && !m.plaintext:
+		return 0, usagef("--client-tls none serves clients in plain text: give --plaintext, too")
+	case len(clients) == 0 && m.tls != "" && m.plaintext:
+		return 0, usagef("with --tls nothing is plain text: leave out --plaintext")
 	}
 	plain := clients
 	if m.tls == "" {
@@ -73,10 +92,10 @@ func (m *member) check(rows, clients []string) (kernel.Mode, error) {
 		}
 	}
 	for _, a := range plain {
-		if a == "" || a == "none" || m.insecure {
+		if a == "" || a == "none" {
 			continue
 		}
-		if err := mustBeLoopback(a); err != nil {
+		if err := mustBeLoopback(a, onlyLoopback); err != nil {
 			return 0, err
 		}
 	}

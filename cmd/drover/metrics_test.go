@@ -2,6 +2,8 @@ package main
 
 import (
 	"bufio"
+	"crypto/tls"
+	"io"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -13,6 +15,22 @@ import (
 // adminAt is where a process logs that it serves health and metrics.
 var adminAt = regexp.MustCompile(`msg="serving health and metrics" .*admin=(\S+)`)
 
+// getOn gets a path of a port that speaks HTTP or, with a certificate that is not looked at here,
+// HTTPS: which of the two is not this test's matter.
+func getOn(t *testing.T, address, path string) *http.Response {
+	t.Helper()
+	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	r, err := c.Get("https://" + address + path)
+	if err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
+		r, err = c.Get("http://" + address + path)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 // metric reads one number of a process's metrics, named with its labels.
 func (p *process) metric(t *testing.T, name string) float64 {
 	t.Helper()
@@ -22,22 +40,32 @@ func (p *process) metric(t *testing.T, name string) float64 {
 // metricAt is metric for the process that serves an admin address.
 func metricAt(t *testing.T, address, name string) float64 {
 	t.Helper()
-	v, ok := metricIfAny(t, address, name)
+	r := getOn(t, address, "/metrics")
+	defer r.Body.Close()
+	return metricIn(t, r.Body, name)
+}
+
+// metricIfAny is metricAt for one that may not be there, as those of a node that has left.
+func metricIfAny(t *testing.T, address, name string) (v float64, ok bool) {
+	t.Helper()
+	r := getOn(t, address, "/metrics")
+	defer r.Body.Close()
+	return metricInIfAny(t, r.Body, name)
+}
+
+// metricIn reads one number of what a process tells.
+func metricIn(t *testing.T, text io.Reader, name string) float64 {
+	t.Helper()
+	v, ok := metricInIfAny(t, text, name)
 	if !ok {
 		t.Fatalf("there is no metric %s", name)
 	}
 	return v
 }
 
-// metricIfAny is metricAt for one that may not be there, as those of a node that has left.
-func metricIfAny(t *testing.T, address, name string) (v float64, ok bool) {
+func metricInIfAny(t *testing.T, text io.Reader, name string) (v float64, ok bool) {
 	t.Helper()
-	r, err := http.Get("http://" + address + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Body.Close()
-	for lines := bufio.NewScanner(r.Body); lines.Scan(); {
+	for lines := bufio.NewScanner(text); lines.Scan(); {
 		if text, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
 			v, err := strconv.ParseFloat(text, 64)
 			if err != nil {

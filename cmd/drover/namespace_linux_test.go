@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -16,19 +17,27 @@ import (
 func TestNamespaces(t *testing.T) {
 	hub := newNetwork(t)
 	left, right := hub.machine(t, "left", "10.213.77.2"), hub.machine(t, "right", "10.213.77.3")
+	dir := certificates(t, "etcd", "expertnode")
+	of := func(role string) string { return filepath.Join(dir, role) }
+	if code, _, stderr := drover(t, "certs", "issue", "coordinator", "--ca", dir, "--out",
+		of("coordinator"), "--host", "10.213.77.1"); code != 0 {
+		t.Fatal(stderr)
+	}
 	awaitReady(t, launch(t, hub.place, "etcd", "--dir", t.TempDir(), "--client",
-		"http://10.213.77.1:2379", "--insecure"))
-	r := &roles{etcd: "http://10.213.77.1:2379", model: demoModel(t)}
-	r.expertNode(t, left, "left", "--listen", "10.213.77.2:7071", "--insecure")
-	r.expertNode(t, right, "right", "--listen", "10.213.77.3:7071", "--insecure")
-	coordinator, endpoint := r.coordinator(t, hub.place, "--grpc", "10.213.77.1:7070", "--insecure")
+		"https://10.213.77.1:2379", "--tls", of("etcd")))
+	r := &roles{etcd: "https://10.213.77.1:2379", model: demoModel(t)}
+	r.expertNode(t, left, "left", "--listen", "10.213.77.2:7071", "--tls", of("expertnode"))
+	r.expertNode(t, right, "right", "--listen", "10.213.77.3:7071", "--tls", of("expertnode"))
+	coordinator, endpoint := r.coordinator(t, hub.place, "--grpc", "10.213.77.1:7070", "--tls",
+		of("coordinator"))
+	reached := []string{"--tls", of("coordinator"), "--endpoint", endpoint} // an operator
 
-	run := launch(t, left, "run", "--insecure", "--endpoint", endpoint, translate)
+	run := launch(t, left, append([]string{"run", translate}, reached...)...)
 	code := run.wait(10 * slack * time.Second)
 	if code != exitDone || run.out.String() != translated+"\n" {
 		t.Errorf("run: exit code %d, printed %q", code, &run.out)
 	}
-	list := launch(t, right, "nodes", "--insecure", "--endpoint", endpoint)
+	list := launch(t, right, append([]string{"nodes"}, reached...)...)
 	if code := list.wait(10 * slack * time.Second); code != 0 {
 		t.Errorf("nodes: exit code %d", code)
 	}
@@ -40,7 +49,7 @@ func TestNamespaces(t *testing.T) {
 	t.Run("unreachable, idle", func(t *testing.T) {
 		const linkDown = `msg="link down" node=left `
 		before := strings.Count(coordinator.errors.String(), linkDown)
-		checkUnreachable(t, hub, endpoint, func() {
+		checkUnreachable(t, hub, reached, func() {
 			cut := time.Now()
 			eventually(t, recoversWithin, "the link goes down unasked", func() (bool, string) {
 				said := coordinator.errors.String()
@@ -49,15 +58,15 @@ func TestNamespaces(t *testing.T) {
 			t.Logf("the coordinator noticed after %v", time.Since(cut))
 		})
 	})
-	t.Run("unreachable", func(t *testing.T) { checkUnreachable(t, hub, endpoint, func() {}) })
+	t.Run("unreachable", func(t *testing.T) { checkUnreachable(t, hub, reached, func() {}) })
 }
 
 // checkUnreachable cuts one machine off. Nothing tells the coordinator so, unlike the end
 // of a process, and yet the next answer, after some time, comes: the other machine takes over.
-func checkUnreachable(t *testing.T, hub *network, endpoint string, meanwhile func()) {
+func checkUnreachable(t *testing.T, hub *network, reached []string, meanwhile func()) {
 	const leaseToo = 10 * slack * time.Second // the default lease ends after 5 s
 	answers := func(when string) {
-		p := launch(t, hub.place, "run", "--insecure", "--endpoint", endpoint, translate)
+		p := launch(t, hub.place, append([]string{"run", translate}, reached...)...)
 		code := p.wait(recoversWithin + leaseToo)
 		if code != exitDone || p.out.String() != translated+"\n" {
 			t.Errorf("with left %s: exit code %d, %s%s", when, code, &p.out, &p.errors)
@@ -65,7 +74,7 @@ func checkUnreachable(t *testing.T, hub *network, endpoint string, meanwhile fun
 	}
 	line := regexp.MustCompile(`(?m)^left .* ready .* (\d+) +\S+$`)
 	rows := func() (n int, list string) {
-		p := launch(t, hub.place, "nodes", "--insecure", "--endpoint", endpoint)
+		p := launch(t, hub.place, append([]string{"nodes"}, reached...)...)
 		p.wait(10 * slack * time.Second)
 		if found := line.FindStringSubmatch(p.out.String()); found != nil {
 			n, _ = strconv.Atoi(found[1]) // the pattern has digits only

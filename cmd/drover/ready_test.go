@@ -111,7 +111,8 @@ func nodeReady(t *testing.T, p *process) {
 func TestNeverLies(t *testing.T) {
 	dir := t.TempDir()
 	etcd := func(url string) *process {
-		return launch(t, place{}, "etcd", "--dir", dir, "--client", url, "--peer", "http://127.0.0.1:0")
+		return launch(t, place{}, "etcd", "--dir", dir, "--client", url, "--peer", "http://127.0.0.1:0",
+			"--plaintext")
 	}
 	store := etcd("http://127.0.0.1:0")
 	r := &roles{etcd: awaitReady(t, store), model: demoModel(t)}

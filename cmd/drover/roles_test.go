@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -34,7 +35,15 @@ type roles struct {
 func (r *roles) expertNode(t *testing.T, at place, id string, more ...string) *process {
 	t.Helper()
 	return launch(t, at, append([]string{"expertnode", "--etcd", r.etcd, "--model", r.model,
-		"--mode", "exact", "--id", id}, more...)...)
+		"--mode", "exact", "--id", id}, orPlaintext(more)...)...)
+}
+
+// orPlaintext adds --plaintext to arguments that have no --tls.
+func orPlaintext(args []string) []string {
+	if slices.Contains(args, "--tls") {
+		return args
+	}
+	return append([]string{"--plaintext"}, args...)
 }
 
 // ready is what a coordinator logs when it is ready, with its address.
@@ -44,7 +53,7 @@ var ready = regexp.MustCompile(`msg=ready grpc=(\S+)`)
 func (r *roles) coordinator(t *testing.T, at place, more ...string) (p *process, endpoint string) {
 	t.Helper()
 	p = launch(t, at, append([]string{"coordinator", "--etcd", r.etcd, "--model", r.model,
-		"--mode", "exact", "--http", "none", "--min-nodes", "2"}, more...)...)
+		"--mode", "exact", "--http", "none", "--min-nodes", "2"}, orPlaintext(more)...)...)
 	eventually(t, 60*slack*time.Second, "the coordinator is ready", func() (bool, string) {
 		found := ready.FindStringSubmatch(p.errors.String())
 		if found == nil {
@@ -208,7 +217,7 @@ func TestRolesRefuse(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := launch(t, place{env: []string{"DROVER_GOSSIP_KEY="}}, append([]string{tc.role,
-				"--etcd", "127.0.0.1:1", "--model", tc.model}, tc.more...)...)
+				"--plaintext", "--etcd", "127.0.0.1:1", "--model", tc.model}, tc.more...)...)
 			code, said := p.wait(10*slack*time.Second), p.errors.String()
 			if code != tc.code || !strings.HasPrefix(said, "drover: ") ||
 				!strings.Contains(said, tc.says) {

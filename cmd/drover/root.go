@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"os"
 
@@ -36,7 +37,7 @@ Exit codes: 0 done, 1 a check failed or the input was refused, 2 wrong usage,
 	root.SetIn(g.in)
 	root.SetOut(g.out)
 	root.SetErr(g.err)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(newUpCommand(g), newCoordinatorCommand(g), newExpertNodeCommand(g),
 		newEtcdCommand(g), newRunCommand(g), newChatCommand(g), newVerifyCommand(g),
 		newEvalCommand(g), newBenchCommand(g), newNodesCommand(g), newDrainCommand(g),
@@ -44,6 +45,17 @@ Exit codes: 0 done, 1 a check failed or the input was refused, 2 wrong usage,
 		newCacheCommand(g), newCertsCommand(g), newKeysCommand(g), newHealthCommand(g),
 		newDevicesCommand(g), newVersionCommand(g))
 	return root
+}
+
+// flagError is wrong usage; flags that other programs have are told what they are called here.
+func flagError(c *cobra.Command, err error) error {
+	switch text := err.Error(); {
+	case text == "unknown flag: --insecure":
+		err = fmt.Errorf("%w; --plaintext is plain text, on loopback only, and --tls DIR encrypts", err)
+	case text == "unknown flag: --tls" && c.Name() == "up":
+		err = fmt.Errorf("%w; up uses TLS unless --plaintext is given", err)
+	}
+	return usageError{err}
 }
 
 // noArgs refuses arguments as wrong usage.

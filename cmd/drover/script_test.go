@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"strconv"
 	"testing"
@@ -12,7 +13,23 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"drover": main})
+	testscript.Main(ownHome{m}, map[string]func(){"drover": main})
+}
+
+// ownHome runs the tests with a folder of the user's configuration that is theirs: clusters tell
+// there which authority to trust.
+type ownHome struct{ *testing.M }
+
+func (h ownHome) Run() int {
+	dir, err := os.MkdirTemp("", "drover-test-")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Setenv("XDG_CONFIG_HOME", dir); err != nil { // which Linux knows
+		panic(err)
+	}
+	return h.M.Run()
 }
 
 // TestScripts runs the command lines of testdata: what people see of wrong usage, help,

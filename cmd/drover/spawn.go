@@ -15,6 +15,7 @@ import (
 type spawnFlags struct {
 	model, mode, cache       string
 	nodes, replicas, threads int
+	plain                    bool
 	restartAfter             time.Duration // of node processes; zero is the usual
 }
 
@@ -29,6 +30,11 @@ func (f *spawnFlags) flags(c *cobra.Command, when string) {
 	cacheFlag(c, &f.cache, when)
 }
 
+// reachOf is how a started cluster is reached.
+func reachOf(s *localcluster.Spawned) reach {
+	return reach{plain: s.Authority == "", ca: s.Authority}
+}
+
 // start runs the cluster; what it logs goes to log, unless that is nil.
 func (f *spawnFlags) start(ctx context.Context, log io.Writer) (*localcluster.Spawned, error) {
 	up := upFlags{mode: f.mode, options: localcluster.Options{ModelDir: f.model, Nodes: f.nodes,
@@ -40,7 +46,8 @@ func (f *spawnFlags) start(ctx context.Context, log io.Writer) (*localcluster.Sp
 	if _, err := threadsOr(f.threads); err != nil {
 		return nil, err
 	}
-	args := []string{"--nodes", strconv.Itoa(f.nodes), "--replicas", strconv.Itoa(f.replicas),
+	args := []string{"--plaintext=" + strconv.FormatBool(f.plain),
+		"--nodes", strconv.Itoa(f.nodes), "--replicas", strconv.Itoa(f.replicas),
 		"--mode", f.mode, "--threads", strconv.Itoa(f.threads),
 		"--restart-after", f.restartAfter.String()}
 	if f.model != "" {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,7 +40,7 @@ func TestTLS(t *testing.T) {
 		r.expertNode(t, place{}, id, "--tls", of("expertnode"))
 	}
 	_, endpoint := r.coordinator(t, place{}, "--grpc", "127.0.0.1:0", "--tls", of("coordinator"),
-		"--client-tls", "none")
+		"--client-tls", "none", "--plaintext")
 	c := connectTo(t, endpoint)
 	want := c.mustAsk(t, story)
 
@@ -108,7 +109,7 @@ func checkClients(t *testing.T, r *roles, dir string) {
 		"no scope":       {[]string{"nodes", "--ca", ca, "--api-key-file", keyFile}, 1, "lacks the scope admin"},
 		"client's nodes": {[]string{"nodes", "--tls", client}, 1, "may not do this"},
 		"operator":       {[]string{"nodes", "--tls", filepath.Join(dir, "coordinator")}, 0, ""},
-		"plain text":     {[]string{"run", translate}, 1, ""},
+		"plain text":     {[]string{"run", "--plaintext", translate}, 1, ""},
 	} {
 		code, _, stderr := drover(t, append(tc.args, "--endpoint", endpoint)...)
 		if code != tc.code || !strings.Contains(stderr, tc.want) {
@@ -117,39 +118,92 @@ func checkClients(t *testing.T, r *roles, dir string) {
 	}
 }
 
-// TestUpTLS runs whole clusters whose processes have certificates of their own making: two
-// coordinators, then one with the same state, which nobody without a certificate may use.
-func TestUpTLS(t *testing.T) {
+// TestUpState runs whole clusters on one state: two coordinators, then one, by certificates that
+// last, and not in plain text. Then one begins in plain text and goes on by TLS.
+func TestUpState(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	for _, coordinators := range []string{"2", "1"} {
-		u := startUp(t, "--tls", "--dir", dir, "--nodes", "2", "--coordinators", coordinators)
-		if got := u.mustAsk(t, translate); got != translated {
-			t.Errorf("%s coordinators: the answer is %q, want %q", coordinators, got, translated)
-		}
-		if !strings.HasPrefix(u.line.Etcd, "https://") {
-			t.Errorf("etcd is %s, want https", u.line.Etcd)
-		}
+		u := startUp(t, "--dir", dir, "--nodes", "2", "--coordinators", coordinators)
+		checkUpTLS(t, u, dir, coordinators == "2")
 		if coordinators == "1" {
 			checkPlain(t, u)
 		}
-		if nodes := u.nodes(t); len(nodes) != 2 {
-			t.Errorf("%d nodes, want 2", len(nodes))
-		}
-		u.signal(os.Interrupt)
-		if code := u.wait(20 * slack * time.Second); code != exitDone {
-			t.Errorf("exit code %d", code)
+		endUp(t, u)
+		if _, err := os.Stat(u.line.CA); err == nil {
+			t.Errorf("%s stays behind", u.line.CA)
 		}
 	}
-	p := launch(t, place{}, "up", "--dir", dir, "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
+	p := launch(t, place{}, "up", "--plaintext", "--dir", dir, "--grpc", "127.0.0.1:0", "--http",
+		"127.0.0.1:0")
 	if code := p.wait(20 * slack * time.Second); code != exitFailed ||
-		!strings.Contains(p.errors.String(), "give --tls") {
+		!strings.Contains(p.errors.String(), "leave out --plaintext") {
 		t.Errorf("the same state without certificates: exit code %d, %s", code, &p.errors)
+	}
+	other := filepath.Join(t.TempDir(), "other")
+	u := startUp(t, "--dir", other, "--nodes", "1", "--plaintext")
+	if got := u.mustAsk(t, translate); got != translated || u.line.CA != "" || !u.at.plain ||
+		!strings.HasPrefix(u.line.Etcd, "http://") {
+		t.Errorf("in plain text: %+v, answered %q", u.line, got)
+	}
+	endUp(t, u)
+	u = startUp(t, "--dir", other, "--nodes", "1")
+	checkUpTLS(t, u, other, false)
+}
+
+// checkUpTLS asks a cluster by the authority that lies in its state and where clients find it.
+func checkUpTLS(t *testing.T, u *up, dir string, several bool) {
+	t.Helper()
+	if u.at.plain {
+		t.Error("the client did not find the authority")
+	}
+	if got := u.mustAsk(t, translate); got != translated {
+		t.Errorf("the answer is %q, want %q", got, translated)
+	}
+	if !strings.HasPrefix(u.line.Etcd, "https://") {
+		t.Errorf("etcd is %s, want https", u.line.Etcd)
+	}
+	own := filepath.Join(dir, "tls", "authority", "ca.crt")
+	for _, file := range []string{own, u.line.CA} {
+		code, stdout, stderr := drover(t, "run", "--endpoint", u.line.GRPC, "--ca", file, translate)
+		if code != exitDone || stdout != translated+"\n" {
+			t.Errorf("--ca %s: exit code %d, %q, %s", file, code, stdout, stderr)
+		}
+	}
+	for _, private := range []string{own, u.line.CA} {
+		info, err := os.Stat(filepath.Dir(private))
+		if err != nil || info.Mode().Perm() != 0o700 {
+			t.Errorf("the folder of %s: %v, %v", private, info, err)
+		}
+	}
+	if code, _, _ := drover(t, "run", "--endpoint", u.line.GRPC, "--plaintext", translate); code !=
+		exitFailed {
+		t.Errorf("a client in plain text: exit code %d", code)
+	}
+	for _, address := range []string{u.line.HTTP, u.line.Admin} {
+		if r, err := http.Get("http://" + address + "/healthz"); err == nil {
+			r.Body.Close()
+			if r.StatusCode < 300 {
+				t.Errorf("%s answers in plain text", address)
+			}
+		}
+	}
+	if nodes := u.nodes(t); several && len(nodes) != 2 {
+		t.Errorf("%d nodes, want 2", len(nodes))
+	}
+}
+
+// endUp interrupts a cluster and waits for its end.
+func endUp(t *testing.T, u *up) {
+	t.Helper()
+	u.signal(os.Interrupt)
+	if code := u.wait(20 * slack * time.Second); code != exitDone {
+		t.Errorf("exit code %d", code)
 	}
 }
 
 // checkPlain wants etcd to let nobody in who has no certificate.
 func checkPlain(t *testing.T, u *up) {
-	plain := launch(t, place{}, "expertnode", "--etcd",
+	plain := launch(t, place{}, "expertnode", "--plaintext", "--etcd",
 		strings.Replace(u.line.Etcd, "https", "http", 1), "--model", demoModel(t))
 	eventually(t, 20*slack*time.Second, "etcd refuses plain text", func() (bool, string) {
 		return strings.Contains(plain.errors.String(), "etcd does not answer"), plain.errors.String()

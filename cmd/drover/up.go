@@ -35,9 +35,15 @@ flags it takes the bundled demo model and free loopback ports where the usual on
 (gRPC ` + defaultEndpoint + `, HTTP 127.0.0.1:8080) are taken. It leaves no process and no
 file behind; with --dir the state stays there.
 
+All hops between its processes are mutual TLS 1.3, by an authority and certificates that it
+makes in the state folder; gossip is encrypted, and clients are served by TLS. The other
+commands of the same user find the authority by the coordinator's address, in
+drover/clusters of the user's configuration folder; other clients are told its file.
+
 With --json it prints one line when it is ready,
-{"grpc":ADDR,"http":ADDR,"admin":ADDR,"etcd":URL,"nodes":N,"pid":PID,"coordinators":[{"grpc":ADDR,
-"http":ADDR,"admin":ADDR},…],"node_admins":{ID:ADDR,…}}, and then logs to standard error.
+{"grpc":ADDR,"http":ADDR,"admin":ADDR,"etcd":URL,"ca":FILE,"nodes":N,"pid":PID,"coordinators":
+[{"grpc":ADDR,"http":ADDR,"admin":ADDR},…],"node_admins":{ID:ADDR,…}}, and then logs to
+standard error.
 
 Exit codes: 0 ended by an interrupt after it was ready, 1 an error, 2 wrong usage,
 130 interrupted before it was ready.`,
@@ -56,9 +62,10 @@ Exit codes: 0 ended by an interrupt after it was ready, 1 an error, 2 wrong usag
 	c.Flags().IntVar(&o.Replicas, "replicas", 1, "copies of each expert, on nodes of their own")
 	c.Flags().DurationVar(&o.RestartAfter, "restart-after", 0, "wait before a process that "+
 		"ended is started again (default 100ms, doubling up to 5s)")
-	c.Flags().StringVar(&o.StateDir, "dir", "", "folder for etcd's state (default: a temporary one)")
-	c.Flags().BoolVar(&o.TLS, "tls", false, "mutual TLS among the processes and to etcd, with "+
-		"certificates that are made in the state folder; clients are served in plain text")
+	c.Flags().StringVar(&o.StateDir, "dir", "",
+		"folder for etcd's state and the certificates (default: a temporary one)")
+	c.Flags().BoolVar(&o.Plaintext, "plaintext", false,
+		"no TLS: all hops, and those of clients, are plain text")
 	c.Flags().StringVar(&o.GRPC, "grpc", "",
 		"gRPC address (default "+defaultEndpoint+" or a free port)")
 	c.Flags().StringVar(&o.HTTP, "http", "",
@@ -82,7 +89,7 @@ func (f *upFlags) run(ctx context.Context, g *globals) error {
 	if f.asJSON {
 		level = slog.LevelInfo
 	}
-	o.Stderr, o.Version = g.err, version
+	o.Stderr, o.Version, o.KnownDir = g.err, version, knownDir()
 	o.Log = slog.New(slog.NewTextHandler(g.err, &slog.HandlerOptions{Level: level}))
 	if err := f.share(); err != nil {
 		return err
@@ -134,7 +141,7 @@ func (f *upFlags) check() (err error) {
 		if address == "" {
 			continue
 		}
-		if err := mustBeLoopback(address); err != nil {
+		if err := mustBeLoopback(address, "drover up serves anybody who reaches it"); err != nil {
 			return err
 		}
 	}
@@ -172,10 +179,12 @@ func (f *upFlags) printReady(w io.Writer, c *localcluster.Cluster) error {
 		HTTP  string `json:"http"`
 		Admin string `json:"admin"`
 		Etcd  string `json:"etcd"`
+		CA    string `json:"ca"`
 		Nodes int    `json:"nodes"`
 		PID   int    `json:"pid"`
 
 		Coordinators []localcluster.Endpoint `json:"coordinators"`
 		NodeAdmins   map[string]string       `json:"node_admins"`
-	}{c.GRPC, c.HTTP, c.Admin, c.Etcd, c.Nodes, os.Getpid(), c.Coordinators, c.NodeAdmins})
+	}{c.GRPC, c.HTTP, c.Admin, c.Etcd, c.Authority, c.Nodes, os.Getpid(), c.Coordinators,
+		c.NodeAdmins})
 }

@@ -20,6 +20,7 @@ import (
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 
 	"drover/internal/answer"
+	"drover/internal/identity"
 	"drover/internal/show"
 	droverv1 "drover/proto/drover/v1"
 )
@@ -90,7 +91,12 @@ func checkPlacement(t *testing.T, u *up) {
 
 func checkHTTP(t *testing.T, u *up) {
 	body := []byte(`{"messages":[{"role":"user","content":"` + translate + `"}]}`)
-	r, err := http.Post("http://"+u.line.HTTP+"/v1/chat/completions", "application/json",
+	trust, err := identity.TrustFile(u.line.CA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &http.Client{Transport: &http.Transport{TLSClientConfig: trust, DisableKeepAlives: true}}
+	r, err := c.Post("https://"+u.line.HTTP+"/v1/chat/completions", "application/json",
 		bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)

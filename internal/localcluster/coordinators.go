@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
@@ -90,18 +91,21 @@ func (c *Cluster) startCoordinators(ctx context.Context, o Options, key string, 
 				"--gossip", "127.0.0.1:0", "--join", gossip.Address, "--short-lease", "--with-parent"}})
 		last := &all[len(all)-1]
 		last.args = append(last.args, repairArguments(o)...)
-		if o.TLS {
-			last.args = append(last.args, c.identities.arguments(identity.Coordinator)...)
-			last.args = append(last.args, "--client-tls", "none")
+		last.args = append(last.args, c.identities.arguments(identity.Coordinator)...)
+		if !o.Plaintext {
+			last.args = append(last.args, "--any-client")
 		}
 	}
 	n.run(all)
+	creds, err := c.clientCredentials()
+	if err != nil {
+		return err
+	}
 	first := c.Coordinators[0]
 	c.GRPC, c.HTTP, c.Admin = first.GRPC, first.HTTP, first.Admin
 	for i := range c.Coordinators { // the first last: its connection stays
 		e := c.Coordinators[len(c.Coordinators)-1-i]
-		if c.Conn, err = grpc.NewClient(e.GRPC,
-			grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
+		if c.Conn, err = grpc.NewClient(e.GRPC, grpc.WithTransportCredentials(creds)); err != nil {
 			return err
 		}
 		c.push(func() { _ = c.Conn.Close() })
@@ -110,6 +114,18 @@ func (c *Cluster) startCoordinators(ctx context.Context, o Options, key string, 
 		}
 	}
 	return nil
+}
+
+// clientCredentials are those of a client.
+func (c *Cluster) clientCredentials() (credentials.TransportCredentials, error) {
+	if c.Authority == "" {
+		return insecure.NewCredentials(), nil
+	}
+	cfg, err := identity.TrustFile(c.Authority)
+	if err != nil {
+		return nil, err
+	}
+	return credentials.NewTLS(cfg), nil
 }
 
 // repairArguments are a child's flags for experts that no node computes, or one wrongly.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,7 +26,7 @@ func TestIdentities(t *testing.T) {
 	}
 	open := func(at time.Time) identities {
 		t.Helper()
-		i, err := openIdentities(dir, at)
+		i, err := openIdentities(dir, nil, at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -58,10 +59,26 @@ func TestIdentities(t *testing.T) {
 			t.Errorf("%s: mode %v, %v", secret, info.Mode(), err)
 		}
 	}
+	key := read("coordinator", "tls.key")
+	i, err := openIdentities(dir, []string{"127.0.0.2", "localhost"}, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := identity.Look(i.of(identity.Coordinator))
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := append(slices.Clone(usualHosts), "127.0.0.2")
+	if got := f.Hosts(); len(got) != len(names) || !slices.Contains(got, "127.0.0.2") {
+		t.Errorf("the certificate is for %v, want %v", got, names)
+	}
+	if !bytes.Equal(read("coordinator", "tls.key"), key) {
+		t.Error("another name changed the key")
+	}
 	if err := os.WriteFile(filepath.Join(dir, "tls", "authority", "ca.key"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openIdentities(dir, now); err == nil {
+	if _, err := openIdentities(dir, nil, now); err == nil {
 		t.Error("an authority without a key was used, or replaced")
 	}
 }
@@ -72,7 +89,7 @@ func TestIdentitiesKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const half = (365*24 + 1) * time.Hour / 2
 		dir := t.TempDir()
-		i, err := openIdentities(dir, time.Now().Add(10*time.Hour-half))
+		i, err := openIdentities(dir, nil, time.Now().Add(10*time.Hour-half))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 
 	"drover/internal/answer"
 	droverv1 "drover/proto/drover/v1"
@@ -28,17 +29,17 @@ func Introduce(ctx context.Context, w io.Writer, c *Cluster) error {
 	}
 	fmt.Fprintf(w, "drover serves %s (%s, mode %s): %s\n", d.Model, d.Architecture, d.NumericMode,
 		layers)
-	var endpoints []string
-	admin := "http"
-	if c.identities != (identities{}) && len(c.Coordinators) > 1 {
-		admin = "https"
-	}
 	for _, e := range c.Coordinators {
-		fmt.Fprintf(w, "  gRPC  %s\n  HTTP  http://%s/v1\n  admin %s://%s/metrics\n", e.GRPC, e.HTTP,
-			admin, e.Admin)
-		endpoints = append(endpoints, e.GRPC)
+		fmt.Fprintf(w, "  gRPC  %s\n  HTTP  %s/v1\n  admin %s/metrics\n", e.GRPC, c.url(e.HTTP),
+			c.url(e.Admin))
 	}
-	fmt.Fprintf(w, "  etcd  %s\n  %d expert nodes\n\n", c.Etcd, c.Nodes)
+	fmt.Fprintf(w, "  etcd  %s\n", c.Etcd)
+	if c.Authority == "" {
+		fmt.Fprintf(w, "  %d expert nodes; all hops are plain text\n\n", c.Nodes)
+	} else {
+		fmt.Fprintf(w, "  CA    %s\n  %d expert nodes; all hops are mutual TLS, clients are served by "+
+			"TLS\n\n", c.Authority, c.Nodes)
+	}
 	if !d.HasChatTemplate {
 		fmt.Fprintln(w, "The model has no chat template: it answers prompts of text or token ids "+
 			"over gRPC.\nCtrl-C ends the cluster.")
@@ -47,13 +48,54 @@ func Introduce(ctx context.Context, w io.Writer, c *Cluster) error {
 	if err := c.ask(ctx, w, client); err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "Try it from another terminal:\n"+
-		"  drover run --endpoint %s \"Translate to French: The cat sees the blue key.\"\n"+
-		"  drover nodes --endpoint %s\n"+
-		"  curl http://%s/v1/chat/completions -H 'Content-Type: application/json' "+
-		"-d '{\"messages\":[{\"role\":\"user\",\"content\":\"What is the capital of Italy?\"}]}'\n"+
-		"Ctrl-C ends the cluster.\n", strings.Join(endpoints, ","), c.GRPC, c.HTTP)
+	c.suggest(w, d.Model)
 	return nil
+}
+
+// url is an address that is served by HTTP.
+func (c *Cluster) url(address string) string {
+	if c.Authority == "" {
+		return "http://" + address
+	}
+	return "https://" + address
+}
+
+// suggest says how to ask the cluster, in lines that can be copied.
+func (c *Cluster) suggest(w io.Writer, model string) {
+	var endpoints []string
+	for _, e := range c.Coordinators {
+		endpoints = append(endpoints, e.GRPC)
+	}
+	how, curl, env := "", "", ""
+	switch {
+	case c.Authority == "":
+		how = " --plaintext"
+	case !c.Known:
+		how = " --ca " + quoted(c.Authority)
+	}
+	if c.Authority != "" {
+		curl, env = " --cacert "+quoted(c.Authority), "SSL_CERT_FILE="+quoted(c.Authority)+" "
+	}
+	const ask = `{"role":"user","content":"What is the capital of Italy?"}`
+	fmt.Fprintf(w, "Try it from another terminal:\n"+
+		"  drover run%s --endpoint %s \"Translate to French: The cat sees the blue key.\"\n"+
+		"  drover nodes%s --endpoint %s\n", how, strings.Join(endpoints, ","), how, c.GRPC)
+	fmt.Fprintf(w, "  curl%s %s/v1/chat/completions -H 'Content-Type: application/json' "+
+		"-d '{\"messages\":[%s]}'\n", curl, c.url(c.HTTP), ask)
+	fmt.Fprintf(w, "  %spython3 -c 'import openai; print(openai.OpenAI(base_url=\"%s/v1\", "+
+		"api_key=\"none\").chat.completions.create(model=\"%s\", messages=[%s])"+
+		".choices[0].message.content)'\n", env, c.url(c.HTTP), model, ask)
+	fmt.Fprintln(w, "Ctrl-C ends the cluster.")
+}
+
+// quoted is a path as a word of a shell.
+func quoted(path string) string {
+	if strings.ContainsFunc(path, func(r rune) bool {
+		return !strings.ContainsRune("/._-+=:,", r) && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+	}) {
+		return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+	}
+	return path
 }
 
 // ask prints the answer to one question, its rate, and how many nodes took part.

@@ -49,9 +49,13 @@ type Options struct {
 	CheckFraction float64
 	// StateDir keeps etcd's state. Empty means a temporary folder that Close removes.
 	StateDir string
-	// TLS makes the processes use mutual TLS among themselves and to etcd, with certificates of
-	// an authority of their own under the state folder. Clients are served in plain text.
-	TLS bool
+	// Plaintext makes all hops plain text. Unless it is set, the processes use mutual TLS among
+	// themselves and to etcd, and serve clients by TLS, with certificates of an authority of
+	// their own under the state folder.
+	Plaintext bool
+	// KnownDir is where clients of this user look for the authority of a cluster by its address
+	// (KnownAuthority). Empty tells nobody.
+	KnownDir string
 	// GRPC and HTTP are the addresses to serve. Empty means the usual one, or a free
 	// port where that is taken. Coordinators after the first take free ports.
 	GRPC, HTTP string
@@ -80,6 +84,10 @@ type Cluster struct {
 	Coordinators []Endpoint
 	// Nodes is the number of expert nodes; a dense model has none.
 	Nodes int
+	// Authority is the file of the authority that signed what clients see; empty without TLS.
+	// Known tells whether clients of this user find it by themselves.
+	Authority string
+	Known     bool
 	// Conn reaches the coordinator, without a network if it is the only one.
 	Conn *grpc.ClientConn
 
@@ -130,21 +138,28 @@ func (c *Cluster) start(ctx context.Context, o Options) error {
 	}
 	c.push(r.nodes.close)
 	if o.Coordinators > 1 {
-		return c.startCoordinators(ctx, o, r.gossipKey, r.nodes)
+		err = c.startCoordinators(ctx, o, r.gossipKey, r.nodes)
+	} else {
+		err = c.startRoles(ctx, o, r)
 	}
-	return c.startRoles(ctx, o, r)
+	if err != nil {
+		return err
+	}
+	c.makeKnown(o)
+	return nil
 }
 
-// startEtcd runs the member, and with TLS makes the certificates first.
+// startEtcd runs the member, and makes the certificates first unless all is plain text.
 func (c *Cluster) startEtcd(ctx context.Context, o Options, dir string) error {
 	options := etcdserver.Options{Dir: filepath.Join(dir, "etcd"),
 		Warn: func(m string) { o.Log.Debug("etcd", "message", m) }}
 	var id *identity.Source
-	if o.TLS {
+	if !o.Plaintext {
 		var err error
-		if c.identities, err = openIdentities(dir, time.Now()); err != nil {
+		if c.identities, err = openIdentities(dir, c.hosts(), time.Now()); err != nil {
 			return err
 		}
+		c.Authority = filepath.Join(c.identities.authorityDir(), identity.AuthorityFile)
 		c.push(c.identities.keep(func(err error) {
 			o.Log.Error("certificates are not renewed; they are tried again in an hour", "error", err)
 		}))
@@ -157,7 +172,7 @@ func (c *Cluster) startEtcd(ctx context.Context, o Options, dir string) error {
 		options.ClientURL, options.PeerURL = "https://127.0.0.1:0", "https://127.0.0.1:0"
 	} else if _, err := os.Stat(filepath.Join(dir, "tls")); err == nil {
 		return fmt.Errorf("the state in %s is of a cluster with certificates, without which its "+
-			"etcd lets nobody in: give --tls, too, or another folder", dir)
+			"etcd lets nobody in: leave out --plaintext, or give another folder", dir)
 	}
 	etcd, err := etcdserver.Start(ctx, options)
 	if err != nil {
@@ -253,7 +268,8 @@ func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
 		Weights:  role.Weights{Cache: o.Cache},
 		Identity: id, Store: store, MinNodes: o.Nodes, Replicas: o.Replicas,
 		LastResort: o.LastResort, CheckFraction: o.CheckFraction,
-		GRPC: r.grpc, HTTP: r.http, Admin: role.Admin{Listener: r.admin}, Version: o.Version,
+		GRPC: r.grpc, HTTP: r.http, Clients: id, Version: o.Version,
+		Admin:  role.Admin{Listener: r.admin, Identity: id},
 		Gossip: gossip, AllowScore: true, ShortLease: true, Log: o.Log,
 	})
 	if err != nil {

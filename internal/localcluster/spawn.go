@@ -20,6 +20,8 @@ type Spawned struct {
 	// GRPC is the coordinator's address, PID its process, the parent of the expert nodes'.
 	GRPC string
 	PID  int
+	// Authority is the file of the authority of its certificate; empty if it serves plain text.
+	Authority string
 
 	cmd   *exec.Cmd
 	said  tail
@@ -87,14 +89,14 @@ func (s *Spawned) ready(ctx context.Context, out io.Reader) error {
 	select {
 	case text := <-line:
 		var said struct {
-			GRPC string
-			PID  int
+			GRPC, CA string
+			PID      int
 		}
 		if err := json.Unmarshal(text, &said); err != nil {
 			<-s.ended // it has closed its output
 			return fmt.Errorf("start a cluster: drover up ended: %s", s.said.last())
 		}
-		s.GRPC, s.PID = said.GRPC, said.PID
+		s.GRPC, s.PID, s.Authority = said.GRPC, said.PID, said.CA
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)

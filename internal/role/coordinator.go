@@ -74,10 +74,8 @@ type CoordinatorOptions struct {
 	// who they are; nil serves everybody, which is for loopback.
 	Clients *identity.Source
 	Guard   *access.Guard
-	// PlainText allows rows to travel unencrypted to nodes that are not on loopback.
-	PlainText bool
-	Version   string
-	Log       *slog.Logger
+	Version string
+	Log     *slog.Logger
 }
 
 // Coordinator is a running coordinator.
@@ -194,7 +192,7 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 	}
 	c.undo.push(accuser.Close)
 	opts := router.Options{ModelDigest: m.Digest[:], Mode: o.Mode, Spec: spec,
-		KernelClass: kernel.Class(o.Mode), DialOptions: dialOptions(o.Identity, o.PlainText),
+		KernelClass: kernel.Class(o.Mode), DialOptions: dialOptions(o.Identity),
 		Lanes: o.MicroBatches, CheckFraction: o.CheckFraction,
 		Events: routerEvents(o.Log, accuser.Report)}
 	if err := o.LastResort.open(&opts, m, &c.undo, o.Threads, o.Log); err != nil {

@@ -64,8 +64,6 @@ type ExpertNodeOptions struct {
 	// ModelDigest names the weights, in hexadecimal digits, if they are fetched from nodes only.
 	// Empty takes what the cluster's coordinators say.
 	ModelDigest string
-	// PlainText allows to fetch, unencrypted, from nodes that are not on loopback.
-	PlainText bool
 	// Admin serves health and metrics.
 	Admin Admin
 	// Version is this program's, for the metrics.
@@ -132,7 +130,7 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 		return err
 	}
 	source, err := fetch.New(fetch.Options{Checkpoint: m.Checkpoint, Model: how, NodeID: o.ID,
-		From: o.From, Dial: dialOptions(o.Identity, o.PlainText), Events: fetchEvents(o.Log)})
+		From: o.From, Dial: dialOptions(o.Identity), Events: fetchEvents(o.Log)})
 	if err != nil {
 		return err
 	}

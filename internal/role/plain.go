@@ -14,14 +14,11 @@ import (
 
 // dialOptions are those of connections to the expert nodes, whose addresses come from
 // the cluster's store: with an identity they are encrypted and reach expert nodes of this
-// cluster only; without one they reach loopback only, unless plain text is allowed.
-func dialOptions(id *identity.Source, plain bool) []grpc.DialOption {
-	switch {
-	case id != nil:
+// cluster only; without one they reach loopback only.
+func dialOptions(id *identity.Source) []grpc.DialOption {
+	if id != nil {
 		return []grpc.DialOption{
 			grpc.WithTransportCredentials(credentials.NewTLS(id.Client(identity.ExpertNode)))}
-	case plain:
-		return nil
 	}
 	return []grpc.DialOption{grpc.WithContextDialer(dialLoopback)}
 }
@@ -59,8 +56,7 @@ func dialLoopback(ctx context.Context, address string) (net.Conn, error) {
 	}
 	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
 		return nil, fmt.Errorf("expert node %s is not on loopback and this process has no "+
-			"certificate: --tls gives it one, --insecure allows plain text on a network that you trust",
-			address)
+			"certificate, which --tls gives it", address)
 	}
 	return new(net.Dialer).DialContext(ctx, "tcp", address)
 }

@@ -14,8 +14,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/credentials"
 
+	"drover/internal/identity"
 	droverv1 "drover/proto/drover/v1"
 )
 
@@ -29,6 +30,7 @@ type cluster struct {
 	etcd  *process
 	nodes map[string]*process
 	conn  *grpc.ClientConn
+	ids   map[identity.Role]*identity.Source
 	undo  []func()
 }
 
@@ -61,7 +63,7 @@ func (l *lockedWriter) Write(p []byte) (int, error) {
 }
 
 const (
-	etcdURL     = "http://" + hubAddress + ":2379"
+	etcdURL     = "https://" + hubAddress + ":2379"
 	coordinator = hubAddress + ":7070"
 	// endGrace is how long a process may take to end.
 	endGrace = 40 * time.Second
@@ -80,20 +82,56 @@ func (c *cluster) start(minNodes int) (err error) {
 		return err
 	}
 	c.push(c.home.close)
+	if err := c.certify(); err != nil {
+		return fmt.Errorf("certificates: %w", err)
+	}
 	c.push(c.endAll)
 	if c.etcd, err = c.launch(c.home, "etcd", "--dir", filepath.Join(c.dir, "etcd"), "--client",
-		etcdURL, "--insecure"); err != nil {
+		etcdURL, "--tls", c.folder(identity.Etcd)); err != nil {
 		return err
 	}
 	if _, err := c.launch(c.home, "coordinator", "--etcd", etcdURL, "--model", c.o.ModelDir,
-		"--grpc", coordinator, "--http", "none", "--insecure", "--short-lease", "--replicas",
-		strconv.Itoa(c.o.Replicas), "--min-nodes", strconv.Itoa(minNodes), "--cache",
-		c.o.Cache); err != nil {
+		"--grpc", coordinator, "--http", "none", "--short-lease", "--replicas",
+		strconv.Itoa(c.o.Replicas), "--min-nodes", strconv.Itoa(minNodes), "--cache", c.o.Cache,
+		"--tls", c.folder(identity.Coordinator)); err != nil {
 		return err
 	}
-	c.conn, err = grpc.NewClient(coordinator,
-		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	c.conn, err = c.dial(coordinator, identity.Coordinator, identity.Coordinator)
 	return err
+}
+
+// folder is where the certificate of a role is.
+func (c *cluster) folder(role identity.Role) string {
+	return filepath.Join(c.dir, "tls", string(role))
+}
+
+// certify makes an authority and the certificates of the processes: nothing but TLS leaves a
+// machine.
+func (c *cluster) certify() error {
+	const name = "default" // of the roles' --cluster
+	a, err := identity.NewAuthority(name, time.Now(), 0)
+	if err != nil {
+		return err
+	}
+	c.ids = map[identity.Role]*identity.Source{}
+	for _, role := range []identity.Role{identity.Etcd, identity.Coordinator, identity.ExpertNode} {
+		err := a.Save(c.folder(role), identity.Request{ID: identity.ID{Cluster: name, Role: role},
+			Now: time.Now()})
+		if err != nil {
+			return err
+		}
+		if c.ids[role], err = identity.Open(c.folder(role), identity.Events{}); err != nil {
+			return err
+		}
+		c.push(c.ids[role].Close)
+	}
+	return nil
+}
+
+// dial connects to an address, where one role is served, as another.
+func (c *cluster) dial(address string, to, as identity.Role) (*grpc.ClientConn, error) {
+	return grpc.NewClient(address,
+		grpc.WithTransportCredentials(credentials.NewTLS(c.ids[as].Client(to))))
 }
 
 func (c *cluster) push(f func()) { c.undo = append(c.undo, f) }
@@ -147,8 +185,9 @@ func (c *cluster) endAll() {
 // node starts an expert node.
 func (c *cluster) node(at *place, id string, more ...string) error {
 	p, err := c.launch(at, append([]string{"expertnode", "--etcd", etcdURL, "--model",
-		c.o.ModelDir, "--id", id, "--domain", id, "--short-lease", "--insecure", "--threads",
-		strconv.Itoa(c.o.NodeThreads), "--cache", c.o.Cache}, more...)...)
+		c.o.ModelDir, "--id", id, "--domain", id, "--short-lease", "--threads",
+		strconv.Itoa(c.o.NodeThreads), "--cache", c.o.Cache, "--tls", c.folder(identity.ExpertNode)},
+		more...)...)
 	if err == nil {
 		c.nodes[id] = p
 	}

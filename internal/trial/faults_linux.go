@@ -13,10 +13,8 @@ import (
 	"syscall"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-
 	"drover/internal/faultproxy"
+	"drover/internal/identity"
 	"drover/packed"
 	droverv1 "drover/proto/drover/v1"
 )
@@ -175,19 +173,24 @@ func (t *trial) fetching() fault {
 
 // fetch reads all replicas of the victim, again and again.
 func (t *trial) fetch(ctx context.Context) error {
-	conn, err := grpc.NewClient(t.places[victim].address+":"+victimPort,
-		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	address := t.places[victim].address + ":" + victimPort
+	asked, err := t.c.dial(address, identity.ExpertNode, identity.Coordinator)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	node := droverv1.NewExpertServiceClient(conn)
+	defer asked.Close()
+	fetched, err := t.c.dial(address, identity.ExpertNode, identity.ExpertNode)
+	if err != nil {
+		return err
+	}
+	defer fetched.Close()
+	node := droverv1.NewExpertServiceClient(fetched)
 	placed, err := droverv1.NewClusterServiceClient(t.c.conn).GetPlacement(ctx,
 		&droverv1.GetPlacementRequest{})
 	if err != nil {
 		return err
 	}
-	s, err := node.Status(ctx, &droverv1.StatusRequest{})
+	s, err := droverv1.NewExpertServiceClient(asked).Status(ctx, &droverv1.StatusRequest{})
 	if err != nil {
 		return err
 	}
