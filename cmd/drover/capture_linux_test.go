@@ -96,7 +96,7 @@ func captureUp(t *testing.T, coordinators string) {
 		upLine
 		NodeAdmins map[string]string `json:"node_admins"`
 	}
-	eventually(t, 20*slack*time.Second, "drover up is ready", func() (bool, string) {
+	eventually(t, 60*slack*time.Second, "drover up is ready", func() (bool, string) {
 		err := json.Unmarshal([]byte(u.out.String()), &line)
 		return err == nil, fmt.Sprint(err, u.errors.String())
 	})

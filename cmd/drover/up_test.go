@@ -28,7 +28,7 @@ import (
 // TestUp follows one cluster of processes from its start to Ctrl-C.
 func TestUp(t *testing.T) {
 	u := startUp(t, "--nodes", "3")
-	if want := 5 * slack * time.Second; u.readyIn > want {
+	if want := 20 * slack * time.Second; u.readyIn > want {
 		t.Errorf("ready after %v, want at most %v", u.readyIn, want)
 	}
 	if u.line.PID != u.pid() || u.line.Nodes != 3 || !strings.Contains(u.line.Etcd, "127.0.0.1:") {
