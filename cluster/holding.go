@@ -26,6 +26,9 @@ type holding struct {
 	done      chan error
 	failures  int
 	retryAt   time.Time
+	// givesWay is the revision of an intent for which a vanished plan's replicas are dropped:
+	// loading it beside them failed, as it must where there is no room for both.
+	givesWay uint64
 
 	wanted []placement.Replica // of the last step
 	since  time.Time           // when wanted changed
@@ -54,6 +57,9 @@ func (r *holding) step(ctx context.Context, now time.Time) time.Duration {
 			r.m.hooks.Commit(t.committed.Revision, t.committed.Holds(r.m.cfg.Node.ID))
 		}
 		r.committed = t.committed
+	}
+	if t.instead != nil && r.givesWay == t.revision {
+		t.replicas = t.instead
 	}
 	if !slices.Equal(r.wanted, t.replicas) {
 		r.wanted, r.since = t.replicas, now
@@ -119,6 +125,9 @@ func (r *holding) assigned(now time.Time, err error) {
 	}
 	if !slices.Equal(r.assigning.replicas, r.wanted) {
 		return // cancelled for another target
+	}
+	if r.assigning.instead != nil {
+		r.givesWay = r.assigning.revision
 	}
 	r.retryAt = now.Add(min(time.Second<<min(r.failures, 5), 30*time.Second))
 	r.failures++

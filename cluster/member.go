@@ -82,6 +82,7 @@ type Member struct {
 	plan, intent *placement.Plan
 	draining     bool          // since Drain
 	sick         bool          // said that it is in quarantine
+	vanished     bool          // plan is not in the store any more
 	changed      chan struct{} // has room for one
 	emptied      chan struct{} // closed when a draining node holds nothing
 }
@@ -163,6 +164,8 @@ func (m *Member) apply(entries map[string]Entry, _ int64, _ bool) {
 	}
 	m.mu.Lock()
 	m.plan, m.intent = read(m.scope.plan(), m.plan), read(m.scope.intent(), nil)
+	_, there := entries[m.scope.plan()]
+	m.vanished = !there
 	reason := ""
 	for _, q := range sound(entries[m.scope.quarantine()].Value) {
 		if q.InForce && q.NodeID == m.cfg.Node.ID && q.Epoch == m.cfg.Node.Epoch && !m.sick {
@@ -189,6 +192,9 @@ type target struct {
 	revision  uint64 // to say in ready
 	replicas  []placement.Replica
 	committed *placement.Plan
+	// instead are the replicas of the intent alone, if committed vanished from the store: whoever
+	// intends something else then does not know that the node holds what committed says.
+	instead []placement.Replica
 }
 
 func (m *Member) target() target {
@@ -200,6 +206,9 @@ func (m *Member) target() target {
 	}
 	if i := m.intent; i != nil && (m.plan == nil || i.Revision > m.plan.Revision) {
 		t.revision = i.Revision
+		if m.vanished && m.plan != nil {
+			t.instead = i.Holds(m.cfg.Node.ID)
+		}
 		t.replicas = append(t.replicas, i.Holds(m.cfg.Node.ID)...)
 		slices.SortFunc(t.replicas, placement.Replica.Compare)
 		t.replicas = slices.Compact(t.replicas)
