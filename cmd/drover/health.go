@@ -30,7 +30,7 @@ const maxReason = 1 << 10
 // healthFlags are how health asks a process.
 type healthFlags struct {
 	address, tls, ca, role string
-	grpc, live, insecure   bool
+	grpc, live, plain      bool
 	timeout                time.Duration
 }
 
@@ -49,7 +49,7 @@ a coordinator is asked by its client port instead (` + defaultEndpoint + `).
 
 Exit codes: 0 ready, 1 not ready, or no answer, 2 wrong usage.`,
 		Example: `  drover health --tls /tls
-  drover health --live 127.0.0.1:9090
+  drover health --live --plaintext 127.0.0.1:9090
   drover health --grpc --ca ./ca.crt coordinator.example:7070`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -77,7 +77,7 @@ Exit codes: 0 ready, 1 not ready, or no answer, 2 wrong usage.`,
 	c.Flags().BoolVar(&f.live, "live", false, "ask only whether the process answers (/healthz)")
 	c.Flags().BoolVar(&f.grpc, "grpc", false, "ask a coordinator's client port by gRPC")
 	c.Flags().DurationVar(&f.timeout, "timeout", 5*time.Second, "longest time to wait")
-	insecureFlag(c, &f.insecure)
+	c.Flags().BoolVar(&f.plain, "plaintext", false, "ask in plain text, on loopback only")
 	return c
 }
 
@@ -87,8 +87,10 @@ func (f *healthFlags) run(ctx context.Context, g *globals) error {
 		return usagef("--timeout is %v, must be more than 0", f.timeout)
 	case f.live && f.grpc:
 		return usagef("give --live or --grpc, not both")
-	case f.tls != "" && f.ca != "":
-		return usagef("give --tls or --ca, not both")
+	case f.plain && (f.tls != "" || f.ca != "") || f.tls != "" && f.ca != "":
+		return usagef("give one of --tls, --ca and --plaintext")
+	case !f.plain && f.tls == "" && f.ca == "":
+		return usagef("--tls DIR is needed, the identity of the process, or --ca FILE, or --plaintext")
 	case f.role != "" && f.tls == "":
 		return usagef("--role goes with --tls")
 	}
@@ -100,8 +102,8 @@ func (f *healthFlags) run(ctx context.Context, g *globals) error {
 		return err
 	}
 	defer stop()
-	if secure == nil && !f.insecure {
-		if err := mustBeLoopback(f.address); err != nil {
+	if secure == nil {
+		if err := mustBeLoopback(f.address, onlyLoopback); err != nil {
 			return err
 		}
 	}

@@ -76,8 +76,8 @@ func TestHealth(t *testing.T) {
 		code int
 		says string
 	}{
-		"plain":        {[]string{plain}, exitDone, "ready"},
-		"live":         {[]string{"--live", plain}, exitDone, "ok"},
+		"plain":        {[]string{"--plaintext", plain}, exitDone, "ready"},
+		"live":         {[]string{"--live", "--plaintext", plain}, exitDone, "ok"},
 		"TLS":          {[]string{"--tls", of("etcd"), secure}, exitDone, "ready"},
 		"by its name":  {[]string{"--ca", of("client") + "/ca.crt", secure}, exitDone, "ready"},
 		"not ready":    {[]string{"--tls", of("etcd"), unready}, exitFailed, "drover: not ready: because"},
@@ -88,20 +88,23 @@ func TestHealth(t *testing.T) {
 		"another authority": {[]string{"--tls", others + "/etcd", secure}, exitFailed,
 			"unknown authority"},
 		"TLS to plain text": {[]string{"--tls", of("etcd"), plain}, exitFailed, "TLS handshake"},
-		"plain text to TLS": {[]string{secure}, exitFailed, "status 400"},
-		"a redirection":     {[]string{odd.Listener.Addr().String()}, exitFailed, "status 302"},
-		"nobody":            {[]string{closed.Addr().String()}, exitFailed, "connection refused"},
-		"silence": {[]string{"--timeout", "50ms", silent.Addr().String()}, exitFailed,
+		"plain text to TLS": {[]string{"--plaintext", secure}, exitFailed, "status 400"},
+		"a redirection": {[]string{"--plaintext", odd.Listener.Addr().String()}, exitFailed,
+			"status 302"},
+		"nobody": {[]string{"--plaintext", closed.Addr().String()}, exitFailed,
+			"connection refused"},
+		"silence": {[]string{"--plaintext", "--timeout", "50ms", silent.Addr().String()}, exitFailed,
 			"did not answer within 50ms"},
-		"no port":           {[]string{"127.0.0.1"}, exitUsage, "must be HOST:PORT"},
+		"no port":           {[]string{"--plaintext", "127.0.0.1"}, exitUsage, "must be HOST:PORT"},
 		"two":               {[]string{plain, secure}, exitUsage, "want one ADDR"},
 		"no time":           {[]string{"--timeout", "0s"}, exitUsage, "more than 0"},
 		"both ways":         {[]string{"--live", "--grpc"}, exitUsage, "not both"},
-		"both kinds of TLS": {[]string{"--tls", "a", "--ca", "b"}, exitUsage, "not both"},
-		"a role without":    {[]string{"--role", "etcd"}, exitUsage, "goes with --tls"},
+		"both kinds of TLS": {[]string{"--tls", "a", "--ca", "b"}, exitUsage, "give one of"},
+		"nothing said":      {[]string{plain}, exitUsage, "--tls DIR is needed"},
+		"a role without":    {[]string{"--plaintext", "--role", "etcd"}, exitUsage, "goes with --tls"},
 		"no such role":      {[]string{"--tls", of("etcd"), "--role", "x"}, exitUsage, "unknown"},
 		"no folder":         {[]string{"--tls", dir + "/none"}, exitFailed, "no such file"},
-		"not this machine":  {[]string{"192.0.2.1:9090"}, exitFailed, "not loopback"},
+		"not this machine":  {[]string{"--plaintext", "192.0.2.1:9090"}, exitFailed, "not loopback"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, out, errs := drover(t, append([]string{"health"}, tc.args...)...)
@@ -141,7 +144,7 @@ func TestHealthOfClients(t *testing.T) {
 		healthv1.HealthCheckResponse_SERVING:     {exitDone, "ready\n"},
 	} {
 		state.SetServingStatus("", status)
-		code, out, errs := drover(t, "health", "--grpc", l.Addr().String())
+		code, out, errs := drover(t, "health", "--grpc", "--plaintext", l.Addr().String())
 		if code != want.code || out+errs != want.says {
 			t.Errorf("%s: exit code %d, %q, want %d, %q", status, code, out+errs, want.code, want.says)
 		}
@@ -150,7 +153,7 @@ func TestHealthOfClients(t *testing.T) {
 	if err := closed.Close(); err != nil {
 		t.Fatal(err)
 	}
-	code, out, errs := drover(t, "health", "--grpc", closed.Addr().String())
+	code, out, errs := drover(t, "health", "--grpc", "--plaintext", closed.Addr().String())
 	if code != exitFailed || out != "" || strings.Count(errs, "\n") != 1 {
 		t.Errorf("nobody: exit code %d, %q", code, out+errs)
 	}
