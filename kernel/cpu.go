@@ -31,6 +31,9 @@ var _ Device = (*CPU)(nil)
 // share; nil is the caller's thread alone.
 func NewCPU(pool *Pool) *CPU { return &CPU{pool: pool, cuts: usualCuts} }
 
+// Class is that of all CPUs.
+func (c *CPU) Class(m Mode) string { return Class(m) }
+
 // Estimates of time by which work is cut, in nanoseconds. They need not be exact: a
 // machine may be several times faster or slower.
 type cuts struct {
@@ -131,7 +134,7 @@ func (t *cpuTable) Shape() (rows, dim int) { return t.Rows, t.Dim }
 
 // UploadTable returns the table where it lies.
 func (c *CPU) UploadTable(t TableBytes) (Table, error) {
-	if err := t.check(); err != nil {
+	if err := t.Check(); err != nil {
 		return nil, err
 	}
 	return &cpuTable{t}, nil

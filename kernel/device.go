@@ -1,10 +1,15 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 
 	"drover/tensor"
 )
+
+// ErrLost is wrapped by every error of a device that is of no more use: what it was asked
+// to do, or had in its memory, is gone, and it is not to be asked again.
+var ErrLost = errors.New("the device is lost")
 
 // Device is what models compute with: a CPU, or an accelerator with memory of its own.
 //
@@ -23,6 +28,8 @@ type Device interface {
 	Store
 	RowOperations
 	Products
+	// Class names the kernel class of a mode on this device.
+	Class(m Mode) string
 }
 
 // Store is a Device's memory.
@@ -145,7 +152,8 @@ type TableBytes struct {
 	Rows, Dim int
 }
 
-func (t *TableBytes) check() error {
+// Check refuses bytes that are no such table.
+func (t *TableBytes) Check() error {
 	switch t.DType {
 	case tensor.BF16, tensor.F16, tensor.F32:
 	default:

@@ -175,8 +175,11 @@ func (m Mode) Weights(r Role, d tensor.DType) Format {
 // arithmetic counts the changes of what the kernels compute, bit for bit.
 const arithmetic = 3
 
-// Class names the kernel class of a mode: two machines of one class give the same
+// Class names the kernel class of a mode on CPUs: two machines of one class give the same
 // bytes. Every instruction set does (K2), so the class does not name one.
-func Class(m Mode) string {
-	return fmt.Sprintf("cpu%d-%v", arithmetic, m)
+func Class(m Mode) string { return ClassOn("cpu", m) }
+
+// ClassOn names the kernel class of a mode on a kind of devices.
+func ClassOn(kind string, m Mode) string {
+	return fmt.Sprintf("%s%d-%v", kind, arithmetic, m)
 }

@@ -14,12 +14,6 @@ import (
 	"drover/tensor"
 )
 
-// rawBytes is the memory of a table that kernels read.
-func rawBytes[T any](x []T) []byte {
-	var t T
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(x))), len(x)*int(unsafe.Sizeof(t)))
-}
-
 // attendCase is sequences whose keys and values are in tiles on the host and on the device.
 type attendCase struct {
 	*bench
@@ -109,19 +103,19 @@ func (c *attendCase) store(k, v tensor.Rows) {
 	c.plan.plan(&c.a, &c.kv)
 	c.launch("attend_store_"+c.name(), Grid{ceil(c.plan.storeThreads(c.a.KV.Precision), 128), 1, 128},
 		c.memory.At(0), c.on(bytesOf(k.Data)).At(0), c.on(bytesOf(v.Data)).At(0),
-		c.on(rawBytes(c.plan.places)).At(0), uint64(k.N), uint64(c.a.KV.Heads), uint64(c.a.KV.HeadDim))
+		c.on(memoryOf(c.plan.places)).At(0), uint64(k.N), uint64(c.a.KV.Heads), uint64(c.a.KV.HeadDim))
 }
 
 // attend computes the step that was stored.
 func (c *attendCase) attend(q tensor.Rows) *Memory {
 	p := &c.plan
 	out, states := c.on(make([]byte, 4*len(q.Data))), c.on(make([]byte, max(4*p.stateFloats(), 4)))
-	shape := c.on(rawBytes([]attendShape{p.shape}))
+	shape := c.on(memoryOf([]attendShape{p.shape}))
 	c.launch("attend_"+c.name(), p.grid(), out.At(0), states.At(0), c.on(bytesOf(q.Data)).At(0),
-		c.memory.At(0), c.on(rawBytes(p.tables)).At(0), c.on(rawBytes(p.pieces)).At(0), shape.At(0))
+		c.memory.At(0), c.on(memoryOf(p.tables)).At(0), c.on(memoryOf(p.pieces)).At(0), shape.At(0))
 	if len(p.merges) > 0 {
 		c.launch("attend_merge", Grid{ceil(p.mergeThreads(), 128), 1, 128}, out.At(0), states.At(0),
-			c.on(rawBytes(p.merges)).At(0), shape.At(0), uint64(p.mergeThreads()))
+			c.on(memoryOf(p.merges)).At(0), shape.At(0), uint64(p.mergeThreads()))
 	}
 	return out
 }

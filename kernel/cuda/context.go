@@ -45,11 +45,17 @@ func Open(index int) (*Context, error) {
 	if err := l.call(cuPrimaryRetain, uintptr(unsafe.Pointer(&c.handle)), c.device); err != nil {
 		return nil, fmt.Errorf("open GPU %d: %w", index, err)
 	}
-	const nonBlocking = 1
-	if err := c.call(cuStreamCreate, uintptr(unsafe.Pointer(&c.stream)), nonBlocking); err != nil {
+	if c.stream, err = c.newStream(); err != nil {
 		return nil, fmt.Errorf("open GPU %d: %w", index, joinRelease(err, c))
 	}
 	return c, nil
+}
+
+// newStream makes another ordered stream.
+func (c *Context) newStream() (stream uintptr, err error) {
+	const nonBlocking = 1
+	err = c.call(cuStreamCreate, uintptr(unsafe.Pointer(&stream)), nonBlocking)
+	return stream, err
 }
 
 // joinRelease gives the device back after an error.
@@ -97,6 +103,19 @@ type Memory struct {
 
 // Allocate returns size bytes of zeros.
 func (c *Context) Allocate(size int) (*Memory, error) {
+	m, err := c.allocate(size)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.clear(); err != nil {
+		m.Free()
+		return nil, fmt.Errorf("clear %d bytes on the GPU: %w", size, err)
+	}
+	return m, nil
+}
+
+// allocate returns size bytes of anything.
+func (c *Context) allocate(size int) (*Memory, error) {
 	if size < 1 {
 		return nil, fmt.Errorf("allocate %d bytes on the GPU: must be at least one", size)
 	}
@@ -105,11 +124,18 @@ func (c *Context) Allocate(size int) (*Memory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("allocate %d bytes on the GPU: %w", size, err)
 	}
-	if err := c.call(cuMemset, m.address, 0, uintptr(size), c.stream); err != nil {
-		m.Free()
-		return nil, fmt.Errorf("clear %d bytes on the GPU: %w", size, err)
-	}
 	return m, nil
+}
+
+// MemoryInfo is how much of the device's memory is free, and how much there is.
+func (c *Context) MemoryInfo() (free, total int64, err error) {
+	var sizes [2]uintptr
+	err = c.call(cuMemGetInfo, uintptr(unsafe.Pointer(&sizes[0])),
+		uintptr(unsafe.Pointer(&sizes[1])))
+	if err != nil {
+		return 0, 0, fmt.Errorf("ask the GPU for its free memory: %w", err)
+	}
+	return int64(sizes[0]), int64(sizes[1]), nil
 }
 
 // Free gives the memory back. The driver waits for kernels that use it.
@@ -146,29 +172,44 @@ func (h *Host) Free() error {
 // Write queues a copy of the first size bytes of src to m from byte at on. src must
 // stay as it is until Sync.
 func (m *Memory) Write(at int, src *Host, size int) error {
-	if err := m.checkCopy(at, src, size); err != nil || size == 0 {
-		return err
-	}
-	return m.c.call(cuMemcpyToDevice, m.address+uintptr(at),
-		uintptr(unsafe.Pointer(unsafe.SliceData(src.Bytes))), uintptr(size), m.c.stream)
+	return m.copyFrom(m.c.stream, at, src, 0, size)
 }
 
 // Read queues a copy of size bytes of m from byte at on to dst. They are there after
 // Sync.
 func (m *Memory) Read(dst *Host, at, size int) error {
-	if err := m.checkCopy(at, dst, size); err != nil || size == 0 {
-		return err
-	}
-	return m.c.call(cuMemcpyToHost, uintptr(unsafe.Pointer(unsafe.SliceData(dst.Bytes))),
-		m.address+uintptr(at), uintptr(size), m.c.stream)
+	return m.copyTo(m.c.stream, dst, 0, at, size)
 }
 
-func (m *Memory) checkCopy(at int, h *Host, size int) error {
-	if size < 0 || size > len(h.Bytes) || at < 0 || at > m.size-size {
-		return fmt.Errorf("copy %d bytes between %d of the host and byte %d of %d on the GPU: "+
-			"out of range", size, len(h.Bytes), at, m.size)
+// copyFrom queues a copy of size bytes of src from byte from on to m from byte at on.
+func (m *Memory) copyFrom(stream uintptr, at int, src *Host, from, size int) error {
+	if err := m.checkCopy(at, src, from, size); err != nil || size == 0 {
+		return err
+	}
+	return m.c.call(cuMemcpyToDevice, m.address+uintptr(at),
+		uintptr(unsafe.Pointer(&src.Bytes[from])), uintptr(size), stream)
+}
+
+// copyTo queues a copy of size bytes of m from byte at on to dst from byte to on.
+func (m *Memory) copyTo(stream uintptr, dst *Host, to, at, size int) error {
+	if err := m.checkCopy(at, dst, to, size); err != nil || size == 0 {
+		return err
+	}
+	return m.c.call(cuMemcpyToHost, uintptr(unsafe.Pointer(&dst.Bytes[to])),
+		m.address+uintptr(at), uintptr(size), stream)
+}
+
+func (m *Memory) checkCopy(at int, h *Host, hostAt, size int) error {
+	if size < 0 || hostAt < 0 || hostAt > len(h.Bytes)-size || at < 0 || at > m.size-size {
+		return fmt.Errorf("copy %d bytes between byte %d of %d of the host and byte %d of %d on the "+
+			"GPU: out of range", size, hostAt, len(h.Bytes), at, m.size)
 	}
 	return nil
+}
+
+// clear queues zeros for all of m.
+func (m *Memory) clear() error {
+	return m.c.call(cuMemset, m.address, 0, uintptr(m.size), m.c.stream)
 }
 
 // Module is compiled kernels on a device.
@@ -219,20 +260,27 @@ type Grid struct{ X, Y, Threads uint32 }
 // maxArguments bounds a kernel's arguments.
 const maxArguments = 16
 
+// launchList is a kernel's arguments as the driver reads them.
+type launchList struct {
+	values   [maxArguments]uint64
+	pointers [maxArguments]*uint64
+}
+
 // Launch queues a kernel. Each argument is 8 bytes: an address from At, or a number that
 // the kernel takes as a 64-bit integer.
 func (k *Kernel) Launch(g Grid, arguments ...uint64) error {
+	return k.launch(new(launchList), g, arguments)
+}
+
+// launch is Launch with memory for the arguments, which the driver copies before it returns.
+func (k *Kernel) launch(list *launchList, g Grid, arguments []uint64) error {
 	if len(arguments) > maxArguments {
 		return fmt.Errorf("launch a kernel with %d arguments: at most %d", len(arguments), maxArguments)
 	}
-	// The driver copies arguments before it returns. All that it follows by address lies in
-	// one piece of memory, which the call keeps in place.
-	var list struct {
-		values   [maxArguments]uint64
-		pointers [maxArguments]*uint64
-	}
+	// All that the driver follows by address lies in one piece of memory, which is kept in
+	// place.
 	var pin runtime.Pinner
-	pin.Pin(&list)
+	pin.Pin(list)
 	defer pin.Unpin()
 	copy(list.values[:], arguments)
 	for i := range list.pointers {

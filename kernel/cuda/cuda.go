@@ -10,11 +10,33 @@
 // it (K1) nor on the device, and are those of a CPU. Only the bits of a NaN may differ.
 package cuda
 
-import "errors"
+import (
+	"errors"
+
+	"drover/kernel"
+)
 
 // ErrNotBuilt means that this binary was built without code for GPUs.
 var ErrNotBuilt = errors.New("this drover was built without CUDA: build it for Linux " +
 	"with -tags cuda to use NVIDIA GPUs")
+
+// Kind begins the names of the kernel classes of GPUs. By K3 they give a CPU's bytes, but
+// a class of its own keeps models on one of the two until that was seen on each GPU.
+const Kind = "cuda"
+
+// Accelerator is a GPU that computes, until Close.
+type Accelerator interface {
+	kernel.Device
+	// MemoryInfo is how much of the device's memory is free, and how much there is.
+	MemoryInfo() (free, total int64, err error)
+	// Lost is closed when the device is of no more use; Err tells why.
+	Lost() <-chan struct{}
+	// Err is why the device is of no more use, or nil.
+	Err() error
+	// Close waits for what was queued and gives all memory back. Nothing of the device may be
+	// used afterwards.
+	Close() error
+}
 
 // Listing is what a machine's driver tells.
 type Listing struct {

@@ -35,9 +35,16 @@ const (
 	cuMemcpyToDevice
 	cuMemcpyToHost
 	cuMemset
+	cuMemGetInfo
 	cuStreamCreate
 	cuStreamDestroy
 	cuStreamSynchronize
+	cuStreamWaitEvent
+	cuEventCreate
+	cuEventDestroy
+	cuEventRecord
+	cuEventSynchronize
+	cuEventElapsedTime
 	cuModuleLoad
 	cuModuleUnload
 	cuModuleFunction
@@ -64,9 +71,16 @@ var cudaNames = []string{
 	cuMemcpyToDevice:     "cuMemcpyHtoDAsync_v2",
 	cuMemcpyToHost:       "cuMemcpyDtoHAsync_v2",
 	cuMemset:             "cuMemsetD8Async",
+	cuMemGetInfo:         "cuMemGetInfo_v2",
 	cuStreamCreate:       "cuStreamCreate",
 	cuStreamDestroy:      "cuStreamDestroy_v2",
 	cuStreamSynchronize:  "cuStreamSynchronize",
+	cuStreamWaitEvent:    "cuStreamWaitEvent",
+	cuEventCreate:        "cuEventCreate",
+	cuEventDestroy:       "cuEventDestroy_v2",
+	cuEventRecord:        "cuEventRecord",
+	cuEventSynchronize:   "cuEventSynchronize",
+	cuEventElapsedTime:   "cuEventElapsedTime",
 	cuModuleLoad:         "cuModuleLoadData",
 	cuModuleUnload:       "cuModuleUnload",
 	cuModuleFunction:     "cuModuleGetFunction",

@@ -4,3 +4,6 @@ package cuda
 
 // List returns ErrNotBuilt.
 func List() (Listing, error) { return Listing{}, ErrNotBuilt }
+
+// OpenDevice returns ErrNotBuilt.
+func OpenDevice(int) (Accelerator, error) { return nil, ErrNotBuilt }

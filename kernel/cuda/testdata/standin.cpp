@@ -1,19 +1,23 @@
 // A stand-in for NVIDIA's libcuda.so.1 and libnvidia-ml.so.1 on a machine without a GPU:
 // the functions that drover calls, over memory of the host. Copies and kernels are queued
-// and run when the stream is waited for, so a caller that does not wait reads old bytes.
+// and run when their stream is waited for, so a caller that does not wait reads old bytes.
 //
 // It takes machine code and PTX for what they are by their first bytes only, and runs the
 // kernels that were compiled into it.
 //
 // STANDIN names what goes wrong, as words: none (no device), small (64 KiB of memory),
 // lost (kernels fail, and all after them), blind (NVML says no), old (a driver of CUDA 11),
-// reverse or shuffle (threads run in another order, see threads.h).
+// sm_75 (an older device), damaged (images are), reverse or shuffle (threads run in another
+// order, see threads.h). STANDIN_LOST, a number, lets so many kernels run before they fail;
+// STANDIN_MEMORY is the memory in bytes.
 
 #include <cstdint>
 #include <cstdlib>
+#include <deque>
 #include <functional>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -76,16 +80,30 @@ std::vector<Known> kernels = {
 
 std::mutex guard;
 std::map<uintptr_t, size_t> memory, pinned;
-std::vector<std::function<int()>> queued;
-size_t used = 0;
+// A stream is work that runs in order, up to a number of pieces of it.
+struct Stream {
+  std::deque<std::function<int()>> queued;
+  size_t done = 0;  // pieces that ran, ever
+  size_t end() { return done + queued.size(); }
+};
+std::set<Stream *> streams;
+struct Event { Stream *stream; size_t point; };
+size_t used = 0, launched = 0;
 int broken = OK, contexts = 0;
 thread_local void *current = nullptr;
-int context_object, stream_object, module_object;
+int context_object, module_object;
 
 bool told(const char *word) {
   const char *s = std::getenv("STANDIN");
   return s && std::string(s).find(word) != std::string::npos;
 }
+
+bool is_lost() {
+  const char *after = std::getenv("STANDIN_LOST");
+  return told("lost") || (after && launched >= (size_t)std::atol(after));
+}
+
+bool is_stream(void *s) { return streams.count(static_cast<Stream *>(s)) > 0; }
 
 bool inside(const std::map<uintptr_t, size_t> &m, uintptr_t at, size_t n) {
   auto i = m.upper_bound(at);
@@ -94,7 +112,10 @@ bool inside(const std::map<uintptr_t, size_t> &m, uintptr_t at, size_t n) {
   return at - i->first <= i->second && n <= i->second - (at - i->first);
 }
 
-size_t limit() { return told("small") ? 64 << 10 : 1 << 30; }
+size_t limit() {
+  const char *bytes = std::getenv("STANDIN_MEMORY");
+  return bytes ? std::atol(bytes) : told("small") ? 64 << 10 : 1 << 30;
+}
 
 int begin() { return broken ? broken : current && contexts > 0 ? OK : NO_CONTEXT; }
 
@@ -116,7 +137,7 @@ API(cuDeviceGetPCIBusId, char *s, int n, int d) {
   return OK;
 }
 API(cuDeviceGetAttribute, int *v, int what, int) {
-  *v = what == 16 ? 132 : what == 75 ? 9 : 0;
+  *v = what == 16 ? 132 : what == 75 ? (told("sm_75") ? 7 : 9) : told("sm_75") ? 5 : 0;
   return OK;
 }
 API(cuDeviceTotalMem_v2, size_t *n, int) { *n = limit(); return OK; }
@@ -128,7 +149,7 @@ API(cuDevicePrimaryCtxRetain, void **c, int) {
 }
 API(cuDevicePrimaryCtxRelease_v2, int) {
   std::lock_guard<std::mutex> hold(guard);
-  if (--contexts == 0) { broken = OK; queued.clear(); }
+  if (--contexts == 0) broken = OK;
   return OK;
 }
 API(cuCtxSetCurrent, void *c) { current = c; return c == &context_object ? OK : INVALID; }
@@ -152,16 +173,28 @@ static int allocate(std::map<uintptr_t, size_t> &m, uintptr_t *p, size_t n) {
   used += n;
   return OK;
 }
-static int run_queue() {
-  for (auto &f : queued)
-    if (!broken) broken = f();
-  queued.clear();
+static int run_to(Stream *s, size_t point) {
+  while (s->done < point && !s->queued.empty()) {
+    std::function<int()> f = std::move(s->queued.front());
+    s->queued.pop_front();
+    s->done++;
+    if (!broken)
+      if (int e = f()) broken = e;
+  }
+  return broken;
+}
+static int run_queue(void *s) {
+  Stream *stream = static_cast<Stream *>(s);
+  return run_to(stream, stream->end());
+}
+static int run_all() {
+  for (Stream *s : streams) run_queue(s);
   return broken;
 }
 static int release(std::map<uintptr_t, size_t> &m, uintptr_t p) {
   auto i = m.find(p);
   if (i == m.end()) return INVALID;
-  if (int e = run_queue()) return e;
+  if (int e = run_all()) return e;
   used -= i->second;
   std::free(reinterpret_cast<void *>(p));
   m.erase(i);
@@ -172,8 +205,8 @@ API(cuMemFree_v2, uintptr_t p) { BEGIN; return release(memory, p); }
 API(cuMemHostAlloc, uintptr_t *p, size_t n, unsigned) { BEGIN; return allocate(pinned, p, n); }
 API(cuMemFreeHost, uintptr_t p) { BEGIN; return release(pinned, p); }
 
-static int copy(uintptr_t to, uintptr_t from, size_t n) {
-  queued.push_back([=] {
+static int copy(uintptr_t to, uintptr_t from, size_t n, void *s) {
+  static_cast<Stream *>(s)->queued.push_back([=] {
     std::memcpy(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), n);
     return OK;
   });
@@ -181,26 +214,68 @@ static int copy(uintptr_t to, uintptr_t from, size_t n) {
 }
 API(cuMemcpyHtoDAsync_v2, uintptr_t to, uintptr_t from, size_t n, void *s) {
   BEGIN;
-  if (s != &stream_object || !inside(memory, to, n) || !inside(pinned, from, n)) return INVALID;
-  return copy(to, from, n);
+  if (!is_stream(s) || !inside(memory, to, n) || !inside(pinned, from, n)) return INVALID;
+  return copy(to, from, n, s);
 }
 API(cuMemcpyDtoHAsync_v2, uintptr_t to, uintptr_t from, size_t n, void *s) {
   BEGIN;
-  if (s != &stream_object || !inside(pinned, to, n) || !inside(memory, from, n)) return INVALID;
-  return copy(to, from, n);
+  if (!is_stream(s) || !inside(pinned, to, n) || !inside(memory, from, n)) return INVALID;
+  return copy(to, from, n, s);
 }
 API(cuMemsetD8Async, uintptr_t to, unsigned char v, size_t n, void *s) {
   BEGIN;
-  if (s != &stream_object || !inside(memory, to, n)) return INVALID;
-  queued.push_back([=] { std::memset(reinterpret_cast<void *>(to), v, n); return OK; });
+  if (!is_stream(s) || !inside(memory, to, n)) return INVALID;
+  static_cast<Stream *>(s)->queued.push_back(
+      [=] { std::memset(reinterpret_cast<void *>(to), v, n); return OK; });
   return OK;
 }
-API(cuStreamCreate, void **s, unsigned) { BEGIN; *s = &stream_object; return OK; }
-API(cuStreamDestroy_v2, void *s) { BEGIN; return s == &stream_object ? run_queue() : INVALID; }
-API(cuStreamSynchronize, void *s) { BEGIN; return s == &stream_object ? run_queue() : INVALID; }
+API(cuMemGetInfo_v2, size_t *free, size_t *total) {
+  BEGIN;
+  *free = limit() - used, *total = limit();
+  return OK;
+}
+API(cuStreamCreate, void **s, unsigned) {
+  BEGIN;
+  Stream *stream = new Stream;
+  streams.insert(stream);
+  *s = stream;
+  return OK;
+}
+API(cuStreamDestroy_v2, void *s) {
+  std::lock_guard<std::mutex> hold(guard);
+  if (!is_stream(s)) return INVALID;
+  int e = run_queue(s);
+  streams.erase(static_cast<Stream *>(s));
+  delete static_cast<Stream *>(s);
+  return e;
+}
+API(cuStreamSynchronize, void *s) { BEGIN; return is_stream(s) ? run_queue(s) : INVALID; }
+API(cuEventCreate, void **e, unsigned) { BEGIN; *e = new Event{nullptr, 0}; return OK; }
+API(cuEventDestroy_v2, void *e) { delete static_cast<Event *>(e); return OK; }
+API(cuEventRecord, void *e, void *s) {
+  BEGIN;
+  if (!is_stream(s)) return INVALID;
+  *static_cast<Event *>(e) = Event{static_cast<Stream *>(s), static_cast<Stream *>(s)->end()};
+  return OK;
+}
+static int run_event(Event e) { return is_stream(e.stream) ? run_to(e.stream, e.point) : broken; }
+API(cuEventSynchronize, void *e) { BEGIN; return run_event(*static_cast<Event *>(e)); }
+API(cuEventElapsedTime, float *milliseconds, void *, void *) {
+  BEGIN;
+  *milliseconds = 1;
+  return OK;
+}
+API(cuStreamWaitEvent, void *s, void *e, unsigned) {
+  BEGIN;
+  if (!is_stream(s)) return INVALID;
+  static_cast<Stream *>(s)->queued.push_back(
+      [event = *static_cast<Event *>(e)] { return run_event(event); });
+  return OK;
+}
 API(cuModuleLoadData, void **m, const void *bytes) {
   BEGIN;
   const char *image = static_cast<const char *>(bytes);
+  if (told("damaged")) return BAD_IMAGE;
   if (std::strncmp(image, "\x7f" "ELF", 4) && std::strncmp(image, "//", 2)) return BAD_IMAGE;
   *m = &module_object;
   return OK;
@@ -216,14 +291,15 @@ API(cuModuleGetFunction, void **f, void *m, const char *name) {
 API(cuLaunchKernel, void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
     unsigned bz, unsigned shared, void *s, void **arguments, void **extra) {
   BEGIN;
-  if (s != &stream_object || gz != 1 || by != 1 || bz != 1 || shared || extra || !gx || !gy ||
+  if (!is_stream(s) || gz != 1 || by != 1 || bz != 1 || shared || extra || !gx || !gy ||
       !bx || gy > 65535 || bx > 1024)
     return INVALID;
   const Known *k = static_cast<const Known *>(f);
   std::vector<uint64_t> values(k->arguments);
   for (int i = 0; i < k->arguments; i++) values[i] = *static_cast<uint64_t *>(arguments[i]);
-  queued.push_back([=]() mutable -> int {
-    if (told("lost")) return ILLEGAL_ADDRESS;
+  static_cast<Stream *>(s)->queued.push_back([=]() mutable -> int {
+    if (is_lost()) return ILLEGAL_ADDRESS;
+    launched++;
     std::vector<void *> a;
     for (auto &v : values) a.push_back(&v);
     const Order order = told("reverse") ? REVERSE : told("shuffle") ? SHUFFLE : FORWARD;

@@ -1,0 +1,124 @@
+//go:build cuda && linux
+
+package cuda
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"drover/kernel"
+)
+
+// Device computes on a GPU: a kernel.Device. Every operation is queued in one stream;
+// Read and Sync wait. Weights are copied beside it, by a stream of their own.
+type Device struct {
+	index   int
+	c       *Context
+	module  *Module
+	kernels [kernelCount]*Kernel
+	list    launchList // of the launch that is made
+
+	memory *pool[*Memory]
+	pinned *pool[*Host]
+	// scratch is memory between kernels, by use, which grows to the largest.
+	scratch            [scratchCount]*Memory
+	staging, arguments arena
+	parts              []networkPart
+	plan               attendPlan
+
+	uploading sync.Mutex // guards the field below
+	uploader  uploader
+
+	mu   sync.Mutex // guards the fields below
+	err  error      // why the device is lost
+	lost chan struct{}
+}
+
+var _ Accelerator = (*Device)(nil)
+
+// OpenDevice opens a GPU by its number in List, with all kernels. It is to be closed, after
+// everything that computes with it.
+func OpenDevice(index int) (Accelerator, error) {
+	c, err := Open(index)
+	if err != nil {
+		return nil, err
+	}
+	d := &Device{index: index, c: c, lost: make(chan struct{})}
+	d.memory = newPool(c.allocate, (*Memory).Free)
+	d.pinned = newPool(c.AllocateHost, (*Host).Free)
+	if err := d.load(); err != nil {
+		_ = d.Close() // the first error says more
+		return nil, fmt.Errorf("open GPU %d: %w", index, err)
+	}
+	return d, nil
+}
+
+// load loads the kernels.
+func (d *Device) load() (err error) {
+	if d.module, err = d.c.LoadKernels(); err != nil {
+		return err
+	}
+	for i, name := range kernelNames {
+		if d.kernels[i], err = d.module.Kernel(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close waits for what was queued and gives all memory back. Nothing of the device may be
+// used afterwards.
+func (d *Device) Close() error {
+	_ = d.c.Sync() // of a device that is lost nothing is to be had
+	d.memory.close()
+	d.pinned.close()
+	for _, e := range d.uploader.copied {
+		if e != nil {
+			_ = e.destroy() // as above
+		}
+	}
+	if d.uploader.stream != 0 {
+		_ = d.c.call(cuStreamDestroy, d.uploader.stream) // as above
+	}
+	if d.module != nil {
+		_ = d.module.Unload() // as above
+	}
+	return d.c.Close()
+}
+
+// Class names the kernel class of a mode.
+func (d *Device) Class(m kernel.Mode) string { return kernel.ClassOn(Kind, m) }
+
+// MemoryInfo is how much of the device's memory is free, and how much there is.
+func (d *Device) MemoryInfo() (free, total int64, err error) { return d.c.MemoryInfo() }
+
+// Lost is closed when the device is of no more use; Err tells why.
+func (d *Device) Lost() <-chan struct{} { return d.lost }
+
+// Err is why the device is of no more use, or nil.
+func (d *Device) Err() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.err
+}
+
+// fail keeps the first error of an operation, which was not done: all that follow would
+// compute with what it left.
+func (d *Device) fail(err error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.err == nil {
+		d.err = fmt.Errorf("GPU %d: %w: %w", d.index, kernel.ErrLost, err)
+		close(d.lost)
+	}
+	return d.err
+}
+
+// noticed is err, which is kept if it means that the device is lost.
+func (d *Device) noticed(err error) error {
+	if errors.Is(err, ErrLost) {
+		return d.fail(err)
+	}
+	return err
+}

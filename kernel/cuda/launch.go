@@ -1,0 +1,122 @@
+//go:build cuda && linux
+
+package cuda
+
+// kernelID numbers the kernels that a Device launches.
+type kernelID int
+
+const (
+	mulF32 kernelID = iota
+	mulBF16
+	mulInt8
+	mulInt4
+	quantiseRows
+	normSums
+	normFactors
+	normApply
+	swigluRows
+	addRows
+	scaleRows
+	rotateRows
+	embedRows
+	gatherRows
+	scatterRows
+	attendStoreF32
+	attendStoreBF16
+	attendStoreInt8
+	attendF32
+	attendBF16
+	attendInt8
+	attendMergeSpans
+	kernelCount
+)
+
+var kernelNames = [kernelCount]string{
+	mulF32:       "mul_f32",
+	mulBF16:      "mul_bf16",
+	mulInt8:      "mul_int8",
+	mulInt4:      "mul_int4",
+	quantiseRows: "quantise_rows",
+	normSums:     "norm_sums",
+	normFactors:  "norm_factors",
+	normApply:    "norm_apply",
+	swigluRows:   "swiglu_rows",
+	addRows:      "add_rows",
+	scaleRows:    "scale_rows",
+	rotateRows:   "rotate_rows",
+	embedRows:    "embed_rows",
+	gatherRows:   "gather_rows",
+	scatterRows:  "scatter_rows",
+
+	attendStoreF32:   "attend_store_f32",
+	attendStoreBF16:  "attend_store_bf16",
+	attendStoreInt8:  "attend_store_int8",
+	attendF32:        "attend_f32",
+	attendBF16:       "attend_bf16",
+	attendInt8:       "attend_int8",
+	attendMergeSpans: "attend_merge",
+}
+
+// launch queues a kernel, unless something went wrong before.
+func (d *Device) launch(k kernelID, g Grid, arguments ...uint64) {
+	if d.Err() != nil {
+		return
+	}
+	if err := d.kernels[k].launch(&d.list, g, arguments); err != nil {
+		d.fail(err)
+	}
+}
+
+// elementThreads is the number of threads in a block where each has an element.
+const elementThreads = 128
+
+// elements launches a kernel whose threads have one of n elements each.
+func (d *Device) elements(k kernelID, n int, arguments ...uint64) {
+	d.launch(k, Grid{uint32((n + elementThreads - 1) / elementThreads), 1, elementThreads},
+		arguments...)
+}
+
+// scratchID numbers the uses of scratch memory.
+type scratchID int
+
+const (
+	scratchCodes scratchID = iota
+	scratchScales
+	scratchSums
+	scratchFactors
+	scratchInner
+	scratchActivations
+	scratchStates
+	scratchCount
+)
+
+// room returns scratch memory of at least size bytes, which holds anything. The kernels
+// that used it before are queued before.
+func (d *Device) room(id scratchID, size int) uint64 {
+	if d.Err() != nil {
+		return 0
+	}
+	m := d.scratch[id]
+	if m != nil && m.size >= size {
+		return m.At(0)
+	}
+	if m != nil {
+		d.memory.give(m)
+		d.scratch[id] = nil
+	}
+	m, err := d.memory.take(size)
+	if err != nil {
+		d.fail(err)
+		return 0
+	}
+	d.scratch[id] = m
+	return m.At(0)
+}
+
+// flag is a kernel's argument for a condition.
+func flag(b bool) uint64 {
+	if b {
+		return 1
+	}
+	return 0
+}
