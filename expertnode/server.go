@@ -65,6 +65,8 @@ type Options struct {
 	// ModelDigest identifies the checkpoint, Mode what the rows are rounded to.
 	ModelDigest []byte
 	Mode        kernel.Mode
+	// KernelClass names the kernel class that Replicas compute with. Empty means the CPUs'.
+	KernelClass string
 	// MaxFrameBytes bounds the rows of one frame. Zero means 4 MiB. Too small makes
 	// routers refuse the node; memory grows with it.
 	MaxFrameBytes int
@@ -107,6 +109,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.MaxFetches == 0 {
 		o.MaxFetches = 4
+	}
+	if o.KernelClass == "" {
+		o.KernelClass = kernel.Class(o.Mode)
 	}
 }
 
@@ -253,7 +258,7 @@ func (s *Server) Status(context.Context, *droverv1.StatusRequest) (
 		Epoch:             s.opts.Epoch,
 		ModelDigest:       s.opts.ModelDigest,
 		NumericMode:       s.opts.Mode.String(),
-		KernelClass:       kernel.Class(s.opts.Mode),
+		KernelClass:       s.opts.KernelClass,
 		PlacementRevision: s.revision.Load(),
 		ReplicaCount:      uint32(s.opts.Replicas.Count()),
 		WeightBytes:       uint64(s.opts.Replicas.Bytes()),

@@ -16,7 +16,6 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
-	"drover/kernel"
 	droverv1 "drover/proto/drover/v1"
 	"drover/wire"
 )
@@ -125,7 +124,7 @@ func (st *stream) greet() error {
 		ProtocolVersion: wire.ProtocolVersion,
 		ModelDigest:     s.opts.ModelDigest,
 		NumericMode:     s.opts.Mode.String(),
-		KernelClass:     kernel.Class(s.opts.Mode),
+		KernelClass:     s.opts.KernelClass,
 		Epoch:           s.opts.Epoch,
 		HiddenSize:      uint32(s.spec.Hidden),
 		DTypes:          []wire.DType{s.dtype},
@@ -137,7 +136,7 @@ func (st *stream) greet() error {
 
 // checkHello compares what a router expects with what this node is.
 func (s *Server) checkHello(h *wire.Hello) error {
-	mode, class := s.opts.Mode.String(), kernel.Class(s.opts.Mode)
+	mode, class := s.opts.Mode.String(), s.opts.KernelClass
 	switch {
 	case h.ProtocolVersion != wire.ProtocolVersion:
 		return fmt.Errorf("protocol version: the router speaks %d, the expert node %d",

@@ -94,7 +94,7 @@ func (t *target) connect(ctx context.Context, g *globals) (
 	w, clear := weights(g, t.cache)
 	defer clear()
 	return role.InProcess(ctx, t.model,
-		role.InProcessOptions{Mode: mode, Threads: t.threads, Weights: w})
+		role.InProcessOptions{Mode: mode, Compute: role.Compute{Threads: t.threads}, Weights: w})
 }
 
 // endpoints are the addresses that a flag, or else the environment, names, separated by

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -11,6 +12,7 @@ import (
 	"drover/internal/identity"
 	"drover/internal/role"
 	"drover/kernel"
+	"drover/kernel/cuda"
 )
 
 type coordinatorFlags struct {
@@ -23,6 +25,8 @@ type coordinatorFlags struct {
 	spare      float64
 	lastResort role.LastResort
 	allowScore bool
+	// expertDevice is the kind of devices that compute the experts.
+	expertDevice string
 
 	shortLease, withParent bool
 	checkFraction          float64
@@ -57,6 +61,8 @@ was ready.`,
 			"is measured; 1 turns it off")
 	c.Flags().Float64Var(&f.spare, "spare", 0.125, "extra replicas of hot experts, at most this "+
 		"fraction of all, as far as the nodes' capacity goes")
+	c.Flags().StringVar(&f.expertDevice, "expert-device", "", "kind of devices that compute the "+
+		"experts: cpu, cuda, or any, which lets them be mixed (default: as this coordinator's)")
 	repairFlags(c, &f.lastResort, &f.checkFraction)
 	c.Flags().BoolVar(&f.allowScore, "allow-score", false,
 		"serve the Score call, which shows all logits (for drover verify)")
@@ -124,8 +130,12 @@ func (f *coordinatorFlags) run(ctx context.Context, g *globals) error {
 		addresses = append(addresses, "http", o.HTTP.Addr().String())
 	}
 	o.Log.Info("ready", addresses...)
-	<-ctx.Done()
-	return nil
+	select {
+	case <-c.Lost():
+		return c.Err()
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 // options checks the flags and makes the role's options of them, all but what is opened.
@@ -153,21 +163,23 @@ func (f *coordinatorFlags) options(g *globals) (role.CoordinatorOptions, error) 
 		err = usagef("--replicas and --min-nodes must be at least 1")
 	case f.parts < 1 || f.parts > coordinator.MaxMicroBatches:
 		err = usagef("--micro-batches is %d, must be 1 to %d", f.parts, coordinator.MaxMicroBatches)
+	case !slices.Contains([]string{"", "cpu", cuda.Kind, role.AnyDevice}, f.expertDevice):
+		err = usagef("--expert-device is %q, must be cpu, cuda or any", f.expertDevice)
 	case !(f.spare >= 0 && f.spare <= 64):
 		err = usagef("--spare is %v, must be 0 to 64", f.spare)
 	default:
 		if err = checkRepair(f.lastResort, &f.checkFraction); err == nil {
-			err = setProcessors(&f.threads)
+			err = setProcessors(&f.compute.Threads)
 		}
 	}
 	if err != nil {
 		return role.CoordinatorOptions{}, err
 	}
-	o := role.CoordinatorOptions{ModelDir: f.model, Mode: mode, Threads: f.threads,
+	o := role.CoordinatorOptions{ModelDir: f.model, Mode: mode, Compute: f.compute,
 		Weights:     role.Weights{Cache: cacheDir(f.cache)},
 		ClusterName: f.cluster, Replicas: f.replicas, MinNodes: f.minNodes, Spare: f.spare,
 		MicroBatches: f.parts, LastResort: f.lastResort, CheckFraction: f.checkFraction,
-		AllowScore: f.allowScore, ShortLease: f.shortLease,
+		ExpertDevice: f.expertDevice, AllowScore: f.allowScore, ShortLease: f.shortLease,
 		Version: version, Log: f.logger(g)}
 	if f.spare == 0 {
 		o.Spare = -1 // zero means the default

@@ -17,8 +17,8 @@ func newDevicesCommand(g *globals) *cobra.Command {
 		Use:   "devices",
 		Short: "List this machine's GPUs",
 		Long: `Devices lists the NVIDIA GPUs that this process may use, numbered as CUDA does: name,
-architecture, memory, temperature, power; and the driver. It says why, if there are none. No
-other command uses a GPU yet.
+architecture, memory, temperature, power; and the driver. It says why, if there are none.
+Other commands take a GPU by --device cuda:N.
 
 Only a build with -tags cuda on Linux can look. It loads the driver's own libraries,
 libcuda.so.1 and libnvidia-ml.so.1, from where the dynamic linker finds them.

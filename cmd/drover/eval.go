@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"drover/internal/evaluate"
+	"drover/internal/role"
 	"drover/kernel"
 )
 
@@ -111,7 +112,7 @@ func compareModes(ctx context.Context, g *globals, to target, against string,
 	var clear func()
 	opts.Progress, clear = progress(g, "questions")
 	res, err := evaluate.Compare(ctx, evaluate.CompareOptions{Options: opts, Dir: to.model,
-		Against: base, Modes: modes, Open: openInProcess(g, to.threads, to.cache)})
+		Against: base, Modes: modes, Open: openInProcess(g, role.Compute{Threads: to.threads}, to.cache)})
 	clear()
 	switch {
 	case err != nil:

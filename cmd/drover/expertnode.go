@@ -39,6 +39,9 @@ On SIGTERM it drains first: other nodes load its experts, the placement is switc
 rows are answered, and then it ends; at the latest after --drain-timeout. A second signal, and
 an interrupt (Ctrl-C), end it at once.
 
+A node whose GPU is lost ends with exit code 1: others compute its experts, and whoever
+starts it again opens the GPU anew.
+
 Exit codes: 0 ended by an interrupt, 1 an error, 2 wrong usage.`,
 		Example: `  drover expertnode --etcd 127.0.0.1:2379 --model models/tiny-maverick --id left --plaintext
   drover expertnode --etcd https://10.0.0.1:2379 --model /models/scout --listen 10.0.0.7:7071 \
@@ -102,7 +105,7 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 	if f.id == "" {
 		f.id = processName()
 	}
-	if err := setProcessors(&f.threads); err != nil {
+	if err := setProcessors(&f.compute.Threads); err != nil {
 		return err
 	}
 	log := f.logger(g).With("node", f.id)
@@ -119,7 +122,7 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 		return err
 	}
 	defer closeStore()
-	o := role.ExpertNodeOptions{ModelDir: f.model, Mode: mode, Threads: f.threads,
+	o := role.ExpertNodeOptions{ModelDir: f.model, Mode: mode, Compute: f.compute,
 		Weights: role.Weights{Cache: cacheDir(f.cache)},
 		Store:   store, ClusterName: f.cluster,
 		ID: f.id, Epoch: role.NewEpoch(), Listen: f.listen, Advertise: f.advertise,
@@ -144,17 +147,27 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 	}
 	defer n.Close()
 	o.Log.Info("serving rows", "address", n.Address, "pid", os.Getpid())
-	if s := <-end; s == syscall.SIGTERM && f.drainTimeout > 0 {
-		ctx, cancel := context.WithTimeoutCause(ctx, f.drainTimeout,
-			fmt.Errorf("--drain-timeout of %v is over", f.drainTimeout))
-		defer cancel()
-		go func() {
-			<-end
-			cancel()
-		}()
-		n.Drain(ctx)
+	select {
+	case <-n.Lost():
+		return n.Err()
+	case s := <-end:
+		if s == syscall.SIGTERM && f.drainTimeout > 0 {
+			f.drain(ctx, n, end)
+		}
 	}
 	return nil
+}
+
+// drain empties the node for as long as it may take, and until it is to end at once.
+func (f *expertNodeFlags) drain(ctx context.Context, n *role.ExpertNode, end <-chan os.Signal) {
+	ctx, cancel := context.WithTimeoutCause(ctx, f.drainTimeout,
+		fmt.Errorf("--drain-timeout of %v is over", f.drainTimeout))
+	defer cancel()
+	go func() {
+		<-end
+		cancel()
+	}()
+	n.Drain(ctx)
 }
 
 // startUntil starts a node, unless that is told to end meanwhile: then it cancels ctx and there

@@ -23,7 +23,7 @@ type member struct {
 	tls, etcdTLS               string
 	etcdUser, etcdPassword     string // the password's file
 	plaintext, debug           bool
-	threads                    int
+	compute                    role.Compute
 	cache                      string
 	admin, tokenFile           string
 }
@@ -32,7 +32,7 @@ func (m *member) flags(c *cobra.Command) {
 	c.Flags().StringVar(&m.etcd, "etcd", "", "etcd endpoints, separated by commas (required)")
 	c.Flags().StringVar(&m.model, "model", "", "model directory (required)")
 	modeFlag(c, &m.mode)
-	threadsFlag(c, &m.threads, "")
+	computeFlags(c, &m.compute, "")
 	cacheFlag(c, &m.cache, "")
 	c.Flags().StringVar(&m.cluster, "cluster", "default", "name of the cluster within etcd")
 	c.Flags().StringVar(&m.gossip, "gossip", "",
@@ -98,6 +98,9 @@ func (m *member) check(rows, clients []string) (kernel.Mode, error) {
 		if err := mustBeLoopback(a, onlyLoopback); err != nil {
 			return 0, err
 		}
+	}
+	if _, err := role.ParseDevice(m.compute.Device); err != nil {
+		return 0, usagef("--device: %w", err)
 	}
 	mode, err := kernel.ParseMode(m.mode)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"drover/internal/limits"
+	"drover/internal/role"
 )
 
 // mostThreads bounds --threads: more is a mistake on any machine there is.
@@ -17,6 +18,13 @@ const mostThreads = 1024
 func threadsFlag(c *cobra.Command, threads *int, when string) {
 	c.Flags().IntVar(threads, "threads", 0,
 		when+"threads that compute (default: as many as processors may be used)")
+}
+
+// computeFlags adds --threads and --device; when says with what they go.
+func computeFlags(c *cobra.Command, to *role.Compute, when string) {
+	threadsFlag(c, &to.Threads, when)
+	c.Flags().StringVar(&to.Device, "device", role.UsualDevice(), when+"what computes: cpu; cuda:N, "+
+		"a GPU of drover devices; or auto, the first GPU, and the CPU if there is none that works")
 }
 
 // threadsOr returns how many threads compute: those that were asked for, or the default

@@ -18,7 +18,7 @@ type verifyFlags struct {
 	mode, endpoint, model, golden string
 	at                            reach
 	json                          bool
-	threads                       int
+	compute                       role.Compute
 	cache                         string
 }
 
@@ -60,7 +60,7 @@ Exit codes: 0 nothing failed, 1 something did, 2 wrong usage, 130 interrupted.`,
 	f.at.flags(c)
 	c.Flags().StringVar(&f.model, "model", "", "model directory, with --golden")
 	c.Flags().StringVar(&f.golden, "golden", "", "file of recorded prompts, a JSON object a line")
-	threadsFlag(c, &f.threads, "without --endpoint: ")
+	computeFlags(c, &f.compute, "without --endpoint: ")
 	cacheFlag(c, &f.cache, "without --endpoint: ")
 	c.Flags().BoolVar(&f.json, "json", false, "print JSON")
 	return c
@@ -82,13 +82,16 @@ func (f *verifyFlags) run(ctx context.Context, g *globals, paths []string) error
 			return usageError{err}
 		}
 	}
-	if f.endpoint != "" && f.threads != 0 {
+	if f.endpoint != "" && f.compute.Threads != 0 {
 		return usagef("--threads is for models in this process; an endpoint has its own")
 	}
-	if err := setProcessors(&f.threads); err != nil {
+	if _, err := role.ParseDevice(f.compute.Device); err != nil {
+		return usagef("--device: %w", err)
+	}
+	if err := setProcessors(&f.compute.Threads); err != nil {
 		return err
 	}
-	opts := verify.Options{Mode: f.mode, Open: openInProcess(g, f.threads, f.cache),
+	opts := verify.Options{Mode: f.mode, Open: openInProcess(g, f.compute, f.cache),
 		Report: f.printer(g)}
 	if f.endpoint != "" {
 		conn, stop, err := dial(f.endpoint, f.at)
@@ -114,13 +117,13 @@ func (f *verifyFlags) run(ctx context.Context, g *globals, paths []string) error
 	return err
 }
 
-// openInProcess serves a checkpoint, computed by so many threads, for as long as it is
+// openInProcess serves a checkpoint, computed by a device, for as long as it is
 // checked; fixtures need little cache.
-func openInProcess(g *globals, threads int, cache string) verify.Opener {
+func openInProcess(g *globals, compute role.Compute, cache string) verify.Opener {
 	return func(ctx context.Context, dir string, mode kernel.Mode) (
 		client droverv1.CoordinatorServiceClient, stop func(), err error,
 	) {
-		conn, stop, err := role.InProcess(ctx, dir, role.InProcessOptions{Mode: mode, Threads: threads,
+		conn, stop, err := role.InProcess(ctx, dir, role.InProcessOptions{Mode: mode, Compute: compute,
 			Weights: role.Weights{Cache: cacheDir(cache), Log: warnings(g)},
 			Engine:  coordinator.Options{KVBytes: 64 << 20}})
 		if err != nil {

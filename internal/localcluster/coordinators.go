@@ -85,6 +85,7 @@ func (c *Cluster) startCoordinators(ctx context.Context, o Options, key string, 
 			env: []string{"DROVER_GOSSIP_KEY=" + key}, args: []string{
 				"coordinator", "--etcd", c.Etcd, "--model", o.ModelDir, "--mode", o.Mode.String(),
 				"--threads", strconv.Itoa(max(o.Threads, 1)), "--cache", cacheArgument(o),
+				"--device", o.Device,
 				"--grpc", e.GRPC, "--http", e.HTTP, "--admin", e.Admin,
 				"--min-nodes", strconv.Itoa(max(o.Nodes, 1)),
 				"--replicas", strconv.Itoa(max(o.Replicas, 1)), "--allow-score",

@@ -33,6 +33,8 @@ type Options struct {
 	// Threads is how many compute in the coordinator, NodeThreads how many in each expert
 	// node. Zero means one.
 	Threads, NodeThreads int
+	// Device is what computes, as role.ParseDevice reads it; with auto nodes take GPUs in turn.
+	Device string
 	// Cache is the folder of packed weights; empty keeps none.
 	Cache string
 	// Nodes is the number of expert-node processes, Replicas that of each expert's copies.
@@ -264,7 +266,8 @@ func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
 	}
 	r.nodes.run(c.children(o, gossip.Address, r.gossipKey))
 	coordinator, err := role.StartCoordinator(ctx, role.CoordinatorOptions{
-		ModelDir: o.ModelDir, Mode: o.Mode, Threads: o.Threads,
+		ModelDir: o.ModelDir, Mode: o.Mode,
+		Compute:  role.Compute{Device: o.Device, Threads: o.Threads},
 		Weights:  role.Weights{Cache: o.Cache},
 		Identity: id, Store: store, MinNodes: o.Nodes, Replicas: o.Replicas,
 		LastResort: o.LastResort, CheckFraction: o.CheckFraction,
@@ -283,11 +286,17 @@ func (c *Cluster) startRoles(ctx context.Context, o Options, r roles) error {
 // children are the expert nodes' command lines.
 func (c *Cluster) children(o Options, gossip, key string) []child {
 	var all []child
+	gpus := role.GPUs(o.Device)
 	for i := range o.Nodes {
+		device := o.Device
+		if len(gpus) > 0 {
+			device = gpus[i%len(gpus)]
+		}
 		id := "node-" + strconv.Itoa(i+1)
 		all = append(all, child{name: id, env: []string{"DROVER_GOSSIP_KEY=" + key}, args: []string{
 			"expertnode", "--etcd", c.Etcd, "--model", o.ModelDir, "--mode", o.Mode.String(),
 			"--threads", strconv.Itoa(max(o.NodeThreads, 1)), "--cache", cacheArgument(o),
+			"--device", device,
 			"--id", id, "--listen", "127.0.0.1:0", "--admin", c.NodeAdmins[id],
 			"--domain", id, "--gossip", "127.0.0.1:0",
 			"--join", gossip, "--short-lease", "--with-parent"}})

@@ -38,9 +38,12 @@ import (
 type CoordinatorOptions struct {
 	ModelDir string
 	Mode     kernel.Mode
-	// Threads is how many compute. Zero means one.
-	Threads int
-	Weights Weights
+	// Compute says with what.
+	Compute Compute
+	// ExpertDevice is what kind of devices compute the experts, cpu or cuda: nodes of others
+	// are not used. AnyDevice lets kinds be mixed. Empty means the coordinator's own.
+	ExpertDevice string
+	Weights      Weights
 	// Store is the cluster's authority; ClusterName its name there.
 	Store       cluster.Store
 	ClusterName string
@@ -102,6 +105,7 @@ type Coordinator struct {
 	watcher   *cluster.Watcher
 	log       *slog.Logger
 	undo      stack
+	lost
 }
 
 // StartCoordinator starts a coordinator. It returns when the coordinator's own part
@@ -128,7 +132,12 @@ func (c *Coordinator) start(ctx context.Context, o CoordinatorOptions) error {
 	}
 	c.undo.push(stop)
 	o.Weights.Loaded = &c.notes.weightBytes
-	how := o.Weights.forRole(o.Mode, c.undo.cpu(o.Threads), o.Log)
+	device, err := c.undo.device(o.Compute, o.Log)
+	if err != nil {
+		return err
+	}
+	c.lost = lossOf(device)
+	how := o.Weights.forRole(o.Mode, device, o.Log)
 	m, err := OpenModel(o.ModelDir, how)
 	if err != nil {
 		return err
@@ -140,15 +149,15 @@ func (c *Coordinator) start(ctx context.Context, o CoordinatorOptions) error {
 	}
 	engine, err := m.engine(experts, coordinator.Options{MicroBatches: o.MicroBatches,
 		Network: c.network(), AllowScore: o.AllowScore, Version: o.Version,
-		CanaryKey: c.canaryKey,
-		Events:    engineEvents(o.Log)})
+		CanaryKey: c.canaryKey, KernelClass: o.classes(m),
+		Events: engineEvents(o.Log)})
 	if err != nil {
 		return err
 	}
 	c.engine = engine
 	c.undo.push(engine.Close)
 	c.canaryToken = max(m.Spec.BOS, 0)
-	sayHow(o.Log, o.Threads)
+	sayHow(o.Log, m, o.Compute.Threads)
 	return c.serve(o, engine, watcher, m)
 }
 
@@ -162,7 +171,7 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 		ttl = cluster.LocalTTL
 	}
 	watcher, err := cluster.Watch(ctx, o.Store, cluster.WatcherOptions{Scope: scope, TTL: ttl,
-		NumericMode: o.Mode.String(), KernelClass: kernel.Class(o.Mode), Form: m.FormText(),
+		NumericMode: o.Mode.String(), KernelClass: o.expertClass(m), Form: m.FormText(),
 		Events: c.notes.watch(watcherEvents(o.Log))})
 	if err != nil {
 		return nil, nil, err
@@ -192,10 +201,10 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 	}
 	c.undo.push(accuser.Close)
 	opts := router.Options{ModelDigest: m.Digest[:], Mode: o.Mode, Spec: spec,
-		KernelClass: kernel.Class(o.Mode), DialOptions: dialOptions(o.Identity),
+		KernelClass: o.expertClass(m), DialOptions: dialOptions(o.Identity),
 		Lanes: o.MicroBatches, CheckFraction: o.CheckFraction,
 		Events: routerEvents(o.Log, accuser.Report)}
-	if err := o.LastResort.open(&opts, m, &c.undo, o.Threads, o.Log); err != nil {
+	if err := o.LastResort.open(&opts, m, &c.undo, o.Compute.Threads, o.Log); err != nil {
 		return nil, nil, err
 	}
 	c.lastResort = opts.Local != nil
@@ -206,6 +215,32 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 	c.undo.push(c.router.Close)
 	c.follow(watcher)
 	return watcher, load.over(c.router), nil
+}
+
+// AnyDevice lets experts be computed by several kinds of devices.
+const AnyDevice = "any"
+
+// expertClass is the kernel class of the nodes that are used, empty for any.
+func (o *CoordinatorOptions) expertClass(m *Model) string {
+	switch o.ExpertDevice {
+	case "":
+		return m.class()
+	case AnyDevice:
+		return ""
+	}
+	return kernel.ClassOn(o.ExpertDevice, o.Mode)
+}
+
+// classes names the kernel classes that answers depend on.
+func (o *CoordinatorOptions) classes(m *Model) string {
+	own, experts := m.class(), o.expertClass(m)
+	switch {
+	case len(m.Source.Spec().Layers) == 0 || experts == own:
+		return own
+	case experts == "":
+		experts = AnyDevice
+	}
+	return own + "+" + experts
 }
 
 // spare is the fraction of replicas that hot experts may have more.

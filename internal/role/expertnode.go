@@ -33,8 +33,8 @@ type ExpertNodeOptions struct {
 	// ModelDir is the checkpoint's directory; only the node's slice of it is read.
 	ModelDir string
 	Mode     kernel.Mode
-	// Threads is how many compute. Zero means one.
-	Threads int
+	// Compute says with what.
+	Compute Compute
 	Weights Weights
 	// Store is the cluster's authority; ClusterName its name there.
 	Store       cluster.Store
@@ -88,9 +88,11 @@ type ExpertNode struct {
 	log     *slog.Logger
 	live    *health.Server
 	holds   holds
+	lost
 
 	registry                     *prometheus.Registry
 	storeAway, draining, closing atomic.Bool
+	gone                         atomic.Bool // the device is
 
 	undo stack
 }
@@ -113,7 +115,12 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 		return err
 	}
 	n.undo.push(stop)
-	how := o.Weights.forRole(o.Mode, n.undo.cpu(o.Threads), o.Log)
+	device, err := n.undo.device(o.Compute, o.Log)
+	if err != nil {
+		return err
+	}
+	n.lost = lossOf(device)
+	how := o.Weights.forRole(o.Mode, device, o.Log)
 	m, err := o.openModel(ctx, how)
 	if err != nil {
 		return err
@@ -143,6 +150,7 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 	}
 	server, err := expertnode.NewServer(expertnode.Options{
 		Replicas: served, NodeID: node.ID, Epoch: node.Epoch, ModelDigest: m.Digest[:], Mode: o.Mode,
+		KernelClass:     m.class(),
 		CheckpointBytes: func() uint64 { return uint64(m.Checkpoint.BytesTouched()) },
 		Packed:          source, PackedVersion: packed.Version,
 		FetchBytesPerSecond: o.FetchBytesPerSecond,
@@ -152,11 +160,35 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 		return err
 	}
 	n.undo.push(server.Close)
+	n.server = server
 	n.serve(listener, server, append(nodeServer(o.Identity), o.ServerOptions...))
-	sayHow(o.Log, o.Threads)
+	n.watchDevice()
+	sayHow(o.Log, m, o.Compute.Threads)
 	p := parts{source, host, server}
 	n.measure(p)
 	return n.join(ctx, o, node, p)
+}
+
+// watchDevice makes the node take no more frames when its device is lost: whoever asks goes
+// elsewhere at once. It is the caller's to end the node.
+func (n *ExpertNode) watchDevice() {
+	closing := make(chan struct{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-n.Lost():
+			n.draining.Store(true)
+			n.sayReady(func(*holds) { n.gone.Store(true) })
+			n.server.Drain()
+			n.log.Error("the device is lost: this node takes no more rows", "error", n.Err())
+		case <-closing:
+		}
+	}()
+	n.undo.push(func() {
+		close(closing)
+		<-done
+	})
 }
 
 // parts are what a node is made of.
@@ -174,7 +206,7 @@ func (o *ExpertNodeOptions) node(m *Model, address string) (placement.Node, erro
 	node := placement.Node{
 		ID: o.ID, Address: o.Advertise, Epoch: o.Epoch,
 		CapacityBytes: o.CapacityBytes, Domain: o.Domain,
-		KernelClass: kernel.Class(o.Mode), ModelDigest: m.DigestText(),
+		KernelClass: m.class(), ModelDigest: m.DigestText(),
 		ModelForm: m.FormText(), DigestFrom: m.digestFrom, Host: hostName(), PID: os.Getpid(),
 	}
 	if node.Address == "" {
@@ -193,10 +225,20 @@ func (o *ExpertNodeOptions) node(m *Model, address string) (placement.Node, erro
 			"%s besides; raise the limit", show.Bytes(uint64(o.MemoryBytes)),
 			show.Bytes(uint64(spec.ReplicaBytes)), show.Bytes(nodeReserve))
 	}
+	onDevice, err := m.room()
+	if err != nil {
+		return node, err
+	}
+	if onDevice > 0 { // the process's memory holds no weights
+		if room = onDevice; node.CapacityBytes > room {
+			return node, fmt.Errorf("a capacity of %s is more than the %s that the GPU has room for",
+				show.Bytes(uint64(node.CapacityBytes)), show.Bytes(uint64(room)))
+		}
+	}
 	if node.CapacityBytes == 0 {
 		all := spec.ReplicaBytes * int64(len(spec.Layers)) * int64(spec.Experts)
 		node.CapacityBytes = max(all, 1)
-		if o.MemoryBytes > 0 {
+		if o.MemoryBytes > 0 || onDevice > 0 {
 			node.CapacityBytes = min(node.CapacityBytes, room)
 		}
 	}
@@ -254,7 +296,7 @@ func (n *ExpertNode) join(ctx context.Context, o ExpertNodeOptions, node placeme
 	if err != nil {
 		return err
 	}
-	n.member, n.server = member, p.server
+	n.member = member
 	n.undo.push(member.Close)
 	n.undo.push(o.Gossip.Close)
 	n.undo.push(func() { // it says that it is not ready before it is not

@@ -16,8 +16,8 @@ import (
 // InProcessOptions describes a model served in this process. Mode is required.
 type InProcessOptions struct {
 	Mode kernel.Mode
-	// Threads is how many compute. Zero means one.
-	Threads int
+	// Compute says with what.
+	Compute Compute
 	Weights Weights
 	Engine  coordinator.Options
 }
@@ -32,7 +32,11 @@ func InProcess(ctx context.Context, dir string, opts InProcessOptions) (
 			undo.run()
 		}
 	}()
-	how := opts.Weights.Options(opts.Mode, undo.cpu(opts.Threads))
+	device, err := undo.device(opts.Compute, opts.Weights.Log)
+	if err != nil {
+		return nil, nil, err
+	}
+	how := opts.Weights.Options(opts.Mode, device)
 	m, err := openWatched(dir, how, opts.Weights)
 	if err != nil {
 		return nil, nil, err

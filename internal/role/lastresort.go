@@ -8,6 +8,7 @@ import (
 
 	"drover/expertnode"
 	"drover/internal/show"
+	"drover/kernel"
 	"drover/model"
 	"drover/router"
 )
@@ -30,6 +31,10 @@ func (r LastResort) open(o *router.Options, m *Model, undo *stack, threads int,
 	size := o.Spec.ReplicaBytes
 	switch {
 	case r.Bytes == 0:
+		return nil
+	case o.KernelClass != "" && o.KernelClass != kernel.Class(m.Mode):
+		log.Warn("experts that no node holds are not computed here: nodes compute them with another "+
+			"kernel class", "here", kernel.Class(m.Mode), "nodes", o.KernelClass)
 		return nil
 	case r.Bytes < size:
 		log.Warn("experts that no node holds cannot be computed here: one is larger than "+

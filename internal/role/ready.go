@@ -226,6 +226,9 @@ func (n *ExpertNode) unready() error {
 	if n.closing.Load() {
 		return errors.New("the node ends")
 	}
+	if n.gone.Load() {
+		return errors.New("the node's device is lost")
+	}
 	if !n.holds.ready() {
 		return errors.New("the node has not loaded all that a placement in force gives it")
 	}
@@ -236,7 +239,7 @@ func (n *ExpertNode) unready() error {
 func (n *ExpertNode) sayReady(change func(*holds)) {
 	change(&n.holds)
 	status := healthv1.HealthCheckResponse_NOT_SERVING
-	if n.holds.ready() {
+	if n.holds.ready() && !n.gone.Load() {
 		status = healthv1.HealthCheckResponse_SERVING
 	}
 	n.live.SetServingStatus("", status)

@@ -18,6 +18,7 @@ import (
 	"drover/coordinator"
 	"drover/internal/answer"
 	"drover/kernel"
+	"drover/kernel/cuda"
 	"drover/model"
 	"drover/moe"
 	droverv1 "drover/proto/drover/v1"
@@ -88,7 +89,11 @@ func (m *Model) DigestText() string { return hex.EncodeToString(m.Digest[:]) }
 func (m *Model) Close() error { return m.Checkpoint.Close() }
 
 // sayHow tells the log what this process computes with.
-func sayHow(log *slog.Logger, threads int) {
+func sayHow(log *slog.Logger, m *Model, threads int) {
+	if _, ok := m.Device.(cuda.Accelerator); ok {
+		log.Info("computing", "kernel_class", m.class())
+		return
+	}
 	set := kernel.Instructions()
 	log.Info("computing", "threads", max(threads, 1), "instructions", set)
 	if set == "go" {
@@ -116,7 +121,10 @@ func (m *Model) engine(experts moe.Experts, opts coordinator.Options) (
 		return nil, err
 	}
 	opts.Name, opts.ModelDigest = m.Name(), m.Digest[:]
-	opts.NumericMode, opts.KernelClass = m.Mode.String(), kernel.Class(m.Mode)
+	opts.NumericMode = m.Mode.String()
+	if opts.KernelClass == "" {
+		opts.KernelClass = m.class()
+	}
 	return coordinator.New(loaded, tok, opts)
 }
 

@@ -10,6 +10,9 @@ import (
 	"drover/kernel"
 )
 
+// Built tells whether this program can use GPUs.
+const Built = true
+
 // Device computes on a GPU: a kernel.Device. Every operation is queued in one stream;
 // Read and Sync wait. Weights are copied beside it, by a stream of their own.
 type Device struct {

@@ -2,10 +2,7 @@
 
 package cuda
 
-import (
-	"time"
-	"unsafe"
-)
+import "unsafe"
 
 // event is a point in a stream's work that others wait for.
 type event struct {
@@ -13,14 +10,11 @@ type event struct {
 	handle uintptr
 }
 
-// newEvent makes an event; one that is timed costs more.
-func (c *Context) newEvent(timed bool) (*event, error) {
+// newEvent makes an event that does not take the time.
+func (c *Context) newEvent() (*event, error) {
 	const untimed = 2
-	e, flags := &event{c: c}, uintptr(untimed)
-	if timed {
-		flags = 0
-	}
-	if err := c.call(cuEventCreate, uintptr(unsafe.Pointer(&e.handle)), flags); err != nil {
+	e := &event{c: c}
+	if err := c.call(cuEventCreate, uintptr(unsafe.Pointer(&e.handle)), untimed); err != nil {
 		return nil, err
 	}
 	return e, nil
@@ -31,13 +25,5 @@ func (e *event) record(stream uintptr) error { return e.c.call(cuEventRecord, e.
 
 // wait waits until the point is reached.
 func (e *event) wait() error { return e.c.call(cuEventSynchronize, e.handle) }
-
-// since is the time between two timed events, both of which were reached.
-func (e *event) since(earlier *event) (time.Duration, error) {
-	var milliseconds float32
-	err := e.c.call(cuEventElapsedTime, uintptr(unsafe.Pointer(&milliseconds)), earlier.handle,
-		e.handle)
-	return time.Duration(float64(milliseconds) * float64(time.Millisecond)), err
-}
 
 func (e *event) destroy() error { return e.c.call(cuEventDestroy, e.handle) }

@@ -42,7 +42,7 @@ func (b *bench) grouped(few bool, f kernel.Format, x *Memory, rows, outputs, inp
 		panels = addPanels(panels, m.At(0), from, ends[i])
 		from = ends[i]
 	}
-	y, table := b.on(make([]byte, 4*rows*outputs)), b.on(rawBytes(panels))
+	y, table := b.on(make([]byte, 4*rows*outputs)), b.on(memoryOf(panels))
 	grid, name := groupedGrid(len(panels), outputs), "mul_grouped_"+f.String()
 	if few {
 		grid, name = fewGrid(len(panels), outputs), "mul_few_"+f.String()

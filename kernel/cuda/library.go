@@ -44,7 +44,6 @@ const (
 	cuEventDestroy
 	cuEventRecord
 	cuEventSynchronize
-	cuEventElapsedTime
 	cuModuleLoad
 	cuModuleUnload
 	cuModuleFunction
@@ -80,7 +79,6 @@ var cudaNames = []string{
 	cuEventDestroy:       "cuEventDestroy_v2",
 	cuEventRecord:        "cuEventRecord",
 	cuEventSynchronize:   "cuEventSynchronize",
-	cuEventElapsedTime:   "cuEventElapsedTime",
 	cuModuleLoad:         "cuModuleLoadData",
 	cuModuleUnload:       "cuModuleUnload",
 	cuModuleFunction:     "cuModuleGetFunction",

@@ -216,7 +216,7 @@ func (u *uploader) open(d *Device) (err error) {
 	}
 	for i := range u.halves {
 		if u.copied[i] == nil {
-			if u.copied[i], err = d.c.newEvent(false); err != nil {
+			if u.copied[i], err = d.c.newEvent(); err != nil {
 				return err
 			}
 		}

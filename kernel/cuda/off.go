@@ -2,6 +2,9 @@
 
 package cuda
 
+// Built tells whether this program can use GPUs.
+const Built = false
+
 // List returns ErrNotBuilt.
 func List() (Listing, error) { return Listing{}, ErrNotBuilt }
 

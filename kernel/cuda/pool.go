@@ -132,9 +132,8 @@ const collections = 3
 
 // collect runs the collector, and waits a moment for what it finds to be given back.
 func collect() {
-	type sentinel struct{ self *sentinel }
 	done := make(chan struct{})
-	s := &sentinel{}
+	s := new(*int) // with a pointer in it: without one it may share its block with others
 	runtime.AddCleanup(s, func(done chan struct{}) { close(done) }, done)
 	s = nil
 	runtime.GC()

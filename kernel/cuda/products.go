@@ -8,10 +8,7 @@ import (
 	"drover/kernel"
 )
 
-// How products are cut among threads; see src/mul.cu and src/integer.cu.
 const (
-	mulOutputs = 64 // in a block of threads, one each
-	mulRows    = 8  // of each thread
 	// mostPanels is the most that a grid has in its second direction.
 	mostPanels = 65535
 	// groupInputs is the number of a row's inputs that share a scale.

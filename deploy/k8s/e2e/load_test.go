@@ -35,7 +35,7 @@ type answers [][sha256.Size]byte
 func quietAnswers(t *testing.T, questions []load.Question) answers {
 	t.Helper()
 	conn, stop, err := role.InProcess(t.Context(), modelDir, role.InProcessOptions{
-		Mode: kernel.BF16, Threads: 1})
+		Mode: kernel.BF16, Compute: role.Compute{Threads: 1}})
 	if err != nil {
 		t.Fatal(err)
 	}
