@@ -28,7 +28,10 @@
 //	C2  One writer. Each write of the planner is conditional on its own election key and
 //	    on the record it replaces, so that a planner that was paused and deposed changes
 //	    nothing.
-//	C3  A revision is used once. Each intent takes a number above all that are known.
+//	C3  A revision is used once. Each intent takes a number above all that are known: by the
+//	    planner, the store and the nodes that are registered. A store that lost its state and
+//	    a planner that began anew with nodes that are new begin at 1 again; bytes do not
+//	    depend on it, and the next plan is above what nodes that return then tell.
 //	C4  Absence of the store changes nothing. The last View stays valid, nodes go on
 //	    serving, and for one lease time after the store's return nobody is taken for lost.
 //	    The end of a registration is a reason to plan, not to stop sending rows: a node

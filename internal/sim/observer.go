@@ -18,6 +18,9 @@ type observer struct {
 	mu     sync.Mutex // guards the fields below, and the order of writes
 	plan   *placement.Plan
 	record []byte
+	// owner committed it to store.
+	owner string
+	store *cluster.Memory
 }
 
 // committed checks a write that a process has just done at a revision of the store. The
@@ -40,7 +43,11 @@ func (o *observer) committed(c *storeClient, write cluster.Write, revision int64
 		w.problem("%s commits a plan that cannot be read: %v", c.owner, err)
 		return
 	}
-	if o.plan != nil && next.Revision <= o.plan.Revision && !bytes.Equal(record, o.record) {
+	// A planner that was started after the store had lost its state knows of no revision if no
+	// node that does has registered again: it begins anew (C3).
+	store := c.memory.Load()
+	knows := c.owner == o.owner || store == o.store
+	if o.plan != nil && next.Revision <= o.plan.Revision && knows && !bytes.Equal(record, o.record) {
 		w.problem("%s commits revision %d after %d", c.owner, next.Revision, o.plan.Revision)
 	}
 	// Of all that writes, only leases that expire do not take mu. One that did at this very
@@ -49,7 +56,7 @@ func (o *observer) committed(c *storeClient, write cluster.Write, revision int64
 	if !bytes.Equal(record, o.record) && err == nil && now == revision {
 		o.covered(c, next)
 	}
-	o.plan, o.record = next, bytes.Clone(record)
+	o.plan, o.record, o.owner, o.store = next, bytes.Clone(record), c.owner, store
 }
 
 // entry reads a key of the store.
