@@ -303,7 +303,7 @@ func (l *lane) checkLate(f *flight) {
 		case p.done || p.check == nil || len(p.check.opinions) == 0:
 		case l.canAskLocal(p):
 			p.check.local = true
-		case len(p.check.opinions) == 1 && !p.local && !p.check.local:
+		case len(p.check.opinions) == 1 && !l.awaitsLocal(p):
 			l.endCheck(p)
 		}
 	}

@@ -238,6 +238,9 @@ func (l *lane) noteLocal(j *localJob) {
 			p.localErr = err
 			p.notLocalBefore = now + min(retryDelay<<min(p.localAttempts, 10), maxRetryDelay)
 			p.localAttempts++
+			if !p.done && p.check != nil && p.late && len(p.check.opinions) == 1 {
+				l.hearNobody(p) // who else was asked for an opinion is late, too
+			}
 		} else if rows := j.batch.Y.Slice(row, row+p.rows); !p.done && p.check != nil {
 			l.hear(i, nil, rows)
 		} else if !p.done {

@@ -87,6 +87,7 @@ var past = []uint64{
 	13233, // a node registered again while a commit that gave it up was on its way
 	25142, // a full cluster whose coordinator and store both begin anew: nothing had room to load
 	28666, // the same with a node that was new: revision 1 twice, of which nobody knew
+	38032, // a check waited for a node whose answer was lost, after this machine had failed
 }
 
 func TestPast(t *testing.T) {
