@@ -37,9 +37,10 @@ type link struct {
 	off      bool       // the machine has no power: nobody refuses a connection
 	stalled  [2]int     // faults that hold bytes back
 	delay    time.Duration
-	slow     int    // faults that limit the rate
-	spoil    [2]int // writes whose bytes are to be corrupted
-	lose     [2]int // writes whose bytes are to be lost
+	slow     int       // faults that limit the rate
+	spoil    [2]int    // writes whose bytes are to be corrupted
+	lose     [2]int    // writes whose bytes are to be lost
+	hurt     time.Time // when bytes were last lost or corrupted
 	conns    map[*conn]bool
 	changed  chan struct{} // closed and replaced at each change
 }
@@ -254,10 +255,12 @@ func (l *link) passes(d direction, p []byte, now time.Time) (time.Time, []byte) 
 	case len(p) < least:
 	case l.lose[d] > 0:
 		l.lose[d]--
+		l.hurt = now
 		l.world.fired.fire([2]Failpoint{LoseTo, LoseFrom}[d])
 		bytes = nil
 	case l.spoil[d] > 0:
 		l.spoil[d]--
+		l.hurt = now
 		l.world.fired.fire([2]Failpoint{CorruptTo, CorruptFrom}[d])
 		x := mix(l.world.scenario.Seed, uint64(l.spoil[d])<<8|uint64(len(p)))
 		bytes[x%uint64(len(p))] ^= 1 << (x >> 32 % 8)

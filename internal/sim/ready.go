@@ -135,7 +135,8 @@ func (n *node) health(epoch uint64) reach {
 	switch {
 	case l == nil || n.link.off || n.link.stalled[0]+n.link.stalled[1] > 0:
 		return severed
-	case l.epoch != epoch || !well || n.link.slow > 0 || n.link.delay > 0:
+	case l.epoch != epoch || !well || n.link.slow > 0 || n.link.delay > 0 ||
+		time.Since(n.link.hurt) < 2*lookEvery:
 		return unclear
 	}
 	return fully

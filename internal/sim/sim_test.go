@@ -88,6 +88,7 @@ var past = []uint64{
 	25142, // a full cluster whose coordinator and store both begin anew: nothing had room to load
 	28666, // the same with a node that was new: revision 1 twice, of which nobody knew
 	38032, // a check waited for a node whose answer was lost, after this machine had failed
+	40109, // a link on which bytes were lost again and again, which the rules took for a sound one
 }
 
 func TestPast(t *testing.T) {

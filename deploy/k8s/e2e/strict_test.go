@@ -84,7 +84,7 @@ func TestStrict(t *testing.T) {
 		}
 		files = append(files, found...)
 	}
-	if len(files) < 16 {
+	if len(files) < 14 {
 		t.Fatalf("%d sets are rendered: %v", len(files), files)
 	}
 	made := 0
