@@ -34,6 +34,7 @@ cluster/etcdserver:
 kernel: tensor
 kernel/devicetest: kernel tensor
 kernel/cuda: kernel tensor
+kernel/cuda/standin:
 checkpoint: tensor
 packed: kernel
 wire: tensor

@@ -8,9 +8,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
+
+	"drover/kernel/cuda/standin"
 )
 
 // inside marks a process that runs with the stand-in in the place of the driver.
@@ -33,15 +34,7 @@ func runInside() int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	library := filepath.Join(dir, cudaLibrary)
-	// Fortified, a jump to another thread's stack counts as a mistake.
-	build := exec.Command("g++", "-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-Wall",
-		"-Werror", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE", "-Itestdata", "-o", library, "testdata/standin.cpp")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build the stand-in: %v\n%s", err, out)
-		return 1
-	}
-	if err := os.Symlink(cudaLibrary, filepath.Join(dir, nvmlLibrary)); err != nil {
+	if err := standin.Build(dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
