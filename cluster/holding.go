@@ -58,8 +58,13 @@ func (r *holding) step(ctx context.Context, now time.Time) time.Duration {
 		}
 		r.committed = t.committed
 	}
+	withdraws := false
 	if t.instead != nil && r.givesWay == t.revision {
 		t.replicas = t.instead
+		if r.readyRevision < t.revision {
+			r.readyRevision = 0
+		}
+		withdraws = r.published.ready > r.readyRevision
 	}
 	if !slices.Equal(r.wanted, t.replicas) {
 		r.wanted, r.since = t.replicas, now
@@ -71,6 +76,9 @@ func (r *holding) step(ctx context.Context, now time.Time) time.Duration {
 		}
 		r.assigning.revision = t.revision
 		return forever
+	}
+	if withdraws {
+		return retryDelay // what is dropped must not be told as loaded any more
 	}
 	wait := r.drop(t.replicas, now) // also before loading, which may need the room
 	if !r.holdsAll(t.replicas) {

@@ -89,6 +89,7 @@ var past = []uint64{
 	28666, // the same with a node that was new: revision 1 twice, of which nobody knew
 	38032, // a check waited for a node whose answer was lost, after this machine had failed
 	40109, // a link on which bytes were lost again and again, which the rules took for a sound one
+	59069, // nodes that gave a vanished plan up while they still told that they had loaded it
 }
 
 func TestPast(t *testing.T) {
