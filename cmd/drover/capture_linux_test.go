@@ -358,24 +358,37 @@ func openCapture() (int, error) {
 	return socket, err
 }
 
-// read collects packets until stop, and then what has arrived.
+// read collects packets until stop, and then those that had arrived: a cluster that runs sends
+// more all the time.
 func (c *capture) read() {
 	defer close(c.done)
 	buffer := make([]byte, 1<<17)
-	for {
-		n, from, err := unix.Recvfrom(c.socket, buffer, 0)
-		switch link, _ := from.(*unix.SockaddrLinklayer); {
-		case err == unix.EAGAIN && c.ending.Load():
+	const unknown = -1
+	for taken, left := 0, unknown; left != 0; {
+		if left == unknown && c.ending.Load() {
 			stats, err := unix.GetsockoptTpacketStats(c.socket, unix.SOL_PACKET, unix.PACKET_STATISTICS)
-			if c.failed = err; err == nil {
-				c.dropped = stats.Drops
+			if err != nil {
+				c.failed = err
+				return
 			}
-			return
-		case err == unix.EAGAIN || err == unix.EINTR:
-		case err != nil:
+			c.dropped = stats.Drops
+			left = int(stats.Packets-stats.Drops) - taken
+			continue
+		}
+		n, from, err := unix.Recvfrom(c.socket, buffer, 0)
+		if err == unix.EAGAIN || err == unix.EINTR {
+			continue
+		}
+		if err != nil {
 			c.failed = err
 			return
-		case link.Pkttype != unix.PACKET_OUTGOING: // which comes in, too
+		}
+		taken++
+		if left > 0 {
+			left--
+		}
+		link, _ := from.(*unix.SockaddrLinklayer)
+		if link.Pkttype != unix.PACKET_OUTGOING { // which comes in, too
 			c.mu.Lock()
 			c.packets = append(c.packets, bytes.Clone(buffer[:n]))
 			c.mu.Unlock()
