@@ -82,6 +82,7 @@ var directModules = []string{
 	"github.com/spf13/cobra",
 	"go.etcd.io/etcd/api/v3",
 	"go.etcd.io/etcd/client/v3",
+	"go.etcd.io/etcd/etcdutl/v3", // its snapshot package: a backup becomes a member's folder
 	"go.etcd.io/etcd/server/v3",
 	"go.uber.org/goleak",
 	"go.uber.org/zap",

@@ -39,6 +39,21 @@ func read(t *testing.T, endpoint, put string) string {
 	return string(r.Kvs[0].Value)
 }
 
+// revision returns etcd's own newest revision.
+func revision(t *testing.T, endpoint string) int64 {
+	t.Helper()
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	r, err := c.Get(t.Context(), "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.Header.Revision
+}
+
 // TestRestart starts a member twice on the same folder and finds what was written.
 func TestRestart(t *testing.T) {
 	opts := Options{Dir: filepath.Join(t.TempDir(), "state")}

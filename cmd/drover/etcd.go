@@ -73,6 +73,7 @@ was ready.`,
 	c.Flags().BoolVar(&f.debug, "debug", false, "log more")
 	adminFlags(c, &f.admin, &f.tokenFile)
 	c.Flags().BoolVar(&f.plaintext, "plaintext", false, plaintextHelp)
+	c.AddCommand(newEtcdBackupCommand(g), newEtcdRestoreCommand(g))
 	return c
 }
 
