@@ -7,19 +7,21 @@ import (
 	"github.com/spf13/cobra"
 
 	"drover/internal/inspect"
+	"drover/kernel"
 )
 
 func newInspectCommand(g *globals) *cobra.Command {
 	var nodes int
+	var modeText string
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "inspect DIR",
 		Short: "Tell what a model directory holds and what serving it takes",
 		Long: `Inspect reads the configuration and the headers of a model directory, and of its weights the
 samples that its digest covers: its architecture, layers, experts, parameters, element types,
-tokenizer and chat template; and the memory for weights that a coordinator and each of 1, 2,
-4, … expert nodes need in mode bf16. A model that this build cannot serve is described as far
-as its headers tell.
+tokenizer and chat template; the memory for weights that a coordinator and each of 1, 2,
+4, … expert nodes need in a numeric mode, and what a token costs the network. A model that
+this build cannot serve is described as far as its headers tell.
 
 With --json one document: {"directory","architecture","unsupported","digest","form",
 "weight_bytes","parameters","dtypes","tokenizer","chat_template","model","memory"}.
@@ -34,7 +36,11 @@ Exit codes: 0 done, 1 the directory is damaged or no model, 2 wrong usage.`,
 			if nodes < 0 {
 				return usagef("--nodes is %d, must not be negative", nodes)
 			}
-			r, err := inspect.Dir(args[0], nodes)
+			mode, err := kernel.ParseMode(modeText)
+			if err != nil {
+				return usagef("--mode: %v", err)
+			}
+			r, err := inspect.Dir(args[0], mode, nodes)
 			switch {
 			case err != nil:
 				return err
@@ -46,6 +52,7 @@ Exit codes: 0 done, 1 the directory is damaged or no model, 2 wrong usage.`,
 		},
 	}
 	c.Flags().IntVar(&nodes, "nodes", 0, "expert nodes to plan for (default: 1, 2, 4, …)")
+	c.Flags().StringVar(&modeText, "mode", "bf16", modeHelp)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
 }

@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strings"
 
 	"drover/checkpoint"
 	"drover/kernel"
 	"drover/model"
-	"drover/tensor"
 	"drover/tokenizer"
 )
 
@@ -68,8 +66,11 @@ type Model struct {
 	ExpertWidth     int   `json:"expert_width"`
 }
 
-// Memory is what processes need for weights, in mode bf16, beside their working memory.
+// Memory is what processes need for weights beside their working memory, and what a token
+// costs the network.
 type Memory struct {
+	// Mode is the numeric mode.
+	Mode string `json:"mode"`
 	// CoordinatorBytes holds everything but the routed experts.
 	CoordinatorBytes int64 `json:"coordinator_bytes"`
 	// KVBytesPerToken is added for each token of a sequence's context, at most: layers of
@@ -77,6 +78,9 @@ type Memory struct {
 	KVBytesPerToken int64 `json:"kv_bytes_per_token"`
 	// ReplicaBytes is the size of one expert.
 	ReplicaBytes int64 `json:"replica_bytes"`
+	// WireBytesPerToken is what travels for a token between a coordinator and the expert nodes,
+	// both ways together, without headers: a row there and back for each expert.
+	WireBytesPerToken int64 `json:"wire_bytes_per_token"`
 	// Nodes says what the fullest of so many expert nodes holds, one replica of each expert.
 	Nodes []NodeMemory `json:"nodes"`
 }
@@ -88,9 +92,9 @@ type NodeMemory struct {
 	Bytes    int64 `json:"bytes"`
 }
 
-// Dir inspects a model directory. Nodes is the number of expert nodes to plan for; 0 stands for
-// 1, 2, 4, 8 and so on.
-func Dir(dir string, nodes int) (Report, error) {
+// Dir inspects a model directory. Memory is told for a numeric mode and for so many expert
+// nodes; 0 stands for 1, 2, 4, 8 and so on.
+func Dir(dir string, mode kernel.Mode, nodes int) (Report, error) {
 	if nodes < 0 {
 		return Report{}, fmt.Errorf("number of nodes is %d, must not be negative", nodes)
 	}
@@ -113,7 +117,7 @@ func Dir(dir string, nodes int) (Report, error) {
 		return Report{}, err
 	}
 	r.readTokenizer(dir)
-	spec, err := model.Describe(ck, kernel.BF16)
+	spec, err := model.Describe(ck, mode)
 	if errors.Is(err, model.ErrUnsupported) {
 		r.Unsupported = err.Error()
 		return r, nil
@@ -121,7 +125,7 @@ func Dir(dir string, nodes int) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	r.describe(spec, coordinatorBytes(ck), nodes)
+	r.describe(spec, mode, model.CoordinatorBytes(ck, mode), nodes)
 	return r, nil
 }
 
@@ -138,53 +142,15 @@ func (r *Report) countTensors(ck *checkpoint.Checkpoint) error {
 		d.Bytes += n * int64(t.DType.Size())
 		r.DTypes[t.DType.String()] = d
 		r.Parameters.Total += n
-		switch kindOf(name) {
-		case expertTensor:
+		switch model.PartOf(name) {
+		case model.ExpertPart:
 			r.Parameters.RoutedExperts += n
-		case visionTensor:
+		case model.VisionPart:
 			r.Parameters.Vision += n
 		}
 	}
 	r.Parameters.Active = r.Parameters.Total - r.Parameters.Vision
 	return nil
-}
-
-// coordinatorBytes is the size in memory of all tensors that a coordinator holds for text.
-func coordinatorBytes(ck *checkpoint.Checkpoint) int64 {
-	bytes := int64(0)
-	for _, name := range ck.Names() {
-		t, err := ck.Tensor(name)
-		if err != nil || kindOf(name) != otherTensor {
-			continue
-		}
-		size := 4 // everything that is not bf16 is widened
-		if t.DType == tensor.BF16 {
-			size = 2
-		}
-		bytes += int64(t.Elements()) * int64(size)
-	}
-	return bytes
-}
-
-type kind int
-
-const (
-	otherTensor kind = iota
-	expertTensor
-	visionTensor
-)
-
-// kindOf tells tensors apart by the names that published checkpoints use.
-func kindOf(name string) kind {
-	for _, part := range []string{"vision_model.", "vision_tower.", "multi_modal_projector."} {
-		if strings.Contains(name, part) {
-			return visionTensor
-		}
-	}
-	if strings.Contains(name, ".experts.") {
-		return expertTensor
-	}
-	return otherTensor
 }
 
 func (r *Report) readTokenizer(dir string) {
@@ -201,7 +167,8 @@ func (r *Report) readTokenizer(dir string) {
 }
 
 // describe adds what the model's specification tells.
-func (r *Report) describe(spec model.Spec, coordinatorBytes int64, nodes int) {
+func (r *Report) describe(spec model.Spec, mode kernel.Mode, coordinatorBytes int64,
+	nodes int) {
 	m := spec.MoE
 	r.Model = &Model{
 		Layers: spec.Layers, Hidden: spec.Hidden, Vocabulary: spec.Vocabulary,
@@ -212,8 +179,9 @@ func (r *Report) describe(spec model.Spec, coordinatorBytes int64, nodes int) {
 		one := r.Parameters.RoutedExperts / int64(m.Experts)
 		r.Parameters.Active -= r.Parameters.RoutedExperts - one*int64(m.TopK)
 	}
-	r.Memory = &Memory{CoordinatorBytes: coordinatorBytes, ReplicaBytes: m.ReplicaBytes,
-		Nodes: []NodeMemory{}}
+	r.Memory = &Memory{Mode: mode.String(), CoordinatorBytes: coordinatorBytes,
+		ReplicaBytes: m.ReplicaBytes, Nodes: []NodeMemory{},
+		WireBytesPerToken: int64(2 * len(m.Layers) * m.TopK * m.Hidden * mode.RowType().Size())}
 	for _, g := range spec.KV {
 		r.Memory.KVBytesPerToken += int64(g.RowBytes)
 	}

@@ -5,12 +5,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"drover/kernel"
 )
 
 const fixtures = "../../testdata/fixtures"
 
 func TestDemoModel(t *testing.T) {
-	r, err := Dir("../../models/tiny-maverick", 0)
+	r, err := Dir("../../models/tiny-maverick", kernel.BF16, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +58,7 @@ func TestDemoModel(t *testing.T) {
 
 func TestNodes(t *testing.T) {
 	dir := filepath.Join(fixtures, "models", "llama4_scout_causal")
-	r, err := Dir(dir, 5)
+	r, err := Dir(dir, kernel.BF16, 5)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,13 +68,13 @@ func TestNodes(t *testing.T) {
 	if r.Tokenizer != "none" || r.ChatTemplate {
 		t.Errorf("tokenizer %q, chat template %v", r.Tokenizer, r.ChatTemplate)
 	}
-	if _, err := Dir(dir, -1); err == nil {
+	if _, err := Dir(dir, kernel.BF16, -1); err == nil {
 		t.Error("-1 nodes: no error")
 	}
 }
 
 func TestDense(t *testing.T) {
-	r, err := Dir(filepath.Join(fixtures, "models", "llama4_guard_dense"), 0)
+	r, err := Dir(filepath.Join(fixtures, "models", "llama4_guard_dense"), kernel.BF16, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +84,7 @@ func TestDense(t *testing.T) {
 }
 
 func TestUnsupportedAndMalformed(t *testing.T) {
-	r, err := Dir(filepath.Join(fixtures, "models", "gpt_oss"), 0)
+	r, err := Dir(filepath.Join(fixtures, "models", "gpt_oss"), kernel.BF16, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +92,7 @@ func TestUnsupportedAndMalformed(t *testing.T) {
 		t.Errorf("gpt_oss: %+v", r)
 	}
 	for _, name := range []string{"truncated_data", "config_missing", "config_zero_heads"} {
-		if _, err := Dir(filepath.Join(fixtures, "malformed", name), 0); err == nil {
+		if _, err := Dir(filepath.Join(fixtures, "malformed", name), kernel.BF16, 0); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}

@@ -47,9 +47,11 @@ func (r Report) Text() string {
 		row("context", "%d tokens", m.ContextTokens)
 	}
 	if m := r.Memory; m != nil {
+		row("mode", "%s", m.Mode)
 		row("coordinator", "%s, and %s for each token of context",
 			size(m.CoordinatorBytes), size(m.KVBytesPerToken))
 		row("one expert", "%s", size(m.ReplicaBytes))
+		row("network", "%s for each token, both ways together", size(m.WireBytesPerToken))
 		for _, n := range m.Nodes {
 			row(fmt.Sprintf("node of %d", n.Nodes), "%s in %d replicas", size(n.Bytes), n.Replicas)
 		}
