@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// TestEtcdRestored loses etcd with its disk, after the placement has changed since the backup:
-// nobody who asks notices, and with the restored etcd the cluster changes its placement as ever.
+// TestEtcdRestored loses etcd with its disk, once after the placement has changed since a backup
+// and once without a backup: nobody who asks notices, and with the restored etcd, or an empty one,
+// the cluster changes its placement as ever.
 func TestEtcdRestored(t *testing.T) {
 	dir := certificates(t, "etcd", "expertnode", "coordinator")
 	of := func(role string) string { return filepath.Join(dir, role) }
@@ -42,23 +43,26 @@ func TestEtcdRestored(t *testing.T) {
 	}
 	node("n3")
 	c.registered(t, "n1", "n2", "n3")
-	before := c.revision(t)
 
-	old.signal(os.Kill)
-	old.wait(5 * slack * time.Second)
-	l.goesOn()
-	state := filepath.Join(dir, "new")
-	if code, _, stderr := drover(t, "etcd", "restore", "--dir", state, file); code != exitDone {
+	restored := filepath.Join(dir, "restored")
+	if code, _, stderr := drover(t, "etcd", "restore", "--dir", restored, file); code != exitDone {
 		t.Fatalf("exit code %d, %s", code, stderr)
 	}
-	etcd(state, url)
-	c.registered(t, "n1", "n2", "n3")
-	l.goesOn()
-
-	nodes["n1"].signal(os.Kill)
-	c.registered(t, "n2", "n3")
-	l.goesOn()
-	if now := c.revision(t); now <= before {
-		t.Errorf("placement revision %d after a node died, %d before", now, before)
+	for _, state := range []string{restored, filepath.Join(dir, "empty")} {
+		before := c.revision(t)
+		old.signal(os.Kill)
+		old.wait(5 * slack * time.Second)
+		l.goesOn()
+		old, _ = etcd(state, url)
+		c.registered(t, "n1", "n2", "n3")
+		l.goesOn()
+		nodes["n1"].signal(os.Kill)
+		c.registered(t, "n2", "n3")
+		l.goesOn()
+		if now := c.revision(t); now <= before {
+			t.Errorf("%s: placement revision %d after a node died, %d before", state, now, before)
+		}
+		nodes["n1"] = node("n1")
+		c.registered(t, "n1", "n2", "n3")
 	}
 }
