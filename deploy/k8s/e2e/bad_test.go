@@ -42,7 +42,7 @@ func badValues(t *testing.T) {
 				}
 				return
 			}
-			within(t, 2*time.Minute, "a pod or its log that says "+tc.says, func() error {
+			within(t, patience, "a pod or its log that says "+tc.says, func() error {
 				status, err := try("kubectl", "describe", "pods", "-l", "app.kubernetes.io/instance="+bad)
 				if err != nil {
 					return err

@@ -4,13 +4,16 @@ package e2e
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -83,7 +86,7 @@ func members(t *testing.T, coordinator string) (map[string]*droverv1.NodeStatus,
 		return nil, err
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	list, err := droverv1.NewClusterServiceClient(conn).ListNodes(ctx, &droverv1.ListNodesRequest{})
 	if err != nil {
@@ -138,7 +141,7 @@ func knock(t *testing.T, front string, id *identity.Source) error {
 		return err
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	_, err = healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{})
 	return err
@@ -152,13 +155,13 @@ func plainly(t *testing.T, front string) error {
 		return err
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	_, err = healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{})
 	return err
 }
 
-// everywhere waits until all pods have the certificates and authorities of their secrets.
+// everywhere waits until all processes use the certificates and authorities of their secrets.
 func everywhere(t *testing.T) {
 	t.Helper()
 	for _, role := range []identity.Role{identity.Coordinator, identity.ExpertNode, identity.Etcd} {
@@ -170,12 +173,52 @@ func everywhere(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, pod := range pods(t, string(role)) {
-			within(t, patience, "new certificates in "+pod, func() error { return has(pod, want) })
+		all, err := addresses(string(role))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, ip := range all {
+			within(t, patience, "new certificates in a "+string(role), func() error {
+				return uses(t.Context(), ip, want)
+			})
 		}
 	}
-	// Processes read the files every second.
-	time.Sleep(3 * time.Second)
+}
+
+// uses compares what a process shows to who connects to its port of HTTP, its certificate and
+// whom it trusts, with what it should have.
+func uses(ctx context.Context, ip string, want identity.Folder) error {
+	var trusts []string
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	d := tls.Dialer{Config: &tls.Config{
+		InsecureSkipVerify: true, // the certificate is compared below
+		GetClientCertificate: func(r *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			for _, subject := range r.AcceptableCAs {
+				trusts = append(trusts, string(subject))
+			}
+			return &tls.Certificate{}, nil // none
+		},
+	}}
+	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(ip, "9090"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	shown := conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
+	if !shown.Equal(want.Certificate) {
+		return fmt.Errorf("it shows %s of %v", shown.Subject, shown.NotBefore)
+	}
+	var authorities []string
+	for _, c := range want.Authorities {
+		authorities = append(authorities, string(c.RawSubject))
+	}
+	slices.Sort(authorities)
+	slices.Sort(trusts)
+	if !slices.Equal(trusts, authorities) {
+		return fmt.Errorf("it trusts %d authorities, %q, want %q", len(trusts), trusts, authorities)
+	}
+	return nil
 }
 
 // has compares what a pod's folder holds.
@@ -221,7 +264,7 @@ func get(t *testing.T, id *identity.Source, with bool, url, key string) (int, st
 	if !with {
 		cfg.GetClientCertificate = nil
 	}
-	c := http.Client{Transport: &http.Transport{TLSClientConfig: cfg}, Timeout: 30 * time.Second}
+	c := http.Client{Transport: &http.Transport{TLSClientConfig: cfg}, Timeout: time.Minute}
 	defer c.CloseIdleConnections()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 	if err != nil {

@@ -20,8 +20,9 @@ const (
 	frontSet  = "deployment/drover-coordinator"
 	etcdPod   = "drover-etcd-0"
 	component = "app.kubernetes.io/component="
-	// patience bounds waits for the cluster; it is not what anything should take.
-	patience = 4 * time.Minute
+	// patience bounds each wait for the cluster, which ends as soon as what it waits for is so: it
+	// is not what anything should take.
+	patience = 8 * time.Minute
 	chart    = "../drover"
 )
 

@@ -26,7 +26,7 @@ const (
 	// clients ask one question after the other each.
 	clients = 3
 	// askLimit bounds one question, however often its answer is resumed.
-	askLimit = 3 * time.Minute
+	askLimit = 10 * time.Minute
 )
 
 // answers are what the model says in this process, without a cluster, by question.
@@ -82,7 +82,7 @@ func ask(t *testing.T, questions []load.Question, quiet answers) *asking {
 		Addresses: []string{"passthrough:///service-1", "passthrough:///service-2"},
 		DialOptions: []grpc.DialOption{grpc.WithContextDialer(dialReady),
 			grpc.WithTransportCredentials(credentials.NewTLS(id.Client(identity.Coordinator)))},
-		Patience: time.Minute,
+		Patience: patience,
 		Events: client.Events{Resumed: func(client.Resumed) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
