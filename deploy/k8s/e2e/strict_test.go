@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -53,7 +52,8 @@ func define(t *testing.T, modules ...string) {
 
 // TestStrict has the API server check what the chart makes of every set of values that
 // deploy/k8s/render has, as if it were to be made, by the definitions of Kubernetes, cert-manager,
-// the Prometheus operator, KEDA and Gateway API: it must neither refuse nor warn of anything.
+// the Prometheus operator, KEDA and Gateway API: it must neither refuse nor warn of anything, and
+// neither must kubeconform by the same definitions.
 func TestStrict(t *testing.T) {
 	var modules []string
 	for m := range definitions {
@@ -97,18 +97,11 @@ func TestStrict(t *testing.T) {
 	}
 	t.Logf("%d objects of %d sets of values: nothing is refused, nothing warned of", made, len(files))
 	// The check is one: it finds a word that is no field.
-	text, err := os.ReadFile(filepath.Join(dir, "defaults.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	wrong := filepath.Join(t.TempDir(), "wrong.yaml")
-	if err := os.WriteFile(wrong, []byte(strings.Replace(string(text), "readinessProbe:",
-		"readynessProbe:", 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	wrong := mistake(t, filepath.Join(dir, "defaults.yaml"), "readinessProbe:", "readynessProbe:")
 	if _, rest := dryRun(wrong); !strings.Contains(rest, "readynessProbe") {
 		t.Errorf("a field that is none is let through: %q", rest)
 	}
+	conform(t, files, made)
 }
 
 // dryRun has the API server check the objects of a file, and returns how many are good, and what
