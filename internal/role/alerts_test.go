@@ -81,7 +81,7 @@ func TestAlertsAndDashboard(t *testing.T) {
 func TestAlertsFire(t *testing.T) {
 	promtool := os.Getenv("DROVER_PROMTOOL")
 	if promtool == "" {
-		t.Skip("DROVER_PROMTOOL is not set; scripts/test --kube builds it")
+		t.Skip("DROVER_PROMTOOL is not set; scripts/test builds it")
 	}
 	deploy := filepath.Join("..", "..", "deploy", "k8s")
 	check := func(args ...string) {
