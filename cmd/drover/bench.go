@@ -101,7 +101,8 @@ many experts.
 With --model the forward pass runs in this process, and the share of its time is shown: in
 attention, experts, shared experts, the gate, the head, all else, on the wire and idle. The
 rates of decode are then those of single steps, and so are rates by CPU time in the JSON.
-Nothing is on the wire unless --nodes puts the experts on nodes behind gRPC on loopback.
+Nothing is on the wire unless --nodes puts the experts on nodes behind gRPC on loopback, by
+mutual TLS, or with --plaintext without; both say so.
 With --endpoint a coordinator is measured as a client sees it.
 
 With --json one document: {"model","mode","where","cpus","runs":[{"kind","batch",
@@ -149,6 +150,10 @@ func (t *target) bench(ctx context.Context, g *globals, opts bench.Options) (
 		}
 		if opts.Threads, err = threadsOr(t.threads); err != nil {
 			return bench.Report{}, err
+		}
+		if opts.Plaintext = t.reach.plain; opts.Plaintext && opts.Nodes == 0 {
+			return bench.Report{}, usagef("--plaintext with --model goes with --nodes: without them " +
+				"there is no connection")
 		}
 		opts.Weights = role.Weights{Cache: cacheDir(t.cache), Log: warnings(g)}
 		return bench.Local(ctx, t.model, mode, opts)

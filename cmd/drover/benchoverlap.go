@@ -18,15 +18,16 @@ func newBenchOverlapCommand(g *globals) *cobra.Command {
 		Long: `Bench overlap decodes with the model in this process and its experts on nodes behind gRPC on
 loopback, while everything between them takes so much longer each way as --delays says. Steps
 are cut into 1 to 4 micro-batches: while the rows of one travel, the others compute. Settings
-take turns of eight steps.
+take turns of eight steps. Rows travel by mutual TLS, as between machines; --plaintext measures
+without, and both say so.
 
 It prints the times of steps, what a trip and computing took, how many micro-batches hide the
 network by the formula 2(1 + Tc/Tf), and the part of the added time that did not make a step
 longer than without delay. The formula can be met where a trip takes no longer than computing.
 
-With --json one document: {"model","mode","cpus","nodes","batch","layers","runs":[{"delay_ms",
-"micro_batches","step_ms":{"min","median","max"},"tokens_per_second","one_way_ms","here_ms",
-"there_ms","hiding_micro_batches","hidden"}]}.
+With --json one document: {"model","mode","cpus","nodes","transport","batch","layers",
+"runs":[{"delay_ms","micro_batches","step_ms":{"min","median","max"},"tokens_per_second",
+"one_way_ms","here_ms","there_ms","hiding_micro_batches","hidden"}]}.
 
 Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 		Example: `  drover bench overlap --model models/tiny-maverick
@@ -59,6 +60,8 @@ Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 	threadsFlag(c, &opts.Threads, "")
 	cacheFlag(c, &cache, "")
 	c.Flags().IntVar(&opts.Nodes, "nodes", 2, "expert nodes, 1 to 64")
+	c.Flags().BoolVar(&opts.Plaintext, "plaintext", false, "plain text to the nodes, instead of "+
+		"mutual TLS")
 	c.Flags().IntVar(&opts.Batch, "batch", 32, "sequences that decode")
 	c.Flags().IntVar(&opts.PromptTokens, "prompt-tokens", 128, "tokens of their prompts")
 	c.Flags().IntVar(&opts.Steps, "steps", 48, "steps of each setting")

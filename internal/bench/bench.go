@@ -21,6 +21,8 @@ type Options struct {
 	// Nodes puts the experts of a local model on so many expert nodes in this process, which
 	// are reached through gRPC on loopback. Zero computes them without a wire.
 	Nodes int
+	// Plaintext has rows travel to these nodes in plain text instead of by mutual TLS.
+	Plaintext bool
 	// Threads is the number of threads that a local model computes with, once it is loaded. Zero
 	// means all processors.
 	Threads int

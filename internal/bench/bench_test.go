@@ -136,6 +136,9 @@ func TestModels(t *testing.T) {
 	}
 	rep, err = Local(t.Context(), dir, kernel.BF16, Options{Quick: true, Nodes: 3})
 	check(t, rep, err)
+	if want := "3 expert nodes on loopback, mutual TLS"; !strings.Contains(rep.Text(), want) {
+		t.Errorf("the table does not say %s:\n%s", want, rep.Text())
+	}
 	for _, r := range rep.Runs {
 		if s := r.Share; s == nil || s.Wire <= 0 || s.Experts <= 0 {
 			t.Errorf("on nodes: %+v, shares %+v", r, s)

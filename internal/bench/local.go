@@ -37,7 +37,7 @@ func Local(
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
 	l := &local{pieceTokens: opts.PieceTokens}
-	experts, stop, err := l.experts(ctx, m, pool, opts.Nodes)
+	experts, stop, err := l.experts(ctx, m, pool, opts)
 	if err != nil {
 		return Report{}, err
 	}
@@ -55,7 +55,8 @@ func Local(
 	rep = Report{Model: m.Name(), Mode: mode.String(), Where: "in process",
 		CPUs: opts.Threads}
 	if opts.Nodes > 0 {
-		rep.Where = fmt.Sprintf("in process, %d expert nodes on loopback", opts.Nodes)
+		rep.Where = fmt.Sprintf("in process, %d expert nodes on loopback, %s", opts.Nodes,
+			transport(opts.Plaintext))
 	}
 	err = measure(ctx, l, &rep, opts)
 	start.Memory = limits.MemoryInUse()
@@ -66,12 +67,12 @@ func Local(
 // maxNodes is more than anybody needs in one process.
 const maxNodes = 64
 
-// experts loads the experts, on n nodes or, for 0, here.
+// experts loads the experts, on nodes or, without them, here.
 func (l *local) experts(
-	ctx context.Context, m *role.Model, pool *kernel.Pool, n int,
+	ctx context.Context, m *role.Model, pool *kernel.Pool, opts Options,
 ) (experts moe.Experts, stop func(), err error) {
-	if n > 0 {
-		ns, err := startNodes(ctx, m, pool, n)
+	if opts.Nodes > 0 {
+		ns, err := startNodes(ctx, m, pool, opts.Nodes, opts.Plaintext)
 		if err != nil {
 			return nil, nil, err
 		}

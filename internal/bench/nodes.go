@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	"drover/expertnode"
+	"drover/internal/identity"
 	"drover/internal/role"
 	"drover/kernel"
 	"drover/moe"
@@ -25,12 +28,15 @@ type nodes struct {
 	pool  *kernel.Pool // all nodes compute on it, and the coordinator
 	meter *meter
 	view  *placement.View
-	undo  []func()
+	// coordinator and node are who both ends are; nil in plain text.
+	coordinator, node *identity.Source
+	undo              []func()
 }
 
-// startNodes places the model's experts on n nodes, in turn.
+// startNodes places the model's experts on n nodes, in turn. Rows travel by mutual TLS unless
+// plain text is asked for.
 func startNodes(
-	ctx context.Context, m *role.Model, pool *kernel.Pool, n int,
+	ctx context.Context, m *role.Model, pool *kernel.Pool, n int, plaintext bool,
 ) (*nodes, error) {
 	spec := m.Source.Spec()
 	if len(spec.Layers) == 0 {
@@ -50,6 +56,12 @@ func startNodes(
 		v.Plan.Replicas = append(v.Plan.Replicas, experts)
 	}
 	ns := &nodes{pool: pool, meter: &meter{}, view: v}
+	if !plaintext {
+		if err := ns.introduce(); err != nil {
+			ns.Close()
+			return nil, fmt.Errorf("certificates: %w", err)
+		}
+	}
 	for i, id := range v.Plan.NodeIDs {
 		address, err := ns.start(ctx, m, id, i, n)
 		if err != nil {
@@ -66,9 +78,50 @@ func startNodes(
 	return ns, nil
 }
 
+// transport says how rows travel.
+func transport(plaintext bool) string {
+	if plaintext {
+		return "plain text"
+	}
+	return "mutual TLS"
+}
+
+// introduce gives both ends certificates of an authority that nobody keeps.
+func (ns *nodes) introduce() error {
+	dir, err := os.MkdirTemp("", "drover-bench-")
+	if err != nil {
+		return err
+	}
+	ns.undo = append(ns.undo, func() { _ = os.RemoveAll(dir) })
+	const name = "bench"
+	now := time.Now()
+	authority, err := identity.NewAuthority(name, now, 0)
+	if err != nil {
+		return err
+	}
+	for _, end := range []struct {
+		role identity.Role
+		to   **identity.Source
+	}{{identity.Coordinator, &ns.coordinator}, {identity.ExpertNode, &ns.node}} {
+		folder := filepath.Join(dir, string(end.role))
+		id := identity.ID{Cluster: name, Role: end.role}
+		if err := authority.Save(folder, identity.Request{ID: id, Now: now}); err != nil {
+			return err
+		}
+		source, err := identity.Open(folder, identity.Events{})
+		if err != nil {
+			return err
+		}
+		ns.undo = append(ns.undo, source.Close)
+		*end.to = source
+	}
+	return nil
+}
+
 // route starts a Router to the nodes. The model's fields of its options are filled in.
 func (ns *nodes) route(m *role.Model, o router.Options) (*router.Router, error) {
 	o.ModelDigest, o.Mode, o.Spec = m.Digest[:], m.Mode, m.Source.Spec()
+	o.DialOptions = append(role.NodeDialOptions(ns.coordinator), o.DialOptions...)
 	r, err := router.New(o)
 	if err != nil {
 		return nil, err
@@ -107,7 +160,7 @@ func (ns *nodes) start(
 		server.Close()
 		return "", err
 	}
-	g := grpc.NewServer(expertnode.ServerOptions()...)
+	g := grpc.NewServer(append(expertnode.ServerOptions(), role.NodeServerOptions(ns.node)...)...)
 	droverv1.RegisterExpertServiceServer(g, server)
 	done := make(chan struct{})
 	go func() {

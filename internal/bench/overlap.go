@@ -26,6 +26,8 @@ type OverlapOptions struct {
 	// Nodes is the number of expert nodes in this process, behind gRPC on loopback. Zero
 	// means 2.
 	Nodes int
+	// Plaintext has rows travel in plain text instead of by mutual TLS.
+	Plaintext bool
 	// Threads is the number of threads that compute, nodes and model together. Zero means
 	// all processors.
 	Threads int
@@ -92,6 +94,8 @@ type OverlapReport struct {
 	Mode  string `json:"mode"`
 	CPUs  int    `json:"cpus"`
 	Nodes int    `json:"nodes"`
+	// Transport is how rows travelled: mutual TLS or plain text.
+	Transport string `json:"transport"`
 	// Batch is the number of sequences, Layers that of layers with routed experts.
 	Batch  int          `json:"batch"`
 	Layers int          `json:"layers"`
@@ -135,7 +139,7 @@ func Overlap(ctx context.Context, dir string, mode kernel.Mode, opts OverlapOpti
 		return OverlapReport{}, err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
-	ns, err := startNodes(ctx, m, pool, opts.Nodes)
+	ns, err := startNodes(ctx, m, pool, opts.Nodes, opts.Plaintext)
 	if err != nil {
 		return OverlapReport{}, err
 	}
@@ -153,7 +157,8 @@ func Overlap(ctx context.Context, dir string, mode kernel.Mode, opts OverlapOpti
 		return OverlapReport{}, err
 	}
 	rep = OverlapReport{Model: m.Name(), Mode: mode.String(), CPUs: opts.Threads,
-		Nodes: opts.Nodes, Batch: opts.Batch, Layers: len(m.Spec.MoE.Layers)}
+		Nodes: opts.Nodes, Transport: transport(opts.Plaintext), Batch: opts.Batch,
+		Layers: len(m.Spec.MoE.Layers)}
 	rep.Runs, err = w.measure(ctx, rep.Layers)
 	return rep, err
 }
@@ -292,8 +297,8 @@ func millis(d time.Duration) float64 { return float64(d) / 1e6 }
 // Text is the report as a table for people.
 func (r OverlapReport) Text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, mode %s, %d sequences, %d layers with experts on %d nodes, %d CPUs\n",
-		r.Model, r.Mode, r.Batch, r.Layers, r.Nodes, r.CPUs)
+	fmt.Fprintf(&b, "%s, mode %s, %d sequences, %d layers with experts on %d nodes, %s, %d CPUs\n",
+		r.Model, r.Mode, r.Batch, r.Layers, r.Nodes, r.Transport, r.CPUs)
 	fmt.Fprintf(&b, "%8s %7s  %26s %8s  %8s %8s %8s %7s %7s\n", "delay", "micro-", "step, ms",
 		"tokens", "one way", "here", "there", "formula", "hidden")
 	fmt.Fprintf(&b, "%8s %7s  %8s %8s %8s %8s  %8s %8s %8s %7s\n", "ms", "batches", "min",

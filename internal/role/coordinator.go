@@ -201,7 +201,7 @@ func (c *Coordinator) joinCluster(ctx context.Context, o CoordinatorOptions, m *
 	}
 	c.undo.push(accuser.Close)
 	opts := router.Options{ModelDigest: m.Digest[:], Mode: o.Mode, Spec: spec,
-		KernelClass: o.expertClass(m), DialOptions: dialOptions(o.Identity),
+		KernelClass: o.expertClass(m), DialOptions: NodeDialOptions(o.Identity),
 		Lanes: o.MicroBatches, CheckFraction: o.CheckFraction,
 		Events: routerEvents(o.Log, accuser.Report)}
 	if err := o.LastResort.open(&opts, m, &c.undo, o.Compute.Threads, o.Log); err != nil {

@@ -137,7 +137,7 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 		return err
 	}
 	source, err := fetch.New(fetch.Options{Checkpoint: m.Checkpoint, Model: how, NodeID: o.ID,
-		From: o.From, Dial: dialOptions(o.Identity), Events: fetchEvents(o.Log)})
+		From: o.From, Dial: NodeDialOptions(o.Identity), Events: fetchEvents(o.Log)})
 	if err != nil {
 		return err
 	}
@@ -161,7 +161,7 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 	}
 	n.undo.push(server.Close)
 	n.server = server
-	n.serve(listener, server, append(nodeServer(o.Identity), o.ServerOptions...))
+	n.serve(listener, server, append(NodeServerOptions(o.Identity), o.ServerOptions...))
 	n.watchDevice()
 	sayHow(o.Log, m, o.Compute.Threads)
 	p := parts{source, host, server}

@@ -12,10 +12,10 @@ import (
 	droverv1 "drover/proto/drover/v1"
 )
 
-// dialOptions are those of connections to the expert nodes, whose addresses come from
+// NodeDialOptions are those of connections to the expert nodes, whose addresses come from
 // the cluster's store: with an identity they are encrypted and reach expert nodes of this
 // cluster only; without one they reach loopback only.
-func dialOptions(id *identity.Source) []grpc.DialOption {
+func NodeDialOptions(id *identity.Source) []grpc.DialOption {
 	if id != nil {
 		return []grpc.DialOption{
 			grpc.WithTransportCredentials(credentials.NewTLS(id.Client(identity.ExpertNode)))}
@@ -39,8 +39,9 @@ const (
 	reflectionAlpha = "/grpc.reflection.v1alpha.ServerReflection/"
 )
 
-// nodeServer are the options of an expert node's server.
-func nodeServer(id *identity.Source) []grpc.ServerOption {
+// NodeServerOptions are those of an expert node's server: with an identity, connections are
+// encrypted, and roles may call what is theirs.
+func NodeServerOptions(id *identity.Source) []grpc.ServerOption {
 	if id == nil {
 		return nil
 	}

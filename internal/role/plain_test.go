@@ -36,7 +36,7 @@ func TestPlainText(t *testing.T) {
 		}
 	}
 	// A link's error says why, and what to do.
-	opts := append(dialOptions(nil), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	opts := append(NodeDialOptions(nil), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	conn, err := grpc.NewClient("192.0.2.1:7071", opts...)
 	if err != nil {
 		t.Fatal(err)
