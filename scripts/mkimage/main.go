@@ -42,6 +42,8 @@ func run(args []string) error {
 	flags.StringVar(&s.model, "model", "", "model directory to put under /models")
 	flags.Func("sbom", "list what the image is made of, in it and beside it, in a document with "+
 		"this time in seconds since 1970", s.list)
+	flags.StringVar(&s.modules, "modules", "", "Go's cache of modules (go env GOMODCACHE), in which "+
+		"that list looks for their licences; without it they are not known")
 	_ = flags.Parse(args) // it exits on an error
 	s.arguments = flags.Args()
 	if *out == "" || len(s.programs) == 0 || !strings.Contains(s.name, "/") || s.tag() == "" {
@@ -54,6 +56,10 @@ func run(args []string) error {
 	b, err := s.build()
 	if err != nil {
 		return err
+	}
+	if s.modules != "" {
+		fmt.Fprintf(os.Stderr, "mkimage: modules whose licence is not understood: %d%s\n",
+			len(s.unlicensed), strings.Join(append([]string{""}, s.unlicensed...), " "))
 	}
 	for _, f := range b.sboms {
 		if err := os.WriteFile(*out+"."+f.name, f.data, 0o644); err != nil {
@@ -76,6 +82,8 @@ type spec struct {
 	model       string   // its directory, or ""
 	listed      bool     // whether a list of parts is wanted
 	created     int64    // its time, in seconds since 1970
+	modules     string   // Go's cache of modules, or ""
+	unlicensed  []string // modules of programs that were listed whose licence is not understood
 }
 
 type program struct {

@@ -76,7 +76,7 @@ type relationship struct {
 }
 
 // sbom lists what a program was built from, as its linker noted it, and what else is in its
-// image. Licences are those that we declare of our own; of a module's we know nothing.
+// image. Licences are those that we declare of our own, and those that modules come with.
 func (s *spec) sbom(p program, content []byte, shared []file) ([]byte, error) {
 	info, err := buildinfo.Read(bytes.NewReader(content))
 	if err != nil {
@@ -85,7 +85,10 @@ func (s *spec) sbom(p program, content []byte, shared []file) ([]byte, error) {
 	if built := setting(info, "GOOS") + "/" + setting(info, "GOARCH"); built != p.platform.String() {
 		return nil, fmt.Errorf("%s is built for %s, not %s", p.file, built, p.platform)
 	}
-	d := s.describe(info, content, p.platform)
+	d, err := s.describe(info, content, p.platform)
+	if err != nil {
+		return nil, err
+	}
 	if s.model != "" {
 		c, err := s.modelComponent(shared)
 		if err != nil {
@@ -112,7 +115,7 @@ func setting(info *debug.BuildInfo, key string) string {
 }
 
 // describe is the document of a program and the modules in it.
-func (s *spec) describe(info *debug.BuildInfo, content []byte, p platform) *document {
+func (s *spec) describe(info *debug.BuildInfo, content []byte, p platform) (*document, error) {
 	name := s.inside()
 	d := &document{Version: "SPDX-2.3", DataLicense: "CC0-1.0", ID: "SPDXRef-DOCUMENT",
 		Name: fmt.Sprintf("%s-%s-%s-%s", name, s.tag(), p.OS, p.Architecture),
@@ -128,8 +131,9 @@ func (s *spec) describe(info *debug.BuildInfo, content []byte, p platform) *docu
 		Comment: "the main module is " + info.Main.Path + "; the checksum is the program's"})
 	version, _, _ := strings.Cut(strings.TrimPrefix(info.GoVersion, "go"), " ")
 	d.add(program, "DEPENDS_ON", component{Name: "stdlib", Version: version, Purpose: "LIBRARY",
-		Refs:    purl("stdlib", version),
+		Declared: stdlibLicense, Refs: purl("stdlib", version),
 		Comment: "Go's standard library, of the toolchain that built the program"})
+	var err error
 	for _, m := range info.Deps {
 		c := component{Name: m.Path, Version: m.Version, Purpose: "LIBRARY"}
 		if m.Replace != nil {
@@ -138,15 +142,40 @@ func (s *spec) describe(info *debug.BuildInfo, content []byte, p platform) *docu
 			c.Name, c.Version = m.Path, m.Version
 		}
 		c.Refs = purl(m.Path, m.Version)
-		sum, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(m.Sum, "h1:"))
-		if err == nil && strings.HasPrefix(m.Sum, "h1:") {
+		sum, bad := base64.StdEncoding.DecodeString(strings.TrimPrefix(m.Sum, "h1:"))
+		if bad == nil && strings.HasPrefix(m.Sum, "h1:") {
 			c.Checksums = []checksum{{"SHA256", fmt.Sprintf("%x", sum)}}
 			c.Comment += "The checksum is no archive's but Go's directory hash of the module, " +
 				"as go.sum has it: " + m.Sum
 		}
+		if c.Declared, err = s.declared(m); err != nil {
+			return nil, err
+		}
 		d.add(program, "DEPENDS_ON", c)
 	}
-	return d
+	return d, nil
+}
+
+// stdlibLicense is Go's own. Not every distribution of Go brings its text.
+const stdlibLicense = "BSD-3-Clause"
+
+// declared is the licence of a module, which is noted if it is not understood. A folder in the
+// place of a module is not in the cache.
+func (s *spec) declared(m *debug.Module) (string, error) {
+	if s.modules == "" {
+		return unknown, nil
+	}
+	found := unknown
+	if m.Version != "" {
+		var err error
+		if found, err = licenseOf(s.modules, m.Path, m.Version); err != nil {
+			return "", err
+		}
+	}
+	if found == unknown && !slices.Contains(s.unlicensed, m.Path) {
+		s.unlicensed = append(s.unlicensed, m.Path)
+	}
+	return found, nil
 }
 
 // modelComponent is the model among an image's files. One digest is of all its files, the other
