@@ -1,6 +1,8 @@
 // A stand-in for NVIDIA's libcuda.so.1 and libnvidia-ml.so.1 on a machine without a GPU:
-// the functions that drover calls, over memory of the host. Copies and kernels are queued
-// and run when their stream is waited for, so a caller that does not wait reads old bytes.
+// the functions that drover calls, over memory of the host. Copies and kernels are queued.
+// Each stream runs in order, but streams wait for each other at events only, and what runs
+// when, as far as they allow it, is what is worst for a caller that forgot one: as late as
+// can be, when a stream is waited for, unless STANDIN says early or random.
 //
 // It takes machine code and PTX for what they are by their first bytes only, and runs the
 // kernels that were compiled into it.
@@ -8,8 +10,12 @@
 // STANDIN names what goes wrong, as words: none (no device), small (64 KiB of memory),
 // lost (kernels fail, and all after them), blind (NVML says no), old (a driver of CUDA 11),
 // sm_75 (an older device), damaged (images are), reverse or shuffle (threads run in another
-// order, see threads.h). STANDIN_LOST, a number, lets so many kernels run before they fail;
-// STANDIN_MEMORY is the memory in bytes.
+// order, see threads.h), nographs (none can be made), nolaunch (none can be launched), early
+// (copies run as soon as their stream's earlier work lets them, kernels as late as can be),
+// random (streams go on at any moment). STANDIN_LOST, a number, lets so many kernels run before
+// they fail, with the error STANDIN_ERROR; STANDIN_MEMORY is the memory in bytes.
+//
+// standin_count tells how often a function was called, or a kernel queued.
 
 #include <cstdint>
 #include <cstdlib>
@@ -37,8 +43,9 @@ thread_local Index blockIdx, threadIdx, blockDim, gridDim;
 
 namespace {
 
-enum { OK = 0, INVALID = 1, NO_MEMORY = 2, NO_DEVICE = 100, BAD_DEVICE = 101, BAD_IMAGE = 200,
-       NO_CONTEXT = 201, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719 };
+enum { OK = 0, INVALID = 1, NO_MEMORY = 2, UNAVAILABLE = 46, NO_DEVICE = 100, BAD_DEVICE = 101,
+       BAD_IMAGE = 200, NO_CONTEXT = 201, ECC = 214, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700,
+       LAUNCH_FAILED = 719, NOT_SUPPORTED = 801 };
 
 typedef std::function<void(void **)> Body;
 
@@ -80,14 +87,22 @@ std::vector<Known> kernels = {
 
 std::mutex guard;
 std::map<uintptr_t, size_t> memory, pinned;
+struct Stream;
+struct Event { Stream *stream; size_t point; };
+// A piece of work, or a wait for an event of another stream.
+struct Piece {
+  enum Kind { COPY, KERNEL, WAIT } kind;
+  std::function<int()> run;
+  Event event;
+};
 // A stream is work that runs in order, up to a number of pieces of it.
 struct Stream {
-  std::deque<std::function<int()>> queued;
+  std::deque<Piece> queued;
   size_t done = 0;  // pieces that ran, ever
   size_t end() { return done + queued.size(); }
 };
 std::set<Stream *> streams;
-struct Event { Stream *stream; size_t point; };
+std::map<std::string, size_t> counts;
 size_t used = 0, launched = 0;
 int broken = OK, contexts = 0;
 thread_local void *current = nullptr;
@@ -101,6 +116,11 @@ bool told(const char *word) {
 bool is_lost() {
   const char *after = std::getenv("STANDIN_LOST");
   return told("lost") || (after && launched >= (size_t)std::atol(after));
+}
+
+int lost_error() {
+  const char *code = std::getenv("STANDIN_ERROR");
+  return code ? std::atoi(code) : ILLEGAL_ADDRESS;
 }
 
 bool is_stream(void *s) { return streams.count(static_cast<Stream *>(s)) > 0; }
@@ -117,12 +137,26 @@ size_t limit() {
   return bytes ? std::atol(bytes) : told("small") ? 64 << 10 : 1 << 30;
 }
 
-int begin() { return broken ? broken : current && contexts > 0 ? OK : NO_CONTEXT; }
+int begin(const char *function) {
+  counts[function]++;
+  return broken ? broken : current && contexts > 0 ? OK : NO_CONTEXT;
+}
 
 }  // namespace
 
 #define API(name, ...) extern "C" int name(__VA_ARGS__)
-#define BEGIN std::lock_guard<std::mutex> hold(guard); if (int e = begin()) return e
+#define BEGIN std::lock_guard<std::mutex> hold(guard); if (int e = begin(__func__)) return e
+
+// How often a function was called, or a kernel queued; of "cu", all functions but
+// cuCtxSetCurrent, which is called before each of the others.
+API(standin_count, const char *name, size_t *n) {
+  std::lock_guard<std::mutex> hold(guard);
+  *n = counts[name];
+  if (std::strcmp(name, "cu")) return OK;
+  for (auto &c : counts)
+    if (c.first.compare(0, 2, "cu") == 0) *n += c.second;
+  return OK;
+}
 
 API(cuInit, unsigned) { return told("none") ? NO_DEVICE : OK; }
 API(cuDriverGetVersion, int *v) { *v = told("old") ? 11080 : 12090; return OK; }
@@ -157,7 +191,9 @@ API(cuGetErrorName, int e, const char **s) {
   static const std::map<int, const char *> names = {
       {INVALID, "CUDA_ERROR_INVALID_VALUE"}, {NO_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY"},
       {NO_DEVICE, "CUDA_ERROR_NO_DEVICE"}, {BAD_IMAGE, "CUDA_ERROR_INVALID_IMAGE"},
-      {NOT_FOUND, "CUDA_ERROR_NOT_FOUND"}, {ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS"}};
+      {NOT_FOUND, "CUDA_ERROR_NOT_FOUND"}, {ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS"},
+      {UNAVAILABLE, "CUDA_ERROR_DEVICE_UNAVAILABLE"}, {ECC, "CUDA_ERROR_ECC_UNCORRECTABLE"},
+      {LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED"}, {NOT_SUPPORTED, "CUDA_ERROR_NOT_SUPPORTED"}};
   auto i = names.find(e);
   if (i == names.end()) return INVALID;
   *s = i->second;
@@ -173,15 +209,41 @@ static int allocate(std::map<uintptr_t, size_t> &m, uintptr_t *p, size_t n) {
   used += n;
   return OK;
 }
+static int run_to(Stream *s, size_t point);
+static int run_event(Event e) {
+  return streams.count(e.stream) ? run_to(e.stream, e.point) : broken;
+}
+static bool reached(Event e) { return !streams.count(e.stream) || e.stream->done >= e.point; }
+static void run_next(Stream *s) {
+  Piece p = std::move(s->queued.front());
+  s->queued.pop_front();
+  s->done++;
+  if (p.kind == Piece::WAIT) run_event(p.event);
+  if (broken || p.kind == Piece::WAIT) return;
+  if (int e = p.run()) broken = e;
+}
 static int run_to(Stream *s, size_t point) {
-  while (s->done < point && !s->queued.empty()) {
-    std::function<int()> f = std::move(s->queued.front());
-    s->queued.pop_front();
-    s->done++;
-    if (!broken)
-      if (int e = f()) broken = e;
-  }
+  while (s->done < point && !s->queued.empty()) run_next(s);
   return broken;
+}
+// Runs what may run already, of streams that are not waited for.
+static void go_on() {
+  const bool early = told("early"), random = told("random");
+  for (bool again = early || random; again;) {
+    again = false;
+    for (Stream *s : streams) {
+      if (s->queued.empty() || (random && random_below(3) == 0)) continue;
+      const Piece &p = s->queued.front();
+      if (p.kind == Piece::WAIT ? !reached(p.event) : early && p.kind == Piece::KERNEL) continue;
+      run_next(s);
+      again = true;
+    }
+  }
+}
+static int queue(void *s, Piece::Kind kind, std::function<int()> run, Event e = {nullptr, 0}) {
+  static_cast<Stream *>(s)->queued.push_back({kind, std::move(run), e});
+  go_on();
+  return OK;
 }
 static int run_queue(void *s) {
   Stream *stream = static_cast<Stream *>(s);
@@ -206,11 +268,10 @@ API(cuMemHostAlloc, uintptr_t *p, size_t n, unsigned) { BEGIN; return allocate(p
 API(cuMemFreeHost, uintptr_t p) { BEGIN; return release(pinned, p); }
 
 static int copy(uintptr_t to, uintptr_t from, size_t n, void *s) {
-  static_cast<Stream *>(s)->queued.push_back([=] {
+  return queue(s, Piece::COPY, [=] {
     std::memcpy(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), n);
     return OK;
   });
-  return OK;
 }
 API(cuMemcpyHtoDAsync_v2, uintptr_t to, uintptr_t from, size_t n, void *s) {
   BEGIN;
@@ -225,9 +286,8 @@ API(cuMemcpyDtoHAsync_v2, uintptr_t to, uintptr_t from, size_t n, void *s) {
 API(cuMemsetD8Async, uintptr_t to, unsigned char v, size_t n, void *s) {
   BEGIN;
   if (!is_stream(s) || !inside(memory, to, n)) return INVALID;
-  static_cast<Stream *>(s)->queued.push_back(
-      [=] { std::memset(reinterpret_cast<void *>(to), v, n); return OK; });
-  return OK;
+  return queue(s, Piece::COPY,
+               [=] { std::memset(reinterpret_cast<void *>(to), v, n); return OK; });
 }
 API(cuMemGetInfo_v2, size_t *free, size_t *total) {
   BEGIN;
@@ -258,7 +318,6 @@ API(cuEventRecord, void *e, void *s) {
   *static_cast<Event *>(e) = Event{static_cast<Stream *>(s), static_cast<Stream *>(s)->end()};
   return OK;
 }
-static int run_event(Event e) { return is_stream(e.stream) ? run_to(e.stream, e.point) : broken; }
 API(cuEventSynchronize, void *e) { BEGIN; return run_event(*static_cast<Event *>(e)); }
 API(cuEventElapsedTime, float *milliseconds, void *, void *) {
   BEGIN;
@@ -267,10 +326,7 @@ API(cuEventElapsedTime, float *milliseconds, void *, void *) {
 }
 API(cuStreamWaitEvent, void *s, void *e, unsigned) {
   BEGIN;
-  if (!is_stream(s)) return INVALID;
-  static_cast<Stream *>(s)->queued.push_back(
-      [event = *static_cast<Event *>(e)] { return run_event(event); });
-  return OK;
+  return is_stream(s) ? queue(s, Piece::WAIT, nullptr, *static_cast<Event *>(e)) : INVALID;
 }
 API(cuModuleLoadData, void **m, const void *bytes) {
   BEGIN;
@@ -288,24 +344,135 @@ API(cuModuleGetFunction, void **f, void *m, const char *name) {
     if (k.name == name) { *f = &k; return OK; }
   return NOT_FOUND;
 }
-API(cuLaunchKernel, void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
-    unsigned bz, unsigned shared, void *s, void **arguments, void **extra) {
-  BEGIN;
-  if (!is_stream(s) || gz != 1 || by != 1 || bz != 1 || shared || extra || !gx || !gy ||
-      !bx || gy > 65535 || bx > 1024)
-    return INVALID;
-  const Known *k = static_cast<const Known *>(f);
-  std::vector<uint64_t> values(k->arguments);
-  for (int i = 0; i < k->arguments; i++) values[i] = *static_cast<uint64_t *>(arguments[i]);
-  static_cast<Stream *>(s)->queued.push_back([=]() mutable -> int {
-    if (is_lost()) return ILLEGAL_ADDRESS;
+// A launch, with the arguments that it was given.
+struct Launch {
+  const Known *kernel;
+  unsigned gx, gy, threads;
+  std::vector<uint64_t> values;
+
+  int run() {
+    if (is_lost()) return lost_error();
     launched++;
     std::vector<void *> a;
     for (auto &v : values) a.push_back(&v);
     const Order order = told("reverse") ? REVERSE : told("shuffle") ? SHUFFLE : FORWARD;
-    if (!run_grid(gx, gy, bx, k->waits, order, [&] { k->run(a.data()); })) return LAUNCH_FAILED;
-    return OK;
-  });
+    const bool whole =
+        run_grid(gx, gy, threads, kernel->waits, order, [&] { kernel->run(a.data()); });
+    return whole ? OK : LAUNCH_FAILED;
+  }
+};
+// The driver's CUDA_KERNEL_NODE_PARAMS_v2.
+struct NodeParams {
+  void *function;
+  unsigned gx, gy, gz, bx, by, bz, shared;
+  void **arguments, **extra;
+  void *kernel, *context;
+};
+static int make_launch(const NodeParams &p, Launch *l) {
+  if (p.gz != 1 || p.by != 1 || p.bz != 1 || p.shared || p.extra || !p.gx || !p.gy || !p.bx ||
+      p.gy > 65535 || p.bx > 1024 || p.kernel || !p.function)
+    return INVALID;
+  const Known *k = static_cast<const Known *>(p.function);
+  *l = Launch{k, p.gx, p.gy, p.bx, {}};
+  for (int i = 0; i < k->arguments; i++)
+    l->values.push_back(*static_cast<uint64_t *>(p.arguments[i]));
+  return OK;
+}
+static int queue_launch(void *s, Launch l) {
+  counts[l.kernel->name]++;
+  return queue(s, Piece::KERNEL, [l]() mutable { return l.run(); });
+}
+API(cuLaunchKernel, void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+    unsigned bz, unsigned shared, void *s, void **arguments, void **extra) {
+  BEGIN;
+  Launch l;
+  if (!is_stream(s) ||
+      make_launch({f, gx, gy, gz, bx, by, bz, shared, arguments, extra, nullptr, nullptr}, &l))
+    return INVALID;
+  return queue_launch(s, l);
+}
+
+// A node of a graph runs after those that it depends on, and else as early as it can.
+struct Node { Launch launch; std::vector<Node *> after; };
+struct Graph { std::deque<Node> nodes; };
+struct Exec { std::vector<Node *> order; std::map<Node *, Launch> launches; };
+static std::map<void *, Graph> graphs;  // by handle
+static std::map<void *, Exec> execs;
+static std::set<Node *> graph_nodes;
+static int next_handle[1 << 16], handles = 0;
+
+API(cuGraphCreate, void **g, unsigned flags) {
+  BEGIN;
+  if (flags || handles == 1 << 16) return INVALID;
+  graphs[*g = &next_handle[handles++]];
+  return OK;
+}
+API(cuGraphDestroy, void *g) {
+  std::lock_guard<std::mutex> hold(guard);
+  auto i = graphs.find(g);
+  if (i == graphs.end()) return INVALID;
+  for (Node &n : i->second.nodes) graph_nodes.erase(&n);
+  graphs.erase(i);
+  return OK;
+}
+API(cuGraphAddKernelNode_v2, void **node, void *g, void *const *after, size_t n,
+    const NodeParams *p) {
+  BEGIN;
+  auto i = graphs.find(g);
+  Launch l;
+  if (i == graphs.end() || make_launch(*p, &l)) return INVALID;
+  Node fresh{l, {}};
+  for (size_t j = 0; j < n; j++) {
+    if (!graph_nodes.count(static_cast<Node *>(after[j]))) return INVALID;
+    fresh.after.push_back(static_cast<Node *>(after[j]));
+  }
+  i->second.nodes.push_back(fresh);
+  graph_nodes.insert(&i->second.nodes.back());
+  *node = &i->second.nodes.back();
+  return OK;
+}
+API(cuGraphInstantiateWithFlags, void **e, void *g, unsigned long long flags) {
+  BEGIN;
+  auto i = graphs.find(g);
+  if (told("nographs")) return NOT_SUPPORTED;
+  if (i == graphs.end() || flags || handles == 1 << 16) return INVALID;
+  Exec exec;
+  std::deque<Node> &nodes = i->second.nodes;
+  while (exec.order.size() < nodes.size()) {
+    for (size_t j = nodes.size(); j-- > 0;) {  // the last one that may run
+      Node *n = &nodes[j];
+      bool ready = !exec.launches.count(n);
+      for (Node *a : n->after) ready = ready && exec.launches.count(a);
+      if (!ready) continue;
+      exec.order.push_back(n);
+      exec.launches[n] = n->launch;
+      break;
+    }
+  }
+  execs[*e = &next_handle[handles++]] = exec;
+  return OK;
+}
+API(cuGraphExecDestroy, void *e) {
+  std::lock_guard<std::mutex> hold(guard);
+  return execs.erase(e) ? OK : INVALID;
+}
+API(cuGraphExecKernelNodeSetParams_v2, void *e, void *node, const NodeParams *p) {
+  BEGIN;
+  auto i = execs.find(e);
+  if (i == execs.end()) return INVALID;
+  auto at = i->second.launches.find(static_cast<Node *>(node));
+  Launch l;
+  if (at == i->second.launches.end() || make_launch(*p, &l) || l.kernel != at->second.kernel)
+    return INVALID;
+  at->second = l;
+  return OK;
+}
+API(cuGraphLaunch, void *e, void *s) {
+  BEGIN;
+  auto i = execs.find(e);
+  if (told("nolaunch")) return NOT_SUPPORTED;
+  if (i == execs.end() || !is_stream(s)) return INVALID;
+  for (Node *n : i->second.order) queue_launch(s, i->second.launches[n]);
   return OK;
 }
 
