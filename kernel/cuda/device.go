@@ -27,7 +27,8 @@ type Device struct {
 	// scratch is memory between kernels, by use, which grows to the largest.
 	scratch            [scratchCount]*Memory
 	staging, arguments arena
-	parts              []networkPart
+	networks           networks
+	panels             []mulPanel
 	plan               attendPlan
 
 	uploading sync.Mutex // guards the field below

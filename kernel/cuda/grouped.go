@@ -8,6 +8,9 @@ const (
 	mulRows, mulOutputs = 8, 64
 	// fewOutputs is that of src/mul_few.cu, a thread for each.
 	fewOutputs = 32
+	// fewPanels is how many panels a matrix may have so that reading weights is what takes
+	// time, by the arithmetic of docs/gpu.md; it was not measured.
+	fewPanels = 2
 )
 
 // mulPanel is the kernels' MulPanel: rows neighbouring rows from first on, at most mulRows,

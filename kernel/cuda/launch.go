@@ -10,6 +10,14 @@ const (
 	mulBF16
 	mulInt8
 	mulInt4
+	mulFewF32
+	mulFewBF16
+	mulFewInt8
+	mulFewInt4
+	mulGroupedF32
+	mulGroupedBF16
+	mulGroupedInt8
+	mulGroupedInt4
 	quantiseRows
 	normSums
 	normFactors
@@ -32,21 +40,29 @@ const (
 )
 
 var kernelNames = [kernelCount]string{
-	mulF32:       "mul_f32",
-	mulBF16:      "mul_bf16",
-	mulInt8:      "mul_int8",
-	mulInt4:      "mul_int4",
-	quantiseRows: "quantise_rows",
-	normSums:     "norm_sums",
-	normFactors:  "norm_factors",
-	normApply:    "norm_apply",
-	swigluRows:   "swiglu_rows",
-	addRows:      "add_rows",
-	scaleRows:    "scale_rows",
-	rotateRows:   "rotate_rows",
-	embedRows:    "embed_rows",
-	gatherRows:   "gather_rows",
-	scatterRows:  "scatter_rows",
+	mulF32:         "mul_f32",
+	mulBF16:        "mul_bf16",
+	mulInt8:        "mul_int8",
+	mulInt4:        "mul_int4",
+	mulFewF32:      "mul_few_f32",
+	mulFewBF16:     "mul_few_bf16",
+	mulFewInt8:     "mul_few_int8",
+	mulFewInt4:     "mul_few_int4",
+	mulGroupedF32:  "mul_grouped_f32",
+	mulGroupedBF16: "mul_grouped_bf16",
+	mulGroupedInt8: "mul_grouped_int8",
+	mulGroupedInt4: "mul_grouped_int4",
+	quantiseRows:   "quantise_rows",
+	normSums:       "norm_sums",
+	normFactors:    "norm_factors",
+	normApply:      "norm_apply",
+	swigluRows:     "swiglu_rows",
+	addRows:        "add_rows",
+	scaleRows:      "scale_rows",
+	rotateRows:     "rotate_rows",
+	embedRows:      "embed_rows",
+	gatherRows:     "gather_rows",
+	scatterRows:    "scatter_rows",
 
 	attendStoreF32:   "attend_store_f32",
 	attendStoreBF16:  "attend_store_bf16",

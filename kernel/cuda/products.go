@@ -41,25 +41,51 @@ func (d *Device) quantise(x uint64, rows, inputs int) quantised {
 	return q
 }
 
+// productKernels are the kernels that multiply with weights of a format.
+type productKernels struct{ plain, few, grouped kernelID }
+
+var productKernelsOf = map[kernel.Format]productKernels{
+	kernel.WeightsF32:  {mulF32, mulFewF32, mulGroupedF32},
+	kernel.WeightsBF16: {mulBF16, mulFewBF16, mulGroupedBF16},
+	kernel.WeightsInt8: {mulInt8, mulFewInt8, mulGroupedInt8},
+	kernel.WeightsInt4: {mulInt4, mulFewInt4, mulGroupedInt4},
+}
+
 // multiply queues y = x wᵀ. Of x, q are the codes where w needs them.
 func (d *Device) multiply(w *weights, y, x uint64, q quantised, rows int) {
+	if rows <= fewPanels*mulRows {
+		d.panels = addPanels(d.panels[:0], w.memory.At(0), 0, rows)
+		d.multiplyPanels(w.shape, y, x, q, 1)
+		return
+	}
 	n, k := w.shape.N, w.shape.K
 	for rows > 0 {
 		now := min(rows, mostPanels*mulRows)
 		grid := Grid{uint32((n + mulOutputs - 1) / mulOutputs), uint32((now + mulRows - 1) / mulRows),
 			mulOutputs}
 		packed, r, outputs, inputs := w.memory.At(0), uint64(now), uint64(n), uint64(k)
-		switch w.shape.Format {
-		case kernel.WeightsInt8:
-			d.launch(mulInt8, grid, y, q.codes, q.scales, packed, r, outputs, inputs)
-		case kernel.WeightsInt4:
-			d.launch(mulInt4, grid, y, q.codes, q.scales, packed, r, outputs, inputs)
-		case kernel.WeightsBF16:
-			d.launch(mulBF16, grid, y, x, packed, r, outputs, inputs)
-		default:
-			d.launch(mulF32, grid, y, x, packed, r, outputs, inputs)
+		use := productKernelsOf[w.shape.Format].plain
+		if w.shape.Format.Integer() {
+			d.launch(use, grid, y, q.codes, q.scales, packed, r, outputs, inputs)
+		} else {
+			d.launch(use, grid, y, x, packed, r, outputs, inputs)
 		}
 		y, x, q, rows = y+uint64(4*now*n), x+uint64(4*now*k), q.from(now, k), rows-now
+	}
+}
+
+// multiplyPanels queues the products of d.panels, of so many matrices of one shape.
+func (d *Device) multiplyPanels(s kernel.Shape, y, x uint64, q quantised, matrices int) {
+	use, few := productKernelsOf[s.Format], len(d.panels) <= fewPanels*matrices
+	grid, launch := groupedGrid(len(d.panels), s.N), use.grouped
+	if few {
+		grid, launch = fewGrid(len(d.panels), s.N), use.few
+	}
+	panels, outputs, inputs := d.argument(memoryOf(d.panels)), uint64(s.N), uint64(s.K)
+	if s.Format.Integer() {
+		d.launch(launch, grid, y, q.codes, q.scales, panels, outputs, inputs)
+	} else {
+		d.launch(launch, grid, y, x, panels, outputs, inputs)
 	}
 }
 
@@ -92,35 +118,62 @@ const networkRows = 1024
 // networkPart is one network and some of its rows.
 type networkPart struct {
 	gateUp, down *weights
-	from, n      int // rows of x and y
+	from, to     int // rows of x and y, without to
 }
 
-// alike reports whether two networks' rows between their products lie together.
+// alike reports whether two networks' products have one shape and format.
 func (p *networkPart) alike(q *networkPart) bool {
 	return p.down.shape.K == q.down.shape.K && p.gateUp.shape.Format == q.gateUp.shape.Format &&
 		p.down.shape.Format == q.down.shape.Format
 }
 
-// FeedForward runs neighbouring networks of one shape together.
+// networks are parts that go through together, and the rows that they lie in.
+type networks struct {
+	parts  []networkPart
+	lo, hi int // without hi
+}
+
+// room is how many rows from a row on may go through with the others.
+func (n *networks) room(from int) int {
+	if len(n.parts) == 0 {
+		return networkRows
+	}
+	if from < n.lo && n.hi-from <= networkRows {
+		return n.lo - from
+	} else if from < n.lo {
+		return 0
+	}
+	return networkRows - (from - n.lo)
+}
+
+func (n *networks) add(p networkPart) {
+	if len(n.parts) == 0 {
+		n.lo, n.hi = p.from, p.to
+	}
+	n.parts, n.lo, n.hi = append(n.parts, p), min(n.lo, p.from), max(n.hi, p.to)
+}
+
+// FeedForward runs neighbouring networks of one shape together: a launch for each of their
+// products.
 func (d *Device) FeedForward(y, x kernel.Rows, parts []kernel.FeedForwardPart) {
-	d.parts = d.parts[:0]
-	rows := 0
+	n := &d.networks
+	n.parts = n.parts[:0]
 	for i := range parts {
 		p := d.part(&parts[i], y, x)
-		for left := parts[i].To - parts[i].From; left > 0; {
-			if len(d.parts) > 0 && (rows == networkRows || !d.parts[0].alike(&p)) {
-				d.forward(y, x, rows)
-				d.parts, rows = d.parts[:0], 0
+		for p.from < parts[i].To {
+			if len(n.parts) > 0 && (n.room(p.from) < 1 || !n.parts[0].alike(&p)) {
+				d.forward(y, x)
+				n.parts = n.parts[:0]
 			}
-			p.n = min(left, networkRows-rows)
-			d.parts = append(d.parts, p)
-			p.from, rows, left = p.from+p.n, rows+p.n, left-p.n
+			p.to = min(parts[i].To, p.from+n.room(p.from))
+			n.add(p)
+			p.from = p.to
 		}
 	}
-	if rows > 0 {
-		d.forward(y, x, rows)
+	if len(n.parts) > 0 {
+		d.forward(y, x)
 	}
-	clear(d.parts) // they refer to nothing that is not in use
+	clear(n.parts) // they refer to nothing that is not in use
 }
 
 // part checks a network and its rows.
@@ -135,37 +188,31 @@ func (d *Device) part(f *kernel.FeedForwardPart, y, x kernel.Rows) networkPart {
 	return networkPart{gateUp: gateUp, down: down, from: f.From}
 }
 
-// forward runs d.parts, whose rows are so many.
-func (d *Device) forward(y, x kernel.Rows, rows int) {
-	in, out := d.at(x), d.at(y)
-	first := &d.parts[0]
+// forward runs d.networks. Rows between those of its parts go through the element-wise
+// kernels, too, and are nobody's.
+func (d *Device) forward(y, x kernel.Rows) {
+	n := &d.networks
+	first, rows := &n.parts[0], n.hi-n.lo
 	width := first.down.shape.K
+	in, out := d.at(x)+uint64(4*n.lo*x.Dim), d.at(y)+uint64(4*n.lo*y.Dim)
 	inner := d.room(scratchInner, 8*rows*width)
 	act := d.room(scratchActivations, 4*rows*width)
-	rowBytes := func(row, dim int) uint64 { return uint64(4 * row * dim) }
-	q, lo, hi := quantised{}, x.N, 0
-	for i := range d.parts {
-		lo, hi = min(lo, d.parts[i].from), max(hi, d.parts[i].from+d.parts[i].n)
-	}
+	q := quantised{}
 	if first.gateUp.shape.Format.Integer() {
-		q = d.quantise(in+rowBytes(lo, x.Dim), hi-lo, x.Dim)
+		q = d.quantise(in, rows, x.Dim)
 	}
-	at := 0
-	for i := range d.parts {
-		p := &d.parts[i]
-		d.multiply(p.gateUp, inner+rowBytes(at, 2*width), in+rowBytes(p.from, x.Dim),
-			q.from(p.from-lo, x.Dim), p.n)
-		at += p.n
+	d.panels = d.panels[:0]
+	for _, p := range n.parts {
+		d.panels = addPanels(d.panels, p.gateUp.memory.At(0), p.from-n.lo, p.to-n.lo)
 	}
+	d.multiplyPanels(first.gateUp.shape, inner, in, q, len(n.parts))
 	d.elements(swigluRows, rows*width, act, inner, uint64(rows*width), uint64(width))
 	if first.down.shape.Format.Integer() {
 		q = d.quantise(act, rows, width)
 	}
-	at = 0
-	for i := range d.parts {
-		p := &d.parts[i]
-		d.multiply(p.down, out+rowBytes(p.from, y.Dim), act+rowBytes(at, width), q.from(at, width),
-			p.n)
-		at += p.n
+	d.panels = d.panels[:0]
+	for _, p := range n.parts {
+		d.panels = addPanels(d.panels, p.down.memory.At(0), p.from-n.lo, p.to-n.lo)
 	}
+	d.multiplyPanels(first.down.shape, out, act, q, len(n.parts))
 }
