@@ -151,5 +151,11 @@ func (c *CPU) Write(dst Rows, src tensor.Rows) {
 // Read returns the rows where they lie.
 func (c *CPU) Read(src Rows) (tensor.Rows, error) { return view(src), nil }
 
+// StartRead has nothing to begin.
+func (c *CPU) StartRead(Rows) {}
+
+// Ahead is 0: nothing is ever under way.
+func (c *CPU) Ahead() int { return 0 }
+
 // Sync has nothing to wait for.
 func (c *CPU) Sync() error { return nil }

@@ -26,6 +26,7 @@ var ErrLost = errors.New("the device is lost")
 // panics; no rows at all are allowed everywhere and do nothing.
 type Device interface {
 	Store
+	Copies
 	RowOperations
 	Products
 	// Class names the kernel class of a mode on this device.
@@ -46,11 +47,21 @@ type Store interface {
 	// AllocateKV returns memory for so many KV tiles of a layout, all zeros. It is given
 	// back when nothing refers to it any more.
 	AllocateKV(l KVLayout, tiles int) (KVMemory, error)
+}
+
+// Copies are a Device's copies from and to the host.
+type Copies interface {
 	// Write copies rows from the host; they have as many elements as dst.
 	Write(dst Rows, src tensor.Rows)
 	// Read waits for what was queued and returns the rows in the host's memory, valid
 	// until an operation writes to them or they are read again.
 	Read(src Rows) (tensor.Rows, error)
+	// StartRead begins what a Read of the same rows ends, which then waits for no more than
+	// what was queued before StartRead, unless something wrote to the rows in between.
+	StartRead(src Rows)
+	// Ahead is how many rows may be on their way from StartRead to Read: with more, StartRead
+	// waits. It is 0 if whatever is queued is done when the call returns.
+	Ahead() int
 	// Sync waits for what was queued.
 	Sync() error
 }

@@ -2,93 +2,108 @@
 
 package cuda
 
+import "errors"
+
 const (
-	// arenaBytes is the pinned memory that rows from the host go through; more than that
-	// waits for the device in between.
-	arenaBytes = 16 << 20
-	// argumentBytes is the memory for tokens, picks and tables of blocks, unless some need
-	// more.
-	argumentBytes = 1 << 20
+	// arenaBytes is the size of a block of pinned memory that rows and arguments from the host
+	// go through, and arenaBlocks how many there are, if they are needed: more than that waits
+	// for the device in between.
+	arenaBytes  = 8 << 20
+	arenaBlocks = 3
 	// arenaAlign is what pieces begin at multiples of.
 	arenaAlign = 256
 )
 
-// arena is pinned memory of which pieces are cut, one behind the other, for copies that
-// are queued. All of it is free again when the device was waited for.
+// arena is pinned memory of which pieces are cut, one behind the other, for copies that are
+// queued. A block is free again when the last time that copies from it is done (T1).
 type arena struct {
-	host   *Host
-	device *Memory // of the same size, for arguments; else nil
-	used   int
+	blocks  [arenaBlocks]arenaBlock
+	current int
 }
 
-// cut returns where a piece begins; false means that there is no room.
-func (a *arena) cut(size int) (at int, ok bool) {
-	if a.host == nil || size > len(a.host.Bytes)-a.used {
+type arenaBlock struct {
+	host *Host
+	used int
+	time uint64
+}
+
+// cut cuts a piece of a block's memory; false means that there is no room.
+func (b *arenaBlock) cut(size int, now, done uint64) (at int, ok bool) {
+	if b.time <= done {
+		b.used = 0
+	}
+	if b.host == nil || size > len(b.host.Bytes)-b.used {
 		return 0, false
 	}
-	at = a.used
-	a.used = min((at+size+arenaAlign-1)/arenaAlign*arenaAlign, len(a.host.Bytes))
+	at = b.used
+	b.used = min((at+size+arenaAlign-1)/arenaAlign*arenaAlign, len(b.host.Bytes))
+	b.time = now
 	return at, true
 }
 
-// stage cuts a piece of the pinned memory, and waits for the device if none is left.
-func (d *Device) stage(size int) (at int, err error) {
-	if d.staging.host == nil {
-		if d.staging.host, err = d.pinned.take(arenaBytes); err != nil {
-			return 0, err
+// some reports whether there is a block.
+func (a *arena) some() bool {
+	for i := range a.blocks {
+		if a.blocks[i].host != nil {
+			return true
 		}
 	}
-	at, ok := d.staging.cut(size)
-	if ok {
-		return at, nil
-	}
-	if err := d.Sync(); err != nil {
-		return 0, err
-	}
-	at, _ = d.staging.cut(size) // size is arenaBytes at most
-	return at, nil
+	return false
 }
 
-// argument queues a copy of bytes, which are the caller's again, and returns where the
-// kernels that are queued next find them. Without bytes it is 0.
-func (d *Device) argument(data []byte) uint64 {
-	if len(data) == 0 || d.Err() != nil {
-		return 0
+// empty makes all blocks free.
+func (a *arena) empty() {
+	for i := range a.blocks {
+		a.blocks[i].used, a.blocks[i].time = 0, 0
 	}
-	a := &d.arguments
-	at, ok := a.cut(len(data))
-	if !ok {
-		if err := d.Sync(); err != nil {
-			return 0
-		}
-		if at, ok = a.cut(len(data)); !ok {
-			if err := d.growArguments(len(data)); err != nil {
-				d.fail(err)
-				return 0
+}
+
+// stage cuts a piece of the pinned memory, of arenaBytes at most, and waits for the device if
+// none is left.
+func (d *Device) stage(size int) (h *Host, at int, err error) {
+	a, s := &d.staging, &d.streams
+	for range arenaBlocks {
+		b := &a.blocks[a.current]
+		if b.host == nil {
+			if b.host, err = d.pinned.take(arenaBytes); err != nil {
+				if !errors.Is(err, ErrMemory) || !a.some() {
+					return nil, 0, err
+				}
+				break // those that there are must do
 			}
-			at, _ = a.cut(len(data))
 		}
+		if at, ok := b.cut(size, s.now, s.done); ok {
+			return b.host, at, nil
+		}
+		a.current = (a.current + 1) % arenaBlocks
 	}
-	copy(a.host.Bytes[at:], data)
-	if err := a.device.copyFrom(d.c.stream, at, a.host, at, len(data)); err != nil {
-		d.fail(err)
-		return 0
+	if err := d.idle(); err != nil {
+		return nil, 0, err
 	}
-	return a.device.At(at)
+	for a.blocks[a.current].host == nil {
+		a.current = (a.current + 1) % arenaBlocks
+	}
+	b := &a.blocks[a.current]
+	at, _ = b.cut(size, s.now, s.done)
+	return b.host, at, nil
 }
 
-// growArguments makes room for one argument of that size; nothing is queued.
-func (d *Device) growArguments(size int) (err error) {
-	a := &d.arguments
-	if a.host != nil {
-		d.pinned.give(a.host)
-		d.memory.give(a.device)
+// copyIn queues a copy of bytes, which are the caller's again, to m from byte to on.
+func (d *Device) copyIn(stream uintptr, m *Memory, to int, data []byte) error {
+	for len(data) > 0 {
+		n := min(len(data), arenaBytes)
+		h, at, err := d.stage(n)
+		if err != nil {
+			return err
+		}
+		copy(h.Bytes[at:], data[:n])
+		if err := m.copyFrom(stream, to, h, at, n); err != nil {
+			return err
+		}
+		if stream == d.streams.in {
+			d.streams.unordered = true
+		}
+		data, to = data[n:], to+n
 	}
-	*a = arena{}
-	size = max(size, argumentBytes)
-	if a.host, err = d.pinned.take(size); err != nil {
-		return err
-	}
-	a.device, err = d.memory.take(size)
-	return err
+	return nil
 }

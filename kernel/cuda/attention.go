@@ -57,11 +57,13 @@ func (d *Device) Attend(a *kernel.Attention, out, q, k, v kernel.Rows, kv *kerne
 		return
 	}
 	memory := d.checkAttend(a, out, q, k, v, kv)
+	d.begin()
 	if d.Err() != nil {
 		return
 	}
 	p, use := &d.plan, attendKernelsOf[a.KV.Precision]
 	p.plan(a, kv)
+	d.hold(memory)
 	tiles := memory.memory.At(0)
 	d.elements(use.store, p.storeThreads(a.KV.Precision), tiles, d.at(k), d.at(v),
 		d.argument(memoryOf(p.places)), uint64(k.N), uint64(a.KV.Heads), uint64(a.KV.HeadDim))

@@ -266,28 +266,34 @@ type launchList struct {
 	pointers [maxArguments]*uint64
 }
 
+// set fills the list, which is kept in place.
+func (l *launchList) set(arguments []uint64) {
+	copy(l.values[:], arguments)
+	for i := range l.pointers {
+		l.pointers[i] = &l.values[i]
+	}
+}
+
 // Launch queues a kernel. Each argument is 8 bytes: an address from At, or a number that
 // the kernel takes as a 64-bit integer.
 func (k *Kernel) Launch(g Grid, arguments ...uint64) error {
-	return k.launch(new(launchList), g, arguments)
-}
-
-// launch is Launch with memory for the arguments, which the driver copies before it returns.
-func (k *Kernel) launch(list *launchList, g Grid, arguments []uint64) error {
 	if len(arguments) > maxArguments {
 		return fmt.Errorf("launch a kernel with %d arguments: at most %d", len(arguments), maxArguments)
 	}
+	return k.launch(new(nodeList), g, arguments)
+}
+
+// launch is Launch with memory for the arguments, which the driver copies before it returns.
+// There may be more than the kernel takes.
+func (k *Kernel) launch(n *nodeList, g Grid, arguments []uint64) error {
 	// All that the driver follows by address lies in one piece of memory, which is kept in
 	// place.
 	var pin runtime.Pinner
-	pin.Pin(list)
+	pin.Pin(n)
 	defer pin.Unpin()
-	copy(list.values[:], arguments)
-	for i := range list.pointers {
-		list.pointers[i] = &list.values[i]
-	}
+	n.list.set(arguments)
 	return k.c.call(cuLaunchKernel, k.handle, uintptr(g.X), uintptr(g.Y), 1,
-		uintptr(g.Threads), 1, 1, 0, k.c.stream, uintptr(unsafe.Pointer(&list.pointers)), 0)
+		uintptr(g.Threads), 1, 1, 0, k.c.stream, uintptr(unsafe.Pointer(&n.list.pointers)), 0)
 }
 
 // At is the address of byte i, for an argument of a kernel.

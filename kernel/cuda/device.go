@@ -13,23 +13,27 @@ import (
 // Built tells whether this program can use GPUs.
 const Built = true
 
-// Device computes on a GPU: a kernel.Device. Every operation is queued in one stream;
-// Read and Sync wait. Weights are copied beside it, by a stream of their own.
+// Device computes on a GPU: a kernel.Device. Operations are queued and computed by one
+// stream; Read and Sync wait. Rows are copied beside it: see streams.go. Weights have a stream
+// of their own.
 type Device struct {
 	index   int
 	c       *Context
 	module  *Module
 	kernels [kernelCount]*Kernel
-	list    launchList // of the launch that is made
+	list    nodeList // of the launch that is made
 
 	memory *pool[*Memory]
 	pinned *pool[*Host]
 	// scratch is memory between kernels, by use, which grows to the largest.
-	scratch            [scratchCount]*Memory
-	staging, arguments arena
-	networks           networks
-	panels             []mulPanel
-	plan               attendPlan
+	scratch  [scratchCount]*Memory
+	queue    queue
+	graphs   graphs
+	streams  streams
+	staging  arena
+	networks networks
+	panels   []mulPanel
+	plan     attendPlan
 
 	uploading sync.Mutex // guards the field below
 	uploader  uploader
@@ -49,6 +53,7 @@ func OpenDevice(index int) (Accelerator, error) {
 		return nil, err
 	}
 	d := &Device{index: index, c: c, lost: make(chan struct{})}
+	d.streams.now = 1
 	d.memory = newPool(c.allocate, (*Memory).Free)
 	d.pinned = newPool(c.AllocateHost, (*Host).Free)
 	if err := d.load(); err != nil {
@@ -74,7 +79,9 @@ func (d *Device) load() (err error) {
 // Close waits for what was queued and gives all memory back. Nothing of the device may be
 // used afterwards.
 func (d *Device) Close() error {
-	_ = d.c.Sync() // of a device that is lost nothing is to be had
+	_ = d.waitAll() // of a device that is lost nothing is to be had
+	d.graphs.close(d)
+	d.closeStreams()
 	d.memory.close()
 	d.pinned.close()
 	for _, e := range d.uploader.copied {

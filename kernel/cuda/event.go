@@ -26,4 +26,9 @@ func (e *event) record(stream uintptr) error { return e.c.call(cuEventRecord, e.
 // wait waits until the point is reached.
 func (e *event) wait() error { return e.c.call(cuEventSynchronize, e.handle) }
 
+// before makes what is queued in a stream from now on wait for the point.
+func (e *event) before(stream uintptr) error {
+	return e.c.call(cuStreamWaitEvent, stream, e.handle, 0)
+}
+
 func (e *event) destroy() error { return e.c.call(cuEventDestroy, e.handle) }

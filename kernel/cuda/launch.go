@@ -73,16 +73,6 @@ var kernelNames = [kernelCount]string{
 	attendMergeSpans: "attend_merge",
 }
 
-// launch queues a kernel, unless something went wrong before.
-func (d *Device) launch(k kernelID, g Grid, arguments ...uint64) {
-	if d.Err() != nil {
-		return
-	}
-	if err := d.kernels[k].launch(&d.list, g, arguments); err != nil {
-		d.fail(err)
-	}
-}
-
 // elementThreads is the number of threads in a block where each has an element.
 const elementThreads = 128
 
@@ -117,7 +107,7 @@ func (d *Device) room(id scratchID, size int) uint64 {
 		return m.At(0)
 	}
 	if m != nil {
-		d.memory.give(m)
+		d.queue.retired = append(d.queue.retired, m)
 		d.scratch[id] = nil
 	}
 	m, err := d.memory.take(size)

@@ -48,6 +48,13 @@ const (
 	cuModuleUnload
 	cuModuleFunction
 	cuLaunchKernel
+	cuGraphCreate
+	cuGraphDestroy
+	cuGraphAddKernel
+	cuGraphInstantiate
+	cuGraphExecDestroy
+	cuGraphSetKernel
+	cuGraphLaunch
 )
 
 var cudaNames = []string{
@@ -83,6 +90,13 @@ var cudaNames = []string{
 	cuModuleUnload:       "cuModuleUnload",
 	cuModuleFunction:     "cuModuleGetFunction",
 	cuLaunchKernel:       "cuLaunchKernel",
+	cuGraphCreate:        "cuGraphCreate",
+	cuGraphDestroy:       "cuGraphDestroy",
+	cuGraphAddKernel:     "cuGraphAddKernelNode_v2",
+	cuGraphInstantiate:   "cuGraphInstantiateWithFlags",
+	cuGraphExecDestroy:   "cuGraphExecDestroy",
+	cuGraphSetKernel:     "cuGraphExecKernelNodeSetParams_v2",
+	cuGraphLaunch:        "cuGraphLaunch",
 }
 
 // Functions of NVML.

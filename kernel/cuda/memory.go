@@ -18,8 +18,12 @@ type rowsMemory struct {
 	device   *Device
 	memory   *Memory // nil without elements
 	elements int
-	// mirror is where Read copies to, at the same places; nil until then.
-	mirror *Host
+	// host is where Read copies to, at the same places; nil until then.
+	host *Host
+	// used is the last time that work uses the memory (T1), and reading the copy to the host
+	// that computing work does not wait for yet (T2).
+	used    uint64
+	reading *reading
 }
 
 // Elements is the number of float32.
@@ -30,7 +34,7 @@ func (d *Device) Allocate(n, dim int) (kernel.Rows, error) {
 	if n < 0 || dim < 0 || dim > 0 && n > math.MaxInt/8/dim {
 		return kernel.Rows{}, fmt.Errorf("allocate %d rows of %d elements: out of range", n, dim)
 	}
-	m := &rowsMemory{device: d, elements: n * dim}
+	m := &rowsMemory{device: d, elements: n * dim, used: d.streams.now}
 	if m.elements > 0 {
 		memory, err := d.take(4 * m.elements)
 		if err != nil {
@@ -49,6 +53,9 @@ func (d *Device) take(size int) (*Memory, error) {
 	}
 	memory, err := d.memory.take(size)
 	if err == nil {
+		err = d.ordered()
+	}
+	if err == nil {
 		err = memory.clear()
 	}
 	return memory, d.noticed(err)
@@ -64,15 +71,20 @@ func (d *Device) rowsOf(r kernel.Rows) *rowsMemory {
 	return m
 }
 
-// at returns the address of rows, 0 for none.
+// at returns the address of rows for the launch that is queued next, 0 for none.
 func (d *Device) at(r kernel.Rows) uint64 {
 	if r.N*r.Dim == 0 {
 		return 0
 	}
-	return d.rowsOf(r).memory.At(4 * r.Offset)
+	m := d.rowsOf(r)
+	d.settle(m)
+	d.hold(m)
+	m.used = d.streams.now
+	return m.memory.At(4 * r.Offset)
 }
 
-// Write queues a copy of rows from the host.
+// Write queues a copy of rows from the host: beside the computing stream where that is busy
+// with work that the host does not wait for yet, and does not use the rows (T1).
 func (d *Device) Write(dst kernel.Rows, src tensor.Rows) {
 	if dst.N*dst.Dim != src.N*src.Dim {
 		panic(fmt.Sprintf("cuda: (%d,%d) written to (%d,%d)", src.N, src.Dim, dst.N, dst.Dim))
@@ -81,62 +93,79 @@ func (d *Device) Write(dst kernel.Rows, src tensor.Rows) {
 	if len(data) == 0 || d.Err() != nil {
 		return
 	}
-	m := d.rowsOf(dst)
-	for to := 4 * dst.Offset; len(data) > 0; {
-		n := min(len(data), arenaBytes)
-		at, err := d.stage(n)
-		if err == nil {
-			copy(d.staging.host.Bytes[at:], data[:n])
-			err = m.memory.copyFrom(d.c.stream, to, d.staging.host, at, n)
-		}
-		if err != nil {
-			d.fail(err)
-			return
-		}
-		data, to = data[n:], to+n
+	m, s := d.rowsOf(dst), &d.streams
+	stream := d.c.stream
+	var err error
+	switch {
+	case s.busy(m):
+		d.settle(m)
+		d.submit()
+		err = d.ordered()
+	case s.now > s.done+1:
+		stream = s.in
 	}
+	if err == nil {
+		err = d.copyIn(stream, m.memory, 4*dst.Offset, data)
+	}
+	if err != nil {
+		d.fail(err)
+	}
+	m.used = s.now
 }
 
-// Read waits and copies rows to the host.
+// mirror makes sure that rows have memory of the host to be read to.
+func (d *Device) mirror(m *rowsMemory) error {
+	if m.host != nil {
+		return nil
+	}
+	host, err := d.pinned.take(4 * m.elements)
+	if err != nil {
+		return d.noticed(err)
+	}
+	m.host = host
+	runtime.AddCleanup(m, d.pinned.give, host)
+	return nil
+}
+
+// Read returns rows in the host's memory: those of StartRead, as soon as they are there, or
+// what all that was queued makes of them.
 func (d *Device) Read(src kernel.Rows) (tensor.Rows, error) {
 	out := tensor.Rows{N: src.N, Dim: src.Dim}
-	n := src.N * src.Dim
-	if n == 0 {
+	at, bytes := 4*src.Offset, 4*src.N*src.Dim
+	if bytes == 0 {
 		return out, d.Sync()
 	}
 	if err := d.Err(); err != nil {
 		return out, err
 	}
 	m := d.rowsOf(src)
-	if m.mirror == nil {
-		mirror, err := d.pinned.take(4 * m.elements)
-		if err != nil {
-			return out, d.noticed(fmt.Errorf("read %d rows of %d elements: %w", src.N, src.Dim, err))
+	if err := d.mirror(m); err != nil {
+		return out, fmt.Errorf("read %d rows of %d elements: %w", src.N, src.Dim, err)
+	}
+	if r := m.reading; r != nil && r.from == at && r.bytes == bytes {
+		if err := d.streams.wait(r); err != nil {
+			return out, d.fail(err)
 		}
-		m.mirror = mirror
-		runtime.AddCleanup(m, d.pinned.give, mirror)
-	}
-	at := 4 * src.Offset
-	if err := m.memory.copyTo(d.c.stream, m.mirror, at, at, 4*n); err != nil {
-		return out, d.fail(err)
-	}
-	if err := d.Sync(); err != nil {
+	} else if err := d.read(m, at, bytes); err != nil {
 		return out, err
 	}
-	out.Data = unsafe.Slice((*float32)(unsafe.Pointer(&m.mirror.Bytes[at])), n)
+	out.Data = unsafe.Slice((*float32)(unsafe.Pointer(&m.host.Bytes[at])), src.N*src.Dim)
 	return out, nil
 }
 
-// Sync waits for what was queued.
-func (d *Device) Sync() error {
-	if err := d.Err(); err != nil {
-		return err
+// read copies rows to the host, behind all that was queued.
+func (d *Device) read(m *rowsMemory, at, bytes int) error {
+	if d.submit(); d.Err() != nil {
+		return d.Err()
 	}
-	if err := d.c.Sync(); err != nil {
+	err := d.ordered()
+	if err == nil {
+		err = m.memory.copyTo(d.c.stream, m.host, at, at, bytes)
+	}
+	if err != nil {
 		return d.fail(err)
 	}
-	d.staging.used, d.arguments.used = 0, 0
-	return nil
+	return d.Sync()
 }
 
 // weights are packed weights in the form of the CPU.

@@ -19,6 +19,7 @@ func must(fit bool, what string, args ...any) {
 
 // Embed looks tokens up.
 func (d *Device) Embed(x kernel.Rows, t kernel.Table, tokens []int32) {
+	d.begin()
 	e, ok := t.(*table)
 	must(ok && e.device == d && x.N == len(tokens) && x.Dim == e.Dim,
 		"embeddings of %d tokens from %T into (%d,%d)", len(tokens), t, x.N, x.Dim)
@@ -26,6 +27,7 @@ func (d *Device) Embed(x kernel.Rows, t kernel.Table, tokens []int32) {
 	if x.N == 0 {
 		return
 	}
+	d.hold(e)
 	types := map[tensor.DType]uint64{tensor.F32: 0, tensor.BF16: 1, tensor.F16: 2}
 	d.elements(embedRows, x.N*x.Dim, d.at(x), e.memory.At(0), d.argument(memoryOf(tokens)),
 		uint64(x.N*x.Dim), uint64(x.Dim), types[e.DType])
@@ -44,6 +46,7 @@ const normLanes = 16
 
 // Norm is RMSNorm.
 func (d *Device) Norm(y, x, weight kernel.Rows, eps float64) {
+	d.begin()
 	must(y.N == x.N && y.Dim == x.Dim && weight.N <= 1 && (weight.N == 0 || weight.Dim == x.Dim),
 		"norm of (%d,%d) with weight (%d,%d) into (%d,%d)", x.N, x.Dim, weight.N, weight.Dim, y.N,
 		y.Dim)
@@ -61,6 +64,7 @@ func (d *Device) Norm(y, x, weight kernel.Rows, eps float64) {
 
 // Rotate is kernel.RotatePairs or kernel.RotateHalves.
 func (d *Device) Rotate(x, cos, sin kernel.Rows, form kernel.RotaryForm) {
+	d.begin()
 	must(cos.N == x.N && sin.N == x.N && sin.Dim == cos.Dim && cos.Dim >= 1 &&
 		x.Dim%(2*cos.Dim) == 0, "(%d,%d) rotated by (%d,%d) and (%d,%d)", x.N, x.Dim, cos.N, cos.Dim,
 		sin.N, sin.Dim)
@@ -74,6 +78,7 @@ func (d *Device) Rotate(x, cos, sin kernel.Rows, form kernel.RotaryForm) {
 
 // ScaleRows multiplies rows by factors.
 func (d *Device) ScaleRows(x, factors kernel.Rows) {
+	d.begin()
 	must(factors.N == x.N && factors.Dim == 1, "%d rows scaled by (%d,%d)", x.N, factors.N,
 		factors.Dim)
 	if n := x.N * x.Dim; n > 0 {
@@ -83,6 +88,7 @@ func (d *Device) ScaleRows(x, factors kernel.Rows) {
 
 // Add sets y += x.
 func (d *Device) Add(y, x kernel.Rows) {
+	d.begin()
 	must(y.N == x.N && y.Dim == x.Dim, "(%d,%d) added to (%d,%d)", x.N, x.Dim, y.N, y.Dim)
 	if n := x.N * x.Dim; n > 0 {
 		d.elements(addRows, n, d.at(y), d.at(x), uint64(n))
@@ -99,6 +105,7 @@ func checkPicks(p *kernel.Picks, n, rows int) {
 
 // Gather copies rows.
 func (d *Device) Gather(y, x kernel.Rows, pick kernel.Picks, t tensor.DType) {
+	d.begin()
 	checkPicks(&pick, y.N, x.N)
 	must(y.Dim == x.Dim && (t == tensor.F32 || t == tensor.BF16),
 		"rows of %d gathered into rows of %d as %v", x.Dim, y.Dim, t)
@@ -113,6 +120,7 @@ func (d *Device) Gather(y, x kernel.Rows, pick kernel.Picks, t tensor.DType) {
 
 // Scatter adds rows.
 func (d *Device) Scatter(y, x kernel.Rows, pick kernel.Picks) {
+	d.begin()
 	checkPicks(&pick, x.N, y.N)
 	must(y.Dim == x.Dim, "rows of %d scattered over rows of %d", x.Dim, y.Dim)
 	if x.N*x.Dim == 0 {

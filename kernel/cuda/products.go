@@ -53,6 +53,7 @@ var productKernelsOf = map[kernel.Format]productKernels{
 
 // multiply queues y = x wᵀ. Of x, q are the codes where w needs them.
 func (d *Device) multiply(w *weights, y, x uint64, q quantised, rows int) {
+	d.hold(w)
 	if rows <= fewPanels*mulRows {
 		d.panels = addPanels(d.panels[:0], w.memory.At(0), 0, rows)
 		d.multiplyPanels(w.shape, y, x, q, 1)
@@ -91,6 +92,7 @@ func (d *Device) multiplyPanels(s kernel.Shape, y, x uint64, q quantised, matric
 
 // Mul quantises the rows once for all products that need it.
 func (d *Device) Mul(x kernel.Rows, products []kernel.Product) {
+	d.begin()
 	integer := false
 	for i := range products {
 		p := &products[i]
@@ -173,6 +175,7 @@ func (d *Device) FeedForward(y, x kernel.Rows, parts []kernel.FeedForwardPart) {
 	if len(n.parts) > 0 {
 		d.forward(y, x)
 	}
+	d.submit()     // it is worth beginning with
 	clear(n.parts) // they refer to nothing that is not in use
 }
 
@@ -191,6 +194,7 @@ func (d *Device) part(f *kernel.FeedForwardPart, y, x kernel.Rows) networkPart {
 // forward runs d.networks. Rows between those of its parts go through the element-wise
 // kernels, too, and are nobody's.
 func (d *Device) forward(y, x kernel.Rows) {
+	d.begin()
 	n := &d.networks
 	first, rows := &n.parts[0], n.hi-n.lo
 	width := first.down.shape.K
@@ -203,6 +207,7 @@ func (d *Device) forward(y, x kernel.Rows) {
 	}
 	d.panels = d.panels[:0]
 	for _, p := range n.parts {
+		d.hold(p.gateUp)
 		d.panels = addPanels(d.panels, p.gateUp.memory.At(0), p.from-n.lo, p.to-n.lo)
 	}
 	d.multiplyPanels(first.gateUp.shape, inner, in, q, len(n.parts))
@@ -212,6 +217,7 @@ func (d *Device) forward(y, x kernel.Rows) {
 	}
 	d.panels = d.panels[:0]
 	for _, p := range n.parts {
+		d.hold(p.down)
 		d.panels = addPanels(d.panels, p.down.memory.At(0), p.from-n.lo, p.to-n.lo)
 	}
 	d.multiplyPanels(first.down.shape, out, act, q, len(n.parts))

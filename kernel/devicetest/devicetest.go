@@ -38,7 +38,7 @@ func Run(t *testing.T, d kernel.Device, opts Options) {
 		{"scale rows", (*suite).scaleRows}, {"add", (*suite).add}, {"gather", (*suite).gather},
 		{"scatter", (*suite).scatter}, {"mul", (*suite).mul},
 		{"feed forward", (*suite).feedForward}, {"attend", (*suite).attend},
-		{"order", (*suite).order}, {"misfits", (*suite).misfits},
+		{"order", (*suite).order}, {"ahead", (*suite).ahead}, {"misfits", (*suite).misfits},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			part.run(&suite{t, d, opts, rand.New(rand.NewPCG(5, 6))})
@@ -198,6 +198,63 @@ func (s *suite) order() {
 		}
 	}
 	s.want(a, x, "after 20 rounds")
+}
+
+// ahead reads rows some operations after StartRead, in and out of order, more of them than
+// Ahead allows, and such as were written to meanwhile.
+func (s *suite) ahead() {
+	const n, dim, slots = 9, 40, 7
+	var x, y [slots]kernel.Rows
+	for i := range slots {
+		x[i], y[i] = s.on(s.random(n, dim)), s.on(s.random(n, dim))
+	}
+	for round := range 30 {
+		var want [slots]tensor.Rows
+		for i := range slots {
+			in := s.random(n, dim)
+			s.d.Write(x[i], in)
+			s.d.Gather(y[i], x[i], kernel.Picks{Rows: []int32{8, 7, 6, 5, 4, 3, 2, 1, 0}}, tensor.F32)
+			s.d.Add(y[i], x[i])
+			s.d.StartRead(y[i])
+			want[i] = tensor.MakeRows(n, dim)
+			for j := range n {
+				copy(want[i].Row(j), in.Row(n-1-j))
+			}
+			kernel.Add(want[i].Data, in.Data)
+			clear(in.Data)                   // the caller's again
+			if i > 0 && s.rng.IntN(3) == 0 { // what is on its way is written to
+				s.d.Add(y[i-1], x[i-1])
+				last := s.random(n, dim)
+				s.d.Write(x[i-1], last)
+				s.d.Write(y[i-1], last)
+				copy(want[i-1].Data, last.Data)
+				if s.rng.IntN(2) == 0 {
+					s.d.Add(y[i-1], x[i-1])
+					kernel.Add(want[i-1].Data, last.Data)
+				}
+			}
+			if back := i - max(s.d.Ahead()-1, 0); back >= 0 && round%2 == 0 {
+				s.want(y[back], want[back], "round %d, rows %d", round, back)
+			}
+		}
+		for i := range slots {
+			i = (i + round) % slots
+			s.want(y[i], want[i], "round %d, rows %d in the end", round, i)
+		}
+	}
+	s.d.StartRead(x[0].Slice(0, 0))
+	s.d.StartRead(x[0].Slice(1, 3))
+	s.want(x[0].Slice(2, 3), s.read(x[0].Slice(1, 3)).Slice(1, 2), "a part of what was read")
+}
+
+// read returns a copy of rows.
+func (s *suite) read(r kernel.Rows) tensor.Rows {
+	s.Helper()
+	rows, err := s.d.Read(r)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return copyOf(rows)
 }
 
 // misfits checks that shapes that do not fit are noticed.
