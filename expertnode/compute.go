@@ -139,6 +139,7 @@ type computer struct {
 	x, y    []float32
 	batch   moe.Batch
 	errs    []error
+	started time.Time
 }
 
 // share is one frame's part in a batch.
@@ -152,8 +153,19 @@ type share struct {
 
 // run answers the frames, all of one layer, with one computation.
 func (c *computer) run() {
+	if !c.open() {
+		return
+	}
+	c.compute()
+	c.answer(time.Now(), time.Since(c.started))
+	clear(c.shares)
+}
+
+// open makes shares of the frames that are to be computed, and answers the others. It reports
+// whether there are any.
+func (c *computer) open() bool {
 	started := time.Now()
-	c.shares = c.shares[:0]
+	c.shares, c.started = c.shares[:0], started
 	for _, f := range c.frames {
 		f.stream.forget(f.request.Dispatch.FrameID)
 		switch {
@@ -168,12 +180,7 @@ func (c *computer) run() {
 		}
 	}
 	clear(c.frames)
-	if len(c.shares) == 0 {
-		return
-	}
-	c.compute()
-	c.answer(time.Now(), time.Since(started))
-	clear(c.shares)
+	return len(c.shares) > 0
 }
 
 // answer sends the replies. Each frame is told its part of the computation's time, by
@@ -224,7 +231,11 @@ func micros(d time.Duration) uint32 {
 // of every request its node.
 func (c *computer) compute() {
 	c.gather(c.shares)
-	detail := c.computeBatch()
+	c.fill(c.computeBatch())
+}
+
+// fill fills the replies after a computation that panicked if detail is not empty.
+func (c *computer) fill(detail string) {
 	if detail == "" {
 		c.scatter(c.shares)
 		return
@@ -359,18 +370,23 @@ func (c *computer) prepare(sh *share) {
 
 // computeBatch computes c.batch. A panic is told in detail.
 func (c *computer) computeBatch() (detail string) {
-	defer func() {
-		if v := recover(); v != nil {
-			c.server.recorder.panics.Add(1)
-			if f := c.server.opts.Events.ComputePanicked; f != nil {
-				f(c.batch.Layer, c.batch.Experts, v, debug.Stack())
-			}
-			detail = fmt.Sprintf("layer %d experts %v: computation panicked", c.batch.Layer,
-				c.batch.Experts)
-		}
-	}()
+	defer c.recovered(&detail)
 	c.server.opts.Replicas.ComputeBatch(&c.batch, c.errs)
 	return ""
+}
+
+// recovered ends a panic of a computation.
+func (c *computer) recovered(detail *string) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	c.server.recorder.panics.Add(1)
+	if f := c.server.opts.Events.ComputePanicked; f != nil {
+		f(c.batch.Layer, c.batch.Experts, v, debug.Stack())
+	}
+	*detail = fmt.Sprintf("layer %d experts %v: computation panicked", c.batch.Layer,
+		c.batch.Experts)
 }
 
 // statusOf is how an expert's error is told to a router.

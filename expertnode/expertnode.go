@@ -142,6 +142,14 @@ func (h *Host) ComputeBatch(b *moe.Batch, errs []error) {
 
 // compute is ComputeBatch for whoever holds the lock.
 func (h *Host) compute(b *moe.Batch, errs []error) {
+	h.find(b, errs)
+	err := h.runner.Forward(b.Y, b.X, h.experts, b.Counts)
+	clear(h.experts) // experts that are dropped must not stay for it
+	h.finish(b, errs, err)
+}
+
+// find sets h.experts to those of b, nil for one that is not held, which has an error.
+func (h *Host) find(b *moe.Batch, errs []error) {
 	held := h.held.Load()
 	h.experts = h.experts[:0]
 	for i, expert := range b.Experts {
@@ -151,8 +159,10 @@ func (h *Host) compute(b *moe.Batch, errs []error) {
 			errs[i] = fmt.Errorf("layer %d expert %d: %w", b.Layer, expert, ErrNotHeld)
 		}
 	}
-	err := h.runner.Forward(b.Y, b.X, h.experts, b.Counts)
-	clear(h.experts) // experts that are dropped must not stay for it
+}
+
+// finish rounds what was computed, or says why it was not.
+func (h *Host) finish(b *moe.Batch, errs []error, err error) {
 	if err != nil {
 		for i := range b.Experts {
 			errs[i] = fmt.Errorf("layer %d: %w", b.Layer, err)
@@ -160,6 +170,44 @@ func (h *Host) compute(b *moe.Batch, errs []error) {
 		return
 	}
 	moe.RoundRows(h.mode, b.Y)
+}
+
+// Ahead is how many batches may be under way from Begin to End: none on a CPU.
+func (h *Host) Ahead() int { return h.opts.Device.Ahead() }
+
+// Begun is a batch under way.
+type Begun struct {
+	pass *moe.Pass
+	err  error // why there is none
+}
+
+// Wait waits until End will not.
+func (b Begun) Wait() {
+	if b.pass != nil {
+		b.pass.Wait()
+	}
+}
+
+// Begin begins a ComputeBatch, which End ends: b.Y and the errors are undefined until then.
+// Batches end in the order in which they began. It is safe for concurrent use.
+func (h *Host) Begin(b *moe.Batch, errs []error) Begun {
+	h.computing.Lock()
+	defer h.computing.Unlock()
+	h.find(b, errs)
+	pass, err := h.runner.Begin(b.X, h.experts, b.Counts)
+	clear(h.experts) // experts that are dropped must not stay for it
+	return Begun{pass, err}
+}
+
+// End ends what Begin began with the same batch and errors.
+func (h *Host) End(b *moe.Batch, errs []error, begun Begun) {
+	err := begun.err
+	if begun.pass != nil {
+		h.computing.Lock()
+		defer h.computing.Unlock()
+		err = h.runner.End(begun.pass, b.Y)
+	}
+	h.finish(b, errs, err)
 }
 
 // Forward computes a batch in process; every one of its experts must be held.

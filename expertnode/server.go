@@ -36,6 +36,17 @@ type Replicas interface {
 	Bytes() int64
 }
 
+// Ahead computes batches of Replicas, several of them under way at a time; *Host is one.
+// Methods are safe for concurrent use, but batches end in the order in which they began.
+type Ahead interface {
+	// Ahead is how many batches may be under way from Begin to End.
+	Ahead() int
+	// Begin begins a ComputeBatch, and End ends it; b and errs are the same and stay as they
+	// are in between.
+	Begin(b *moe.Batch, errs []error) Begun
+	End(b *moe.Batch, errs []error, begun Begun)
+}
+
 // Events are called on what an operator wants to know. Each may be nil.
 type Events struct {
 	// StreamOpened is called after a Hello was accepted.
@@ -59,6 +70,9 @@ type Events struct {
 type Options struct {
 	// Replicas computes the rows.
 	Replicas Replicas
+	// Ahead, if not nil, computes the same, with some batches on their way to a device or from
+	// it while others are computed. It is used if it can have several under way.
+	Ahead Ahead
 	// NodeID and Epoch name this node and this life of it.
 	NodeID string
 	Epoch  uint64
@@ -204,7 +218,11 @@ func NewServer(opts Options) (*Server, error) {
 	s.opts.Replicas = &counted{Replicas: opts.Replicas, computing: &s.computing}
 	s.idle.New = func() any { return new(frame) }
 	s.replies.New = func() any { return new(wire.Response) }
-	s.running.Go(s.computeFrames)
+	if opts.Ahead != nil && opts.Ahead.Ahead() > 1 {
+		s.startAhead()
+	} else {
+		s.running.Go(s.computeFrames)
+	}
 	return s, nil
 }
 

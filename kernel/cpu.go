@@ -151,8 +151,13 @@ func (c *CPU) Write(dst Rows, src tensor.Rows) {
 // Read returns the rows where they lie.
 func (c *CPU) Read(src Rows) (tensor.Rows, error) { return view(src), nil }
 
+// arrived is the Arrival of what is there.
+type arrived struct{}
+
+func (arrived) Wait() error { return nil }
+
 // StartRead has nothing to begin.
-func (c *CPU) StartRead(Rows) {}
+func (c *CPU) StartRead(Rows) Arrival { return arrived{} }
 
 // Ahead is 0: nothing is ever under way.
 func (c *CPU) Ahead() int { return 0 }

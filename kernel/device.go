@@ -58,12 +58,19 @@ type Copies interface {
 	Read(src Rows) (tensor.Rows, error)
 	// StartRead begins what a Read of the same rows ends, which then waits for no more than
 	// what was queued before StartRead, unless something wrote to the rows in between.
-	StartRead(src Rows)
+	StartRead(src Rows) Arrival
 	// Ahead is how many rows may be on their way from StartRead to Read: with more, StartRead
 	// waits. It is 0 if whatever is queued is done when the call returns.
 	Ahead() int
 	// Sync waits for what was queued.
 	Sync() error
+}
+
+// Arrival is when rows of StartRead are in the host's memory.
+type Arrival interface {
+	// Wait waits for them. Any goroutine may, while another one uses the device, but only
+	// until the rows are read.
+	Wait() error
 }
 
 // RowOperations are a Device's operations on rows. Each row of y depends on the same

@@ -52,24 +52,65 @@ func (e *Expert) Part(from, to int) kernel.FeedForwardPart {
 }
 
 // Runner runs rows of the host's memory through experts on a device. It keeps its
-// memory; one Runner serves one goroutine, the device's.
+// memory; one Runner serves one goroutine at a time, the device's.
 type Runner struct {
 	device kernel.Device
-	x, y   kernel.Rows
+	alone  Pass   // of Forward
+	passes []Pass // of Begin, by turns
+	next   int
 	parts  []kernel.FeedForwardPart
 }
 
+// Pass is rows on their way through experts.
+type Pass struct {
+	x, y    kernel.Rows
+	arrival kernel.Arrival // nil if there is none under way
+}
+
+// Wait waits until End will not. Another goroutine may use the Runner meanwhile.
+func (p *Pass) Wait() { _ = p.arrival.Wait() } // End tells what went wrong
+
 // NewRunner returns a Runner for a device, whose experts must be in its memory.
-func NewRunner(d kernel.Device) *Runner { return &Runner{device: d} }
+func NewRunner(d kernel.Device) *Runner {
+	return &Runner{device: d, passes: make([]Pass, d.Ahead())}
+}
 
 // Forward sets y to the experts' outputs for x, (rows, hidden): experts[i] takes the
 // next counts[i] rows. The rows of an expert that is nil are left undefined. The result
 // is not yet rounded to a row type.
 func (r *Runner) Forward(y, x tensor.Rows, experts []*Expert, counts []int32) error {
-	if err := kernel.Resize(r.device, &r.x, x.N, x.Dim); err != nil {
+	if err := r.queue(&r.alone, x, experts, counts); err != nil {
+		return err
+	}
+	return r.read(&r.alone, y)
+}
+
+// Begin begins a Forward that End ends, of the device's Ahead at most that are under way. They
+// end in the order in which they began.
+func (r *Runner) Begin(x tensor.Rows, experts []*Expert, counts []int32) (*Pass, error) {
+	p := &r.passes[r.next]
+	if p.arrival != nil {
+		panic("moe: more passes under way than the device allows")
+	}
+	if err := r.queue(p, x, experts, counts); err != nil {
+		return nil, err
+	}
+	p.arrival = r.device.StartRead(p.y)
+	r.next = (r.next + 1) % len(r.passes)
+	return p, nil
+}
+
+// End waits for a pass and sets y to the experts' outputs.
+func (r *Runner) End(p *Pass, y tensor.Rows) error {
+	p.arrival = nil
+	return r.read(p, y)
+}
+
+func (r *Runner) queue(p *Pass, x tensor.Rows, experts []*Expert, counts []int32) error {
+	if err := kernel.Resize(r.device, &p.x, x.N, x.Dim); err != nil {
 		return fmt.Errorf("run experts: %w", err)
 	}
-	if err := kernel.Resize(r.device, &r.y, x.N, x.Dim); err != nil {
+	if err := kernel.Resize(r.device, &p.y, x.N, x.Dim); err != nil {
 		return fmt.Errorf("run experts: %w", err)
 	}
 	r.parts = r.parts[:0]
@@ -81,10 +122,14 @@ func (r *Runner) Forward(y, x tensor.Rows, experts []*Expert, counts []int32) er
 		}
 		at += n
 	}
-	r.device.Write(r.x, x)
-	r.device.FeedForward(r.y, r.x, r.parts)
+	r.device.Write(p.x, x)
+	r.device.FeedForward(p.y, p.x, r.parts)
 	clear(r.parts) // experts that are dropped must not stay for it
-	out, err := r.device.Read(r.y)
+	return nil
+}
+
+func (r *Runner) read(p *Pass, y tensor.Rows) error {
+	out, err := r.device.Read(p.y)
 	if err != nil {
 		return fmt.Errorf("run experts: %w", err)
 	}

@@ -144,13 +144,13 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 	n.undo.push(source.Close)
 	host := expertnode.NewHost(source, o.Mode, expertnode.HostOptions{
 		CapacityBytes: node.CapacityBytes, Device: m.Device})
-	var served expertnode.Replicas = host
-	if o.Wrap != nil {
-		served = o.Wrap(host)
+	served, ahead := expertnode.Replicas(host), expertnode.Ahead(host)
+	if o.Wrap != nil { // what computes must go through it
+		served, ahead = o.Wrap(host), nil
 	}
 	server, err := expertnode.NewServer(expertnode.Options{
-		Replicas: served, NodeID: node.ID, Epoch: node.Epoch, ModelDigest: m.Digest[:], Mode: o.Mode,
-		KernelClass:     m.class(),
+		Replicas: served, Ahead: ahead, NodeID: node.ID, Epoch: node.Epoch,
+		ModelDigest: m.Digest[:], Mode: o.Mode, KernelClass: m.class(),
 		CheckpointBytes: func() uint64 { return uint64(m.Checkpoint.BytesTouched()) },
 		Packed:          source, PackedVersion: packed.Version,
 		FetchBytesPerSecond: o.FetchBytesPerSecond,

@@ -2,7 +2,11 @@
 
 package cuda
 
-import "drover/kernel"
+import (
+	"sync/atomic"
+
+	"drover/kernel"
+)
 
 // A device has three ordered streams. One computes. One copies rows from the host to memory
 // that no earlier work uses, and one copies results to the host, both while the first goes
@@ -26,6 +30,7 @@ type reading struct {
 	from, bytes      int
 	time             uint64
 	computed, copied *event
+	there            atomic.Bool // somebody waited for it
 }
 
 // streams are those beside the computing stream.
@@ -97,19 +102,36 @@ func (d *Device) ordered() error {
 // Ahead is how many results may be on their way at a time.
 func (d *Device) Ahead() int { return mostReads }
 
+// nothing is the Arrival of rows that are not on their way: Read says why.
+type nothing struct{}
+
+func (nothing) Wait() error { return nil }
+
+// Wait waits until the copy is there. What went wrong is Read's error, too.
+func (r *reading) Wait() error {
+	if r.there.Load() {
+		return nil
+	}
+	err := r.copied.wait()
+	r.there.Store(err == nil)
+	return err
+}
+
 // StartRead queues a copy of rows to the host, beside what is queued after it.
-func (d *Device) StartRead(src kernel.Rows) {
+func (d *Device) StartRead(src kernel.Rows) kernel.Arrival {
 	bytes := 4 * src.N * src.Dim
 	if bytes == 0 || d.Err() != nil {
-		return
+		return nothing{}
 	}
 	m := d.rowsOf(src)
 	if d.mirror(m) != nil {
-		return // Read says so
+		return nothing{}
 	}
 	if err := d.startRead(m, 4*src.Offset, bytes); err != nil {
 		d.fail(err)
+		return nothing{}
 	}
+	return m.reading
 }
 
 func (d *Device) startRead(m *rowsMemory, from, bytes int) error {
@@ -131,6 +153,7 @@ func (d *Device) startRead(m *rowsMemory, from, bytes int) error {
 	if err := d.ordered(); err != nil {
 		return err
 	}
+	r.there.Store(false)
 	if err := r.computed.record(d.c.stream); err != nil {
 		return err
 	}
@@ -152,7 +175,7 @@ func (d *Device) startRead(m *rowsMemory, from, bytes int) error {
 
 // wait waits for a result, and with it for all that was queued before it.
 func (s *streams) wait(r *reading) error {
-	if err := r.copied.wait(); err != nil {
+	if err := r.Wait(); err != nil {
 		return err
 	}
 	s.done = max(s.done, r.time)

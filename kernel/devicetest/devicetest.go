@@ -215,7 +215,12 @@ func (s *suite) ahead() {
 			s.d.Write(x[i], in)
 			s.d.Gather(y[i], x[i], kernel.Picks{Rows: []int32{8, 7, 6, 5, 4, 3, 2, 1, 0}}, tensor.F32)
 			s.d.Add(y[i], x[i])
-			s.d.StartRead(y[i])
+			arrival := s.d.StartRead(y[i])
+			if s.rng.IntN(4) == 0 {
+				if err := arrival.Wait(); err != nil {
+					s.Fatal(err)
+				}
+			}
 			want[i] = tensor.MakeRows(n, dim)
 			for j := range n {
 				copy(want[i].Row(j), in.Row(n-1-j))
@@ -242,7 +247,9 @@ func (s *suite) ahead() {
 			s.want(y[i], want[i], "round %d, rows %d in the end", round, i)
 		}
 	}
-	s.d.StartRead(x[0].Slice(0, 0))
+	if err := s.d.StartRead(x[0].Slice(0, 0)).Wait(); err != nil {
+		s.Error(err)
+	}
 	s.d.StartRead(x[0].Slice(1, 3))
 	s.want(x[0].Slice(2, 3), s.read(x[0].Slice(1, 3)).Slice(1, 2), "a part of what was read")
 }
