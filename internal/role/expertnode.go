@@ -22,6 +22,7 @@ import (
 	"drover/internal/metrics"
 	"drover/internal/show"
 	"drover/kernel"
+	"drover/model"
 	"drover/packed"
 	"drover/placement"
 	droverv1 "drover/proto/drover/v1"
@@ -115,17 +116,11 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 		return err
 	}
 	n.undo.push(stop)
-	device, err := n.undo.device(o.Compute, o.Log)
+	m, how, err := n.open(ctx, o)
 	if err != nil {
 		return err
 	}
-	n.lost = lossOf(device)
-	how := o.Weights.forRole(o.Mode, device, o.Log)
-	m, err := o.openModel(ctx, how)
-	if err != nil {
-		return err
-	}
-	n.undo.push(func() { _ = m.Close() }) // nothing is written; there is nothing to lose
+	n.lost = lossOf(m.Device)
 	listener, err := net.Listen("tcp", o.Listen)
 	if err != nil {
 		return fmt.Errorf("listen for rows: %w", err)
@@ -167,6 +162,42 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 	p := parts{source, host, server}
 	n.measure(p)
 	return n.join(ctx, o, node, p)
+}
+
+// open opens what computes, and the model: on the CPU if auto finds a GPU whose memory has no
+// room for an expert.
+func (n *ExpertNode) open(ctx context.Context, o ExpertNodeOptions) (*Model, model.Options, error) {
+	for c := o.Compute; ; c.Device = deviceCPU {
+		var opened stack
+		m, how, err := o.openOn(ctx, c, &opened)
+		if err == nil {
+			_, err = m.room()
+		}
+		if err == nil {
+			n.undo.push(opened.run)
+			return m, how, nil
+		}
+		opened.run()
+		if m == nil || c.Device != deviceAuto {
+			return nil, how, err
+		}
+		o.Log.Info("no GPU computes here", "reason", err)
+	}
+}
+
+// openOn opens a device and the model for it. Both are open until the stack is undone.
+func (o *ExpertNodeOptions) openOn(ctx context.Context, c Compute, s *stack) (
+	m *Model, how model.Options, err error) {
+	device, err := s.device(c, o.Log)
+	if err != nil {
+		return nil, how, err
+	}
+	how = o.Weights.forRole(o.Mode, device, o.Log)
+	if m, err = o.openModel(ctx, how); err != nil {
+		return nil, how, err
+	}
+	s.push(func() { _ = m.Close() }) // nothing is written; there is nothing to lose
+	return m, how, nil
 }
 
 // watchDevice makes the node take no more frames when its device is lost: whoever asks goes
