@@ -135,7 +135,10 @@ func TestGraphsUpdated(t *testing.T) {
 	d.graphs.most = 2
 	n := counted(t, func() { runLayers(t, d, kernel.WeightsInt8, manyLayers) },
 		"cuGraphInstantiateWithFlags", "cuGraphExecKernelNodeSetParams_v2", "cuGraphLaunch")
-	if n[0] < 2 || n[0] > 2*2 || n[1] == 0 || n[2] < layerTokens || len(d.graphs.all) > 2 {
+	t.Logf("%d graphs made, %d nodes updated, %d launches of %d layers", n[0], n[1], n[2],
+		layerTokens*manyLayers)
+	if n[0] < 2 || n[0] > 2*2 || n[1] == 0 || n[2] < (layerTokens-3)*manyLayers ||
+		len(d.graphs.all) > 2 {
 		t.Errorf("%d graphs made, %d nodes updated, %d launches; %d are kept", n[0], n[1], n[2],
 			len(d.graphs.all))
 	}
