@@ -176,7 +176,16 @@ func frames(t *testing.T, d *Device, n int) {
 	e := newExperts(t, d, rng, 6, hidden, 24, kernel.WeightsBF16)
 	var x, y [slots]kernel.Rows
 	var want [slots]tensor.Rows
+	var arrivals [slots]kernel.Arrival
 	finish := func(i int) {
+		if i%2 == 0 { // as a node does: others use the device meanwhile
+			waited := make(chan error)
+			go func() { waited <- arrivals[i%slots].Wait() }()
+			d.Add(x[i%slots], x[i%slots])
+			if err := <-waited; err != nil {
+				t.Error(err)
+			}
+		}
 		got, err := d.Read(y[i%slots])
 		if err != nil || !slices.Equal(got.Data, want[i%slots].Data) {
 			t.Fatalf("frame %d: %v, or other bytes than a CPU's", i, err)
@@ -201,7 +210,7 @@ func frames(t *testing.T, d *Device, n int) {
 		d.Write(x[i%slots], in)
 		clear(in.Data) // the caller's again
 		d.FeedForward(y[i%slots], x[i%slots], e.parts)
-		d.StartRead(y[i%slots])
+		arrivals[i%slots] = d.StartRead(y[i%slots])
 	}
 	for i := n - slots; i < n; i++ {
 		finish(i)
@@ -214,8 +223,7 @@ func testFrames(t *testing.T) {
 	frames(t, d, 10) // memory grows meanwhile
 	const n = 50
 	var waits []int
-	waits = counted(t, func() { frames(t, d, n) }, "cuEventSynchronize", "cuStreamSynchronize",
-		"cuMemAlloc_v2", "cuMemHostAlloc")
+	waits = counted(t, func() { frames(t, d, n) }, "cuEventSynchronize", "cuStreamSynchronize")
 	uploads := 2 * 6 // of the experts, each by a wait for its own stream
 	if waits[0] != n || waits[1] != uploads {
 		t.Errorf("%d frames: %d waits for events and %d for streams, want %d and %d", n, waits[0],
@@ -224,6 +232,33 @@ func testFrames(t *testing.T) {
 }
 
 func TestFrames(t *testing.T) { testFrames(t) }
+
+// TestFrameCalls counts what a frame of 16 experts takes of the driver when it comes again: the
+// rows, the panels, a graph, the result, and a wait.
+func TestFrameCalls(t *testing.T) {
+	d, rng := openDevice(t), rand.New(rand.NewPCG(53, 54))
+	e := newExperts(t, d, rng, 16, 32, 24, kernel.WeightsBF16)
+	var ones [16]int
+	for i := range ones {
+		ones[i] = 1
+	}
+	in := randomRows(rng, e.rows(ones[:]...), 32, false)
+	want := e.want(in)
+	x, y := must1(d.Allocate(16, 32))(t), must1(d.Allocate(16, 32))(t)
+	for i := range 5 {
+		calls := counted(t, func() {
+			d.Write(x, in)
+			d.FeedForward(y, x, e.parts)
+			if got := must1(d.Read(y))(t); !slices.Equal(got.Data, want.Data) {
+				t.Error("other bytes than a CPU's")
+			}
+		}, "cu", "cuStreamSynchronize")
+		if i > 1 && !slices.Equal(calls, []int{5, 1}) {
+			t.Errorf("frame %d: %d calls of the driver with %d waits, want 5 and 1", i, calls[0],
+				calls[1])
+		}
+	}
+}
 
 // TestDeviceEarly and TestDeviceRandom run the copies of a device as early as events let
 // them, which shows where it forgot to wait for what still uses the memory, and all work at
