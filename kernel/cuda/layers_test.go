@@ -233,6 +233,23 @@ func testFrames(t *testing.T) {
 
 func TestFrames(t *testing.T) { testFrames(t) }
 
+// TestAheadBound checks that one result more than may be under way waits for the oldest one.
+func TestAheadBound(t *testing.T) {
+	d := openDevice(t)
+	var x []kernel.Rows
+	for i := range d.Ahead() + 1 {
+		x = append(x, must1(d.Allocate(1, 8))(t))
+		waits := counted(t, func() { d.StartRead(x[i]) }, "cuEventSynchronize", "cuStreamSynchronize")
+		want := []int{i / d.Ahead(), 0}
+		if !slices.Equal(waits, want) {
+			t.Errorf("result %d: %d waits for events and streams, want %d", i, waits, want)
+		}
+	}
+	for i := range x {
+		must1(d.Read(x[i]))(t)
+	}
+}
+
 // TestFrameCalls counts what a frame of 16 experts takes of the driver when it comes again: the
 // rows, the panels, a graph, the result, and a wait.
 func TestFrameCalls(t *testing.T) {
