@@ -199,6 +199,7 @@ func (p *llama4Pass) mixture(ctx context.Context, i int) error {
 		return err
 	}
 	p.multiply(p.gates, p.h, p.current.gate)
+	p.plan.Start(p.h)
 	logits, err := p.device.Read(p.gates)
 	if err != nil {
 		return err

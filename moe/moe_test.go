@@ -45,10 +45,27 @@ func TestTopK(t *testing.T) {
 
 // TestPlan checks against a direct sum over rows and experts, for both scalings and
 // k up to 3, that each row reaches its experts and is summed in ascending order.
-func TestPlan(t *testing.T) {
+func TestPlan(t *testing.T) { testPlan(t, &counting{CPU: kernel.NewCPU(nil)}, 1) }
+
+// TestPlanHere does the same where the host gathers rows, which the device does not.
+func TestPlanHere(t *testing.T) { testPlan(t, &counting{CPU: kernel.NewCPU(nil), ahead: 2}, 0) }
+
+// counting is a CPU that may say of itself that it computes later, and counts gathers.
+type counting struct {
+	*kernel.CPU
+	ahead, gathers int
+}
+
+func (c *counting) Ahead() int { return c.ahead }
+
+func (c *counting) Gather(y, x kernel.Rows, pick kernel.Picks, t tensor.DType) {
+	c.gathers++
+	c.CPU.Gather(y, x, pick, t)
+}
+
+func testPlan(t *testing.T, d *counting, gathers int) {
 	r := rand.New(rand.NewPCG(1, 2))
 	const experts, hidden = 9, 4
-	d := kernel.NewCPU(nil)
 	for _, s := range []Scaling{ScaleInput, ScaleOutput} {
 		for _, mode := range []kernel.Mode{kernel.Exact, kernel.BF16} {
 			for k := 1; k <= 3; k++ {
@@ -59,8 +76,13 @@ func TestPlan(t *testing.T) {
 				}
 				want := tensor.MakeRows(7, hidden)
 				sum := onDevice(t, d, want)
-				if err := p.Gather(5, onDevice(t, d, x), routes); err != nil {
+				rows, before := onDevice(t, d, x), d.gathers
+				p.Start(rows)
+				if err := p.Gather(5, rows, routes); err != nil {
 					t.Fatal(err)
+				}
+				if d.gathers-before != gathers {
+					t.Errorf("the device gathered %d times, want %d", d.gathers-before, gathers)
 				}
 				fakeExperts(&p.Batch, mode)
 				if err := p.Combine(sum); err != nil {

@@ -33,12 +33,27 @@ type Plan struct {
 	starts  []int32      // scratch: for each expert, the next free row of the batch
 	x, y    kernel.Rows  // of the batch, in the device's memory
 	results []float32    // of the batch, in the host's
+	early   bool         // the host gathers, from rows that Start began to read
+	rounded []float32    // what it gathers
 }
+
+// fewRows is how many rows the host gathers itself where the device computes beside it:
+// that is less than asking the device once more.
+const fewRows = 16
 
 // NewPlan returns a Plan for layers of so many experts, whose rows are in d's memory
 // and travel as the mode says.
 func NewPlan(d kernel.Device, experts int, s Scaling, m kernel.Mode) *Plan {
 	return &Plan{device: d, experts: experts, scaling: s, dtype: m.RowType()}
+}
+
+// Start may be called with the rows of Gather before their routes are known. Then few rows of a
+// device with memory of its own come to the host together with what decides on the routes.
+func (p *Plan) Start(x kernel.Rows) {
+	p.early = p.device.Ahead() > 0 && x.N <= fewRows
+	if p.early {
+		p.device.StartRead(x)
+	}
 }
 
 // Gather fills p.Batch with the rows of x, (rows, hidden), for the experts that r
@@ -47,21 +62,50 @@ func NewPlan(d kernel.Device, experts int, s Scaling, m kernel.Mode) *Plan {
 func (p *Plan) Gather(layer int, x kernel.Rows, r *Routes) error {
 	n := len(r.Experts)
 	p.sort(layer, r)
-	if err := kernel.Resize(p.device, &p.x, n, x.Dim); err != nil {
-		return fmt.Errorf("gather rows: %w", err)
-	}
 	pick := kernel.Picks{Rows: p.rows}
 	if p.scaling == ScaleInput {
 		pick.Weights = p.weights
 	}
-	p.device.Gather(p.x, x, pick, p.dtype)
 	var err error
-	if p.Batch.X, err = p.device.Read(p.x); err != nil {
+	if p.early {
+		p.early = false
+		p.Batch.X, err = p.gatherHere(x, pick)
+	} else {
+		p.Batch.X, err = p.gather(x, pick)
+	}
+	if err != nil {
 		return fmt.Errorf("gather rows: %w", err)
 	}
 	p.results = resize(p.results, n*x.Dim)
 	p.Batch.Y = tensor.Rows{Data: p.results, N: n, Dim: x.Dim}
 	return nil
+}
+
+// gather lets the device gather rows of x.
+func (p *Plan) gather(x kernel.Rows, pick kernel.Picks) (tensor.Rows, error) {
+	if err := kernel.Resize(p.device, &p.x, len(pick.Rows), x.Dim); err != nil {
+		return tensor.Rows{}, err
+	}
+	p.device.Gather(p.x, x, pick, p.dtype)
+	return p.device.Read(p.x)
+}
+
+// gatherHere does what a device's Gather does, on the host.
+func (p *Plan) gatherHere(x kernel.Rows, pick kernel.Picks) (tensor.Rows, error) {
+	all, err := p.device.Read(x)
+	if err != nil {
+		return tensor.Rows{}, err
+	}
+	p.rounded = resize(p.rounded, len(pick.Rows)*x.Dim)
+	out := tensor.Rows{Data: p.rounded, N: len(pick.Rows), Dim: x.Dim}
+	for i, row := range pick.Rows {
+		copy(out.Row(i), all.Row(int(row)))
+		if pick.Weights != nil {
+			kernel.Scale(out.Row(i), pick.Weights[i])
+		}
+	}
+	kernel.Round(out.Data, p.dtype)
+	return out, nil
 }
 
 // sort decides which row of the batch comes from where.

@@ -146,6 +146,7 @@ func (d *Device) Read(src kernel.Rows) (tensor.Rows, error) {
 		if err := d.streams.wait(r); err != nil {
 			return out, d.fail(err)
 		}
+		r.release()
 	} else if err := d.read(m, at, bytes); err != nil {
 		return out, err
 	}

@@ -146,6 +146,7 @@ func (d *Device) startRead(m *rowsMemory, from, bytes int) error {
 		if err := s.wait(r); err != nil {
 			return err
 		}
+		r.release()
 	}
 	if d.submit(); d.Err() != nil {
 		return d.Err()
@@ -181,13 +182,18 @@ func (s *streams) wait(r *reading) error {
 	s.done = max(s.done, r.time)
 	for i := range s.reads {
 		if r := &s.reads[i]; r.memory != nil && r.time <= s.done {
-			if r.memory.reading == r {
-				r.memory.reading = nil
-			}
-			r.memory = nil
+			r.there.Store(true)
 		}
 	}
 	return nil
+}
+
+// release ends a reading that is there.
+func (r *reading) release() {
+	if r.memory.reading == r {
+		r.memory.reading = nil
+	}
+	r.memory = nil
 }
 
 // settle makes the computing stream wait until rows that are on their way to the host are
