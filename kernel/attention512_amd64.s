@@ -165,16 +165,21 @@ group: \
 	MOVQ DX, kvProduct_fromX(AX) \
 	X \
 	MOVQ kvProduct_part(AX), DI \
+	MOVQ kvProduct_from(AX), R12 \
 	MOVQ (kvProduct_w+0)(AX)(DI*8), SI \
 	MOVQ (kvProduct_w+8)(AX)(DI*8), R10 \
 	MOVQ (kvProduct_w+16)(AX)(DI*8), R11 \
-	MOVQ (kvProduct_w+24)(AX)(DI*8), R12 \
+	ADDQ R12, SI \
+	ADDQ R12, R10 \
+	ADDQ R12, R11 \
+	ADDQ (kvProduct_w+24)(AX)(DI*8), R12 \
 	ZERO \
 	XORQ DI, DI \
 run: \
 	MOVQ kvProduct_part(AX), BX \
 	ADDQ DI, BX \
 	MOVQ kvProduct_next(AX)(BX*8), BX \
+	ADDQ kvProduct_ahead(AX), BX \
 	MOVQ kvProduct_steps(AX)(DI*8), CX \
 step: \
 	WIDEN((SI), Z24) \
@@ -240,9 +245,11 @@ run: \
 same: \
 	MOVQ kvProduct_element(AX), R11 \
 	MOVQ kvProduct_w(AX)(R12*8), SI \
+	ADDQ kvProduct_from(AX), SI \
 	ADDQ R11, SI \
 	SHLQ $4, R11 \
 	ADDQ kvProduct_next(AX)(R12*8), R11 \
+	ADDQ kvProduct_ahead(AX), R11 \
 	MOVQ kvProduct_steps(AX)(R12*8), CX \
 step: \
 	WIDEN((SI), Z24) \

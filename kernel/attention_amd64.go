@@ -20,10 +20,17 @@ func scoresAVX512(b *softmaxBlocks)
 //go:noescape
 func exponentialsAVX512(b *softmaxBlocks)
 
-// fetchScales fetches the scales of a head in a tile into the cache.
+// copyScales copies the scales of n tiles, which lie head bytes after their beginnings, keys'
+// and values' to arrays of their own, and fetches those of the next head into the cache. n is
+// not 0.
 //
 //go:noescape
-func fetchScales(p *byte)
+func copyScales(keys, values *float32, tiles **byte, head, next, n int)
+
+// fetchScales fetches the scales before n keys into the cache. n is not 0.
+//
+//go:noescape
+func fetchScales(keys **byte, n int)
 
 // laneBits is what scoresAVX2 reads: one bit for each of eight lanes.
 //
@@ -37,17 +44,16 @@ var laneBits = [8]uint32{1, 2, 4, 8, 16, 32, 64, 128}
 //go:noinline
 func (p *kvProduct) multiply(f func(p *kvProduct)) { f(p) }
 
-// keysVector is keysGo by vector instructions; false means that there are none.
-func (s *attentionScratch) keysVector(l *KVLayout, q []float32, at rowsAt) bool {
+// loadVector prepares products with the tiles that have been loaded.
+func (s *attentionScratch) loadVector(l *KVLayout) {
 	k, one := l.kernels()
 	if k == nil {
-		return false
+		return
 	}
-	p, b := &s.product, &s.kv
+	p, b := &s.keys, &s.kv
 	if b.last-b.first == 1 { // it would compute four tiles, in twice the time
 		k = one
 	}
-	p.ldx, p.ldy = l.HeadDim*4, at.tokens*4
 	p.runs = min(k.tiles, l.HeadDim)
 	for i := range p.runs {
 		p.steps[i] = l.HeadDim*(i+1)/p.runs - l.HeadDim*i/p.runs
@@ -55,9 +61,39 @@ func (s *attentionScratch) keysVector(l *KVLayout, q []float32, at rowsAt) bool 
 	first := b.first - b.first%k.tiles
 	p.parts = (b.last - first + k.tiles - 1) / k.tiles * k.tiles
 	for i := range p.parts { // where there is no tile, one is used for nothing
-		at := min(max(first+i, b.first), b.last-1)
-		p.w[i], p.next[i] = &b.keys[at][0], &b.values[at][0]
+		p.w[i] = &b.tiles[min(max(first+i, b.first), b.last-1)][0]
 	}
+	p.next = p.w // with another offset
+	s.values.runs = 0
+}
+
+// scalesVector copies the scales of a head by vector instructions, and fetches those of the
+// next; false means that there are none.
+func (s *attentionScratch) scalesVector(l *KVLayout) bool {
+	if level < avx2 {
+		return false
+	}
+	b := &s.kv
+	at := b.first * KVTokens
+	copyScales(&b.keyScales[at], &b.valueScales[at], &b.next[b.first], b.head,
+		b.head+l.headBytes(), b.last-b.first)
+	return true
+}
+
+// keysVector is keysGo by vector instructions; false means that there are none.
+func (s *attentionScratch) keysVector(l *KVLayout, q []float32, at rowsAt) bool {
+	k, one := l.kernels()
+	if k == nil {
+		return false
+	}
+	p, b := &s.keys, &s.kv
+	if b.last-b.first == 1 {
+		k = one
+	}
+	p.from = b.head + l.scaleBytes()
+	p.ahead = p.from + KVTokens*l.HeadDim*l.elementBytes()
+	p.ldx, p.ldy = l.HeadDim*4, at.tokens*4
+	first := b.first - b.first%k.tiles
 	for i := 0; i < at.n; {
 		n := at.share(at.n - i)
 		p.groups = min((at.n-i)/n, callGroups(n*p.parts*KVTokens, l.HeadDim))
@@ -75,10 +111,12 @@ func (s *attentionScratch) valuesVector(l *KVLayout, y []float32, v valuesAt) bo
 	if k == nil {
 		return false
 	}
-	p, dims, size := &s.product, l.dims(), l.elementBytes()
+	p, dims, size := &s.values, l.dims(), l.elementBytes()
 	if p.runs == 0 || v.lo != p.lo || v.hi != p.hi {
 		s.findRuns(v, dims*size)
 	}
+	p.from = s.keys.ahead
+	p.ahead = s.kv.ahead
 	p.x, p.ldx, p.ldy = &s.scores[v.row*v.tokens+v.lo], v.tokens*4, dims*4
 	p.shrink = &s.softmax.shrink[0][v.row]
 	p.groups, p.nextX, p.nextY, p.nextShrink = v.groups, v.n*p.ldx, v.n*p.ldy, v.n*4
@@ -95,12 +133,12 @@ func (s *attentionScratch) valuesVector(l *KVLayout, y []float32, v valuesAt) bo
 
 // findRuns makes the product one with the values of positions, stride bytes apart.
 func (s *attentionScratch) findRuns(v valuesAt, stride int) {
-	p, b := &s.product, &s.kv
+	p, b := &s.values, &s.kv
 	p.stride, p.runs, p.lo, p.hi = stride, 0, v.lo, v.hi
 	for t := v.lo; t < v.hi; p.runs++ {
 		tile, at := t/KVTokens, t%KVTokens
 		n := min(KVTokens-at, v.hi-t)
-		p.w[p.runs], p.next[p.runs] = &b.values[tile][at*stride], b.next[tile]
+		p.w[p.runs], p.next[p.runs] = &b.tiles[tile][at*stride], b.next[tile]
 		p.steps[p.runs], p.shrinkAt[p.runs] = n, -1
 		if v.shrinks(t) {
 			p.shrinkAt[p.runs] = t / blockTokens * stepRows * 4

@@ -148,7 +148,9 @@ group: \
 	X \
 	MOVQ kvProduct_part(AX), DI \
 	MOVQ kvProduct_w(AX)(DI*8), SI \
+	ADDQ kvProduct_from(AX), SI \
 	MOVQ kvProduct_next(AX)(DI*8), BX \
+	ADDQ kvProduct_ahead(AX), BX \
 	MOVQ kvProduct_steps(AX), CX \
 	ZERO \
 step: \
@@ -207,9 +209,11 @@ run: \
 same: \
 	MOVQ kvProduct_element(AX), R11 \
 	MOVQ kvProduct_w(AX)(R12*8), SI \
+	ADDQ kvProduct_from(AX), SI \
 	ADDQ R11, SI \
 	SHLQ $4, R11 \
 	ADDQ kvProduct_next(AX)(R12*8), R11 \
+	ADDQ kvProduct_ahead(AX), R11 \
 	MOVQ kvProduct_steps(AX)(R12*8), CX \
 step: \
 	WIDEN((SI), Y12) \
@@ -458,9 +462,45 @@ TEXT ·valuesInt8r6AVX2(SB), NOSPLIT, $0-8
 	VALUES(WIDENINT8, BYTESINT8, FETCHINT8, LOAD6, SHRINK6, ROWS6, STORE6)
 	RET
 
-// func fetchScales(p *byte)
-TEXT ·fetchScales(SB), NOSPLIT, $0-8
-	MOVQ p+0(FP), AX
-	PREFETCHT1 (AX)
-	PREFETCHT1 64(AX)
+// func copyScales(keys, values *float32, tiles **byte, head, next, n int)
+TEXT ·copyScales(SB), NOSPLIT, $0-48
+	MOVQ keys+0(FP), DI
+	MOVQ values+8(FP), DX
+	MOVQ tiles+16(FP), SI
+	MOVQ head+24(FP), R8
+	MOVQ next+32(FP), R9
+	MOVQ n+40(FP), CX
+
+copyStep:
+	MOVQ (SI), AX
+	VMOVUPS (AX)(R8*1), Y0
+	VMOVUPS 32(AX)(R8*1), Y1
+	VMOVUPS 64(AX)(R8*1), Y2
+	VMOVUPS 96(AX)(R8*1), Y3
+	PREFETCHT1 (AX)(R9*1)
+	PREFETCHT1 64(AX)(R9*1)
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ $8, SI
+	ADDQ $64, DI
+	ADDQ $64, DX
+	DECQ CX
+	JNZ  copyStep
+	VZEROUPPER
+	RET
+
+// func fetchScales(keys **byte, n int)
+TEXT ·fetchScales(SB), NOSPLIT, $0-16
+	MOVQ keys+0(FP), SI
+	MOVQ n+8(FP), CX
+
+fetchStep:
+	MOVQ (SI), AX
+	PREFETCHT1 -128(AX)
+	PREFETCHT1 -64(AX)
+	ADDQ $8, SI
+	DECQ CX
+	JNZ  fetchStep
 	RET

@@ -25,12 +25,14 @@ type attentionScratch struct {
 	states []float32 // of a piece over all spans: the total, and a span's
 	kv     kvTiles
 	// following is the index of the piece that comes next, perhaps.
-	following int
-	product   kvProduct
-	softmax   softmaxBlocks
-	scores    []float32     // stepRows*blockTokens
-	ends      [stepRows]int // the first positions of the blocks that each row does not see
-	both      [2]float32
+	following    int
+	keys, values kvProduct
+	softmax      softmaxBlocks
+	scores       []float32 // stepRows*blockTokens
+	// ends is, for the rows at, the first positions of the blocks that each does not see.
+	at   rowsAt
+	ends [stepRows]int
+	both [2]float32
 }
 
 // kvTiles is the keys and values of one head in some blocks: of tiles first to last,
@@ -39,9 +41,11 @@ type kvTiles struct {
 	blocks                 int
 	first, last            int
 	tiles                  [stepTiles][]byte // with all heads
-	keys, values           [stepTiles][]byte
-	keyScales, valueScales []float32 // (blocks, blockTokens), in 8 bits
-	next                   [stepTiles]*byte
+	head                   int               // where the head begins in each, in bytes
+	keyScales, valueScales []float32         // (blocks, blockTokens), in 8 bits
+	// What comes next lies so many bytes ahead of next.
+	next  [stepTiles]*byte
+	ahead int
 }
 
 // kvProduct is a product of some rows with the keys of blocks, or with values: what one
@@ -56,13 +60,15 @@ type kvProduct struct {
 	// how many times the elements that the function takes.
 	groups, parts            int
 	nextX, nextY, nextShrink int
-	// w holds the keys of each tile; or runs of neighbouring positions' values.
-	w [stepTiles]*byte
+	// The keys of each tile, or runs of neighbouring positions' values, lie from bytes after w.
+	w    [stepTiles]*byte
+	from int
 	// steps is the number of positions in each run; or of elements, of which a tile has as
-	// many runs as the function takes tiles. It is not 0. During a run some of the memory at
-	// next is fetched into the cache.
+	// many runs as the function takes tiles. It is not 0. During a run some of the memory
+	// ahead bytes after next is fetched into the cache.
 	steps [stepTiles]int
 	next  [stepTiles]*byte
+	ahead int
 	runs  int
 	// lo and hi are the positions of the runs, if these are of values and not 0.
 	lo, hi int
@@ -148,7 +154,7 @@ func (r *AttentionRun) attend(s *attentionScratch, states []float32, p *attentio
 		lo := max(begin-at, 0)
 		r.load(s, p, at, [2]int{lo, min(end-at, s.kv.blocks*blockTokens)})
 		for h := range p.heads {
-			s.kv.choose(&r.a.KV, p.head+h)
+			s.choose(&r.a.KV, p.head+h)
 			r.attendHead(s, r.state(states, p.n, h), p, headAt{h, span, at, lo})
 		}
 	}
@@ -167,7 +173,7 @@ func (r *AttentionRun) attendHead(s *attentionScratch, t softmaxState, p *attent
 			s.kv.blocks * blockTokens}
 		if first+w.n == rows {
 			if h.i+1 < p.heads {
-				s.kv.fetch(&r.a.KV, p.head+h.i+1)
+				s.kv.ahead += r.a.KV.headBytes()
 			} else {
 				r.lookAhead(s, p, h.pos+w.tokens, h.span)
 			}
@@ -215,40 +221,41 @@ func (w rowsAt) share(rows int) int {
 	return (rows + calls - 1) / calls
 }
 
-// load finds the tiles of blocks: those of positions seen[0] to seen[1].
+// load finds the tiles of blocks: those of positions seen[0] to seen[1], which come next, too,
+// for other rows or heads.
 func (r *AttentionRun) load(s *attentionScratch, p *attentionPiece, at int, seen [2]int) {
 	b, table := &s.kv, r.seqs[p.seq].Table
 	b.first, b.last = seen[0]/KVTokens, (seen[1]+KVTokens-1)/KVTokens
 	for i := b.first; i < b.last; i++ {
 		b.tiles[i] = r.tiles.Tile(table, at/KVTokens+i)
+		b.next[i] = &b.tiles[i][0]
 	}
+	s.loadVector(&r.a.KV)
 }
 
 // choose makes the keys and values those of a head.
-func (b *kvTiles) choose(l *KVLayout, head int) {
-	size := l.headBytes()
-	for i := b.first; i < b.last; i++ {
-		head := b.tiles[i][head*size : (head+1)*size : (head+1)*size]
-		b.keys[i], b.values[i] = l.split(head)
-		b.next[i] = &b.keys[i][0]
-		if l.Precision == PrecisionInt8 {
-			keys, values := kvScales(head)
+func (s *attentionScratch) choose(l *KVLayout, head int) {
+	b := &s.kv
+	b.head = head * l.headBytes()
+	b.ahead = b.head + l.scaleBytes()
+	if l.Precision == PrecisionInt8 && !s.scalesVector(l) {
+		for i := b.first; i < b.last; i++ {
+			keys, values := kvScales(b.tiles[i][b.head:])
 			*(*[KVTokens]float32)(b.keyScales[i*KVTokens:]) = *keys
 			*(*[KVTokens]float32)(b.valueScales[i*KVTokens:]) = *values
 		}
 	}
 }
 
-// fetch makes the last rows' products fetch the keys of a head that comes next.
-func (b *kvTiles) fetch(l *KVLayout, head int) {
-	at, scales := head*l.headBytes(), l.scaleBytes()
-	for i := b.first; i < b.last; i++ {
-		next := b.tiles[i][at:]
-		b.next[i] = &next[scales]
-		if scales > 0 {
-			fetchScales(&next[0])
-		}
-	}
+// keys and values are those of the head in a tile.
+func (b *kvTiles) keys(l *KVLayout, tile int) []byte {
+	keys, _ := l.split(b.tiles[tile][b.head : b.head+l.headBytes()])
+	return keys
+}
+
+func (b *kvTiles) values(l *KVLayout, tile int) []byte {
+	_, values := l.split(b.tiles[tile][b.head : b.head+l.headBytes()])
+	return values
 }
 
 // lookAhead makes the last rows' products fetch the keys that come next: at a position of
@@ -259,20 +266,21 @@ func (r *AttentionRun) lookAhead(s *attentionScratch, p *attentionPiece, at, spa
 	if p.merge < 0 {
 		end = p.pos + p.n
 	}
+	s.kv.ahead, s.values.runs = 0, 0
 	for i := range s.kv.next {
 		if at >= end {
 			if s.following >= len(r.pieces) || p == &r.pieces[s.following] {
-				return
+				break
 			}
 			p = &r.pieces[s.following]
 			at, end = r.begin(p, p.span), r.end(p, p.span)
 		}
 		head := r.tiles.Tile(r.seqs[p.seq].Table, at/KVTokens)[p.head*size:]
 		s.kv.next[i] = &head[scales]
-		if scales > 0 {
-			fetchScales(&head[0])
-		}
 		at += KVTokens
+	}
+	if scales > 0 {
+		fetchScales(&s.kv.next[0], stepTiles)
 	}
 }
 
@@ -289,7 +297,11 @@ func (r *AttentionRun) end(p *attentionPiece, span int) int {
 // step adds blocks to some rows, whose queries q begins with.
 func (r *AttentionRun) step(s *attentionScratch, t softmaxState, w rowsAt, q []float32) {
 	l := &r.a.KV
-	w.findEnds(s.ends[:])
+	if w != s.at { // else they are those of the head before, or as many of the blocks before
+		s.at = w
+		w.findEnds(s.ends[:])
+		s.findSeen(w)
+	}
 	q = q[:w.n*l.HeadDim]
 	if !s.keysVector(l, q, w) {
 		s.keysGo(l, q, w)
@@ -299,7 +311,6 @@ func (r *AttentionRun) step(s *attentionScratch, t softmaxState, w rowsAt, q []f
 	finishScores(b)
 	exponentials(b)
 	copy(b.max, b.best[b.blocks-1][:])
-	s.product.runs = 0
 	for i := 0; i < w.n; {
 		n := w.share(w.n - i)
 		groups := s.alike(w, i, n, l.dims())
@@ -331,9 +342,13 @@ func (s *attentionScratch) prepare(l *KVLayout, t softmaxState, w rowsAt) {
 	if l.Precision == PrecisionInt8 {
 		b.keyScales, b.valueScales = s.kv.keyScales, s.kv.valueScales
 	}
-	for block := range b.blocks {
+}
+
+// findSeen finds the positions of the blocks that some rows see.
+func (s *attentionScratch) findSeen(w rowsAt) {
+	for block := range w.tokens / blockTokens {
 		at := block * blockTokens
-		lo, seen := max(w.lo-at, 0), b.seen[block][:w.n]
+		lo, seen := max(w.lo-at, 0), s.softmax.seen[block][:w.n]
 		for i, end := range s.ends[:w.n] {
 			seen[i] = ^uint64(0) >> max(blockTokens-(end-at), 0) >> lo << lo
 		}
@@ -378,8 +393,9 @@ func (s *attentionScratch) keysGo(l *KVLayout, q []float32, at rowsAt) {
 	for i := range at.n {
 		for tile := s.kv.first; tile < s.kv.last; tile++ {
 			var sums [KVTokens]float32
+			keys := s.kv.keys(l, tile)
 			for d, v := range q[i*l.HeadDim : (i+1)*l.HeadDim] {
-				l.widenVector(&w, s.kv.keys[tile][d*size:])
+				l.widenVector(&w, keys[d*size:])
 				for j := range sums {
 					sums[j] = fma32(v, w[j], sums[j])
 				}
@@ -399,7 +415,7 @@ func (s *attentionScratch) valuesGo(l *KVLayout, y []float32, v valuesAt) {
 			if v.shrinks(t) {
 				scaleGo(row, row, s.softmax.shrink[t/blockTokens][v.row+i])
 			}
-			values := s.kv.values[t/KVTokens][t%KVTokens*dims*size:]
+			values := s.kv.values(l, t/KVTokens)[t%KVTokens*dims*size:]
 			for d := 0; d < dims; d += KVTokens {
 				l.widenVector(&w, values[d*size:])
 				for j, e := range w {

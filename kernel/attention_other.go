@@ -10,4 +10,8 @@ func finishScores(b *softmaxBlocks) { scoresGo(b) }
 
 func exponentials(b *softmaxBlocks) { exponentialsGo(b) }
 
-func fetchScales(*byte) {}
+func (s *attentionScratch) loadVector(*KVLayout) {}
+
+func (s *attentionScratch) scalesVector(*KVLayout) bool { return false }
+
+func fetchScales(**byte, int) {}
