@@ -60,9 +60,9 @@ func (s *sampler) choose(row []float32, p *params, seen map[int32]int, position 
 	if p.temperature == 0 && !p.penalises() && len(p.bias) == 0 {
 		return int32(argmax(row))
 	}
-	s.logits = s.logits[:0]
-	for _, l := range row {
-		s.logits = append(s.logits, float64(l))
+	s.logits = slices.Grow(s.logits[:0], len(row))[:len(row)]
+	for i, l := range row {
+		s.logits[i] = float64(l)
 	}
 	adjust(s.logits, p, seen)
 	best := argmax(s.logits)
@@ -121,19 +121,33 @@ func notFinite(row []float32) int {
 
 // weight is a token's probability relative to that of the best one.
 func weight(logit, best, temperature float64) float64 {
-	return math.Exp((logit - best) / temperature)
+	return kernel.Exp64((logit - best) / temperature)
+}
+
+// totalWeight is the sum of the tokens' weights, in their order.
+func totalWeight(logits []float64, best, temperature float64) float64 {
+	var weights [512]float64
+	total := 0.0
+	for len(logits) > 0 {
+		n := min(len(logits), len(weights))
+		kernel.Exponentials(weights[:n], logits[:n], best, temperature)
+		for _, w := range weights[:n] {
+			total += w
+		}
+		logits = logits[n:]
+	}
+	return total
 }
 
 // drawAll draws from the whole vocabulary, in the order of tokens; min-p is obeyed. It
 // replaces the logits by weights.
 func drawAll(logits []float64, best float64, p *params, u float64) int32 {
+	kernel.Exponentials(logits, logits, best, p.temperature)
 	total := 0.0
-	for i, l := range logits {
-		w := weight(l, best, p.temperature)
+	for i, w := range logits {
 		if w < p.minP {
-			w = 0
+			w, logits[i] = 0, 0
 		}
-		logits[i] = w
 		total += w
 	}
 	sum, last := 0.0, 0
@@ -161,10 +175,7 @@ func keep(logits []float64, best float64, p *params, top []candidate) []candidat
 		n, _ := nucleus(top, best, p, p.topP*total)
 		return top[:n]
 	}
-	total := 0.0
-	for _, l := range logits {
-		total += weight(l, best, p.temperature)
-	}
+	total := totalWeight(logits, best, p.temperature)
 	for _, n := range [...]int{64, 1024} { // few candidates nearly always suffice
 		top = bestOf(logits, n, top)
 		if m, enough := nucleus(top, best, p, p.topP*total); enough {
@@ -264,9 +275,15 @@ func siftDown(h []candidate) {
 // become a log-probability.
 func logSum(row []float32) float64 {
 	m := float64(row[argmax(row)])
+	var logits [512]float64
 	sum := 0.0
-	for _, l := range row {
-		sum += math.Exp(float64(l) - m)
+	for len(row) > 0 {
+		part := logits[:min(len(row), len(logits))]
+		for i := range part {
+			part[i] = float64(row[i])
+		}
+		sum += totalWeight(part, m, 1)
+		row = row[len(part):]
 	}
 	return m + math.Log(sum)
 }
