@@ -32,6 +32,12 @@ func copyScales(keys, values *float32, tiles **byte, head, next, n int)
 //go:noescape
 func fetchScales(keys **byte, n int)
 
+// fetchRows fetches n rows of so many lines, stride bytes apart, into the cache: some that are
+// read next and some that are written. n and lines are not 0.
+//
+//go:noescape
+func fetchRows(read, write *float32, stride, lines, n int)
+
 // laneBits is what scoresAVX2 reads: one bit for each of eight lanes.
 //
 //lint:ignore U1000 only assembly reads it

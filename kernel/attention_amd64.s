@@ -504,3 +504,27 @@ fetchStep:
 	DECQ CX
 	JNZ  fetchStep
 	RET
+
+// func fetchRows(read, write *float32, stride, lines, n int)
+TEXT ·fetchRows(SB), NOSPLIT, $0-40
+	MOVQ read+0(FP), SI
+	MOVQ write+8(FP), DI
+	MOVQ stride+16(FP), R8
+	MOVQ lines+24(FP), R9
+	MOVQ n+32(FP), CX
+
+fetchRow:
+	XORQ BX, BX
+	MOVQ R9, AX
+
+fetchLine:
+	PREFETCHT1 (SI)(BX*1)
+	PREFETCHT1 (DI)(BX*1)
+	ADDQ $64, BX
+	DECQ AX
+	JNZ  fetchLine
+	ADDQ R8, SI
+	ADDQ R8, DI
+	DECQ CX
+	JNZ  fetchRow
+	RET

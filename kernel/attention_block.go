@@ -17,6 +17,8 @@ const (
 	// callProducts bounds the multiply-adds of a call of assembly that does more than one
 	// group of rows: see maxPart.
 	callProducts = 1 << 20
+	// fetchedQueries is how many queries are fetched in a block.
+	fetchedQueries = 4
 )
 
 // attentionScratch is one thread's memory.
@@ -169,13 +171,14 @@ func (r *AttentionRun) attendHead(s *attentionScratch, t softmaxState, p *attent
 	h headAt) {
 	group, rows := r.group(), len(t.max)
 	for first := max(h.pos-p.pos, 0) * group; first < rows; first += stepRows {
-		w := rowsAt{first, min(rows-first, stepRows), h.lo, p.pos - h.pos + 1, group,
-			s.kv.blocks * blockTokens}
+		tokens := s.kv.blocks * blockTokens
+		w := rowsAt{first, min(rows-first, stepRows), h.lo, min(p.pos-h.pos+1, tokens), group, tokens}
 		if first+w.n == rows {
 			if h.i+1 < p.heads {
 				s.kv.ahead += r.a.KV.headBytes()
 			} else {
-				r.lookAhead(s, p, h.pos+w.tokens, h.span)
+				r.lookAhead(s, p, h.pos+tokens, h.span)
+				r.fetchQueries(s, p, h.pos+tokens)
 			}
 		}
 		r.step(s, t, w, s.q[(h.i*rows+first)*r.a.KV.HeadDim:])
@@ -282,6 +285,29 @@ func (r *AttentionRun) lookAhead(s *attentionScratch, p *attentionPiece, at, spa
 	if scales > 0 {
 		fetchScales(&s.kv.next[0], stepTiles)
 	}
+}
+
+// fetchQueries fetches, during the last blocks of many queries, before position at, the memory
+// of their results and the queries that come next: those lie apart, and reading them all at once
+// takes longer.
+func (r *AttentionRun) fetchQueries(s *attentionScratch, p *attentionPiece, at int) {
+	if p.n <= parallelTokens {
+		return
+	}
+	left := (max(p.pos+p.n-at, 0) + blockTokens - 1) / blockTokens
+	i, width := left*fetchedQueries, r.group()*r.a.KV.HeadDim
+	if i >= p.n {
+		return
+	}
+	out := r.out.Row(p.row + i)[p.head*width:]
+	q := out
+	if s.following < len(r.pieces) {
+		if f := &r.pieces[s.following]; i < f.n {
+			q = r.q.Row(f.row + i)[f.head*width:]
+		}
+	}
+	n := min(p.n-i, fetchedQueries)
+	fetchRows(&q[0], &out[0], r.q.Dim*4, (width*4+lineBytes-1)/lineBytes, n)
 }
 
 // begin and end are the positions of a span that a piece's queries see: from the first to

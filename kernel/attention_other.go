@@ -15,3 +15,5 @@ func (s *attentionScratch) loadVector(*KVLayout) {}
 func (s *attentionScratch) scalesVector(*KVLayout) bool { return false }
 
 func fetchScales(**byte, int) {}
+
+func fetchRows(_, _ *float32, _, _, _ int) {}
