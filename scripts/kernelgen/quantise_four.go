@@ -15,8 +15,12 @@ const (
 )
 
 // fourAhead is by how many bytes inputs are fetched before they are used: those of many rows are
-// in no near cache.
-const fourAhead = 4096
+// in no near cache. A line of each KiB is fetched far earlier, so that where its page lies is
+// known by then: most rows lie in small pages.
+const (
+	fourAhead     = 8192
+	fourPageAhead = 40960
+)
 
 // four quantises four groups while there are so many and none of them is special: what one
 // group needs sums across a vector for is done for four groups in one vector. From the largest
@@ -86,6 +90,9 @@ func across(a *asm, op string) {
 // fourLargest makes the scales of the groups at a place and their inverses, and K1 tell which is
 // special.
 func (q quantiser) fourLargest(a *asm, at string, scales, inverses int) {
+	if scales == fourNext {
+		a.op("PREFETCHT0 %d(SI)", fourPageAhead)
+	}
 	for i := range 16 {
 		sum := z(fourSums + i/4)
 		if scales == fourNext {
