@@ -12,6 +12,7 @@ package cuda
 
 import (
 	"errors"
+	"time"
 
 	"drover/kernel"
 )
@@ -33,10 +34,35 @@ type Accelerator interface {
 	Lost() <-chan struct{}
 	// Err is why the device is of no more use, or nil.
 	Err() error
+	// Time returns how long the device is busy with what do queues; nothing else may be
+	// queued meanwhile. It waits for what was queued before.
+	Time(do func()) (time.Duration, error)
+	// Measure measures a limit once, in units of it a second. Small does little of it, to see
+	// that it works.
+	Measure(l Limit, small bool) (perSecond float64, err error)
 	// Close waits for what was queued and gives all memory back. Nothing of the device may be
 	// used afterwards.
 	Close() error
 }
+
+// Limit is something that a GPU can do so much of in a second at most.
+type Limit string
+
+const (
+	// LimitRead is bytes of its memory that a kernel reads.
+	LimitRead Limit = "read"
+	// LimitFMA is operations on float32, two in a multiply-add.
+	LimitFMA Limit = "fma"
+	// LimitInt8 is operations of dot products of four 8-bit integers, eight in each.
+	LimitInt8 Limit = "int8"
+	// LimitBF16 is operations on bfloat16 by tensor cores, through the widest instruction that
+	// all architectures from sm_80 on have (mma.sync, 16×8×16). Newer ones have others, which
+	// reach more.
+	LimitBF16 Limit = "bf16"
+)
+
+// Limits are all that Measure measures.
+var Limits = []Limit{LimitRead, LimitFMA, LimitInt8, LimitBF16}
 
 // Listing is what a machine's driver tells.
 type Listing struct {

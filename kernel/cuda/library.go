@@ -44,6 +44,7 @@ const (
 	cuEventDestroy
 	cuEventRecord
 	cuEventSynchronize
+	cuEventElapsedTime
 	cuModuleLoad
 	cuModuleUnload
 	cuModuleFunction
@@ -86,6 +87,7 @@ var cudaNames = []string{
 	cuEventDestroy:       "cuEventDestroy_v2",
 	cuEventRecord:        "cuEventRecord",
 	cuEventSynchronize:   "cuEventSynchronize",
+	cuEventElapsedTime:   "cuEventElapsedTime",
 	cuModuleLoad:         "cuModuleLoadData",
 	cuModuleUnload:       "cuModuleUnload",
 	cuModuleFunction:     "cuModuleGetFunction",

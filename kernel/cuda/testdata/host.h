@@ -21,6 +21,7 @@ static inline void begin_copy16(void *to, const void *from) { begin_copy(to, fro
 template <int N> static inline void wait_copies() { wait_copies_to(N); }
 
 struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
 struct Index { unsigned x, y, z; };
 extern thread_local Index blockIdx, threadIdx, blockDim, gridDim;
 

@@ -17,11 +17,13 @@
 //
 // standin_count tells how often a function was called, or a kernel queued.
 
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <deque>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <string>
@@ -31,6 +33,7 @@
 #include "../src/attend.cu"
 #include "../src/choose.cu"
 #include "../src/integer.cu"
+#include "../src/measure.cu"
 #include "../src/mul.cu"
 #include "../src/mul_few.cu"
 #include "../src/mul_grouped.cu"
@@ -44,8 +47,8 @@ thread_local Index blockIdx, threadIdx, blockDim, gridDim;
 namespace {
 
 enum { OK = 0, INVALID = 1, NO_MEMORY = 2, UNAVAILABLE = 46, NO_DEVICE = 100, BAD_DEVICE = 101,
-       BAD_IMAGE = 200, NO_CONTEXT = 201, ECC = 214, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700,
-       LAUNCH_FAILED = 719, NOT_SUPPORTED = 801 };
+       BAD_IMAGE = 200, NO_CONTEXT = 201, ECC = 214, NOT_FOUND = 500, NOT_READY = 600,
+       ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719, NOT_SUPPORTED = 801 };
 
 typedef std::function<void(void **)> Body;
 
@@ -83,12 +86,19 @@ std::vector<Known> kernels = {
     waiting("sample_topk", sample_topk), waiting("sample_merge", sample_merge),
     known("sample_read", sample_read), waiting("mul_few_f32", mul_few_f32),
     waiting("mul_few_bf16", mul_few_bf16), waiting("mul_few_int8", mul_few_int8),
-    waiting("mul_few_int4", mul_few_int4)};
+    waiting("mul_few_int4", mul_few_int4), known("measure_read", measure_read),
+    known("measure_fma", measure_fma), known("measure_int8", measure_int8),
+    known("measure_bf16", measure_bf16)};
 
 std::mutex guard;
 std::map<uintptr_t, size_t> memory, pinned;
 struct Stream;
-struct Event { Stream *stream; size_t point; };
+struct Event {
+  Stream *stream;
+  size_t point;
+  bool timed;
+  std::shared_ptr<double> milliseconds;  // when a timed one was reached
+};
 // A piece of work, or a wait for an event of another stream.
 struct Piece {
   enum Kind { COPY, KERNEL, WAIT } kind;
@@ -240,7 +250,7 @@ static void go_on() {
     }
   }
 }
-static int queue(void *s, Piece::Kind kind, std::function<int()> run, Event e = {nullptr, 0}) {
+static int queue(void *s, Piece::Kind kind, std::function<int()> run, Event e = {}) {
   static_cast<Stream *>(s)->queued.push_back({kind, std::move(run), e});
   go_on();
   return OK;
@@ -310,18 +320,37 @@ API(cuStreamDestroy_v2, void *s) {
   return e;
 }
 API(cuStreamSynchronize, void *s) { BEGIN; return is_stream(s) ? run_queue(s) : INVALID; }
-API(cuEventCreate, void **e, unsigned) { BEGIN; *e = new Event{nullptr, 0}; return OK; }
+API(cuEventCreate, void **e, unsigned flags) {
+  BEGIN;
+  *e = new Event{nullptr, 0, !(flags & 2), nullptr};
+  return OK;
+}
 API(cuEventDestroy_v2, void *e) { delete static_cast<Event *>(e); return OK; }
 API(cuEventRecord, void *e, void *s) {
   BEGIN;
   if (!is_stream(s)) return INVALID;
-  *static_cast<Event *>(e) = Event{static_cast<Stream *>(s), static_cast<Stream *>(s)->end()};
+  Event *event = static_cast<Event *>(e);
+  std::shared_ptr<double> at;
+  if (event->timed) {
+    at = std::make_shared<double>(-1);
+    const int error = queue(s, Piece::KERNEL, [at] {
+      *at = std::chrono::duration<double, std::milli>(
+                std::chrono::steady_clock::now().time_since_epoch()).count();
+      return OK;
+    });
+    if (error) return error;
+  }
+  Stream *stream = static_cast<Stream *>(s);
+  *event = Event{stream, stream->end(), event->timed, at};
   return OK;
 }
 API(cuEventSynchronize, void *e) { BEGIN; return run_event(*static_cast<Event *>(e)); }
-API(cuEventElapsedTime, float *milliseconds, void *, void *) {
+API(cuEventElapsedTime, float *milliseconds, void *from, void *to) {
   BEGIN;
-  *milliseconds = 1;
+  const Event *a = static_cast<Event *>(from), *b = static_cast<Event *>(to);
+  if (!a->milliseconds || !b->milliseconds) return INVALID;
+  if (*a->milliseconds < 0 || *b->milliseconds < 0) return NOT_READY;
+  *milliseconds = (float)(*b->milliseconds - *a->milliseconds);
   return OK;
 }
 API(cuStreamWaitEvent, void *s, void *e, unsigned) {

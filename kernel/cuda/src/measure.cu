@@ -1,0 +1,95 @@
+// What a GPU can do at most, for the kernels to be held against: reading memory, and
+// arithmetic that nothing waits for. Each thread writes what came out, which is checked: a
+// measurement counts only if the work was done.
+
+#include "drover.h"
+
+#define READS 16
+#define CHAINS 8
+
+// Thread t of a block adds up the words of READS pieces of 16 bytes, a block's width apart.
+extern "C" __global__ void __launch_bounds__(256) measure_read(unsigned *sums, const uint4 *x) {
+  const uint4 *p = x + (long long)blockIdx.x * READS * blockDim.x + threadIdx.x;
+  uint4 v[READS];
+#pragma unroll
+  for (int i = 0; i < READS; i++) v[i] = p[i * blockDim.x];
+  unsigned sum = 0;
+#pragma unroll
+  for (int i = 0; i < READS; i++) sum += v[i].x + v[i].y + v[i].z + v[i].w;
+  sums[(long long)blockIdx.x * blockDim.x + threadIdx.x] = sum;
+}
+
+// CHAINS sums of times products of a and b. They begin at 0, 1, 2 and so on: were they alike,
+// the compiler would compute one.
+extern "C" __global__ void __launch_bounds__(256) measure_fma(float *sums, const float *ab,
+                                                               long long times) {
+  const float a = ab[0], b = ab[1];
+  float c[CHAINS];
+#pragma unroll
+  for (int i = 0; i < CHAINS; i++) c[i] = __int2float_rn(i);
+#pragma unroll 4
+  for (long long n = 0; n < times; n++) {
+#pragma unroll
+    for (int i = 0; i < CHAINS; i++) c[i] = __fmaf_rn(a, b, c[i]);
+  }
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < CHAINS; i++) sum = __fadd_rn(sum, c[i]);
+  sums[(long long)blockIdx.x * blockDim.x + threadIdx.x] = sum;
+}
+
+// The same for four products of 8 bits at a time.
+extern "C" __global__ void __launch_bounds__(256) measure_int8(int *sums, const int *ab,
+                                                                long long times) {
+  const int a = ab[0], b = ab[1];
+  int c[CHAINS];
+#pragma unroll
+  for (int i = 0; i < CHAINS; i++) c[i] = i;
+#pragma unroll 4
+  for (long long n = 0; n < times; n++) {
+#pragma unroll
+    for (int i = 0; i < CHAINS; i++) c[i] = __dp4a(a, b, c[i]);
+  }
+  int sum = 0;
+#pragma unroll
+  for (int i = 0; i < CHAINS; i++) sum += c[i];
+  sums[(long long)blockIdx.x * blockDim.x + threadIdx.x] = sum;
+}
+
+// Adds a product of a warp's fragments, (16,16) times (16,8) of bfloat16, to a thread's four
+// of the (16,8) sums. All elements of a and all of b are alike here.
+__device__ __forceinline__ void add_product(float (&c)[4], unsigned a, unsigned b) {
+#ifdef __CUDACC__
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+               "{%0,%1,%2,%3}, {%4,%4,%4,%4}, {%5,%5}, {%0,%1,%2,%3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a), "r"(b));
+#else  // one thread at a time has no warp to multiply with, and with such elements needs none
+  const float product = __uint_as_float(a << 16) * __uint_as_float(b << 16);
+  for (float &sum : c) sum += 16 * product;
+#endif
+}
+
+// CHAINS sums of times products on tensor cores; the words of ab hold two elements each.
+extern "C" __global__ void __launch_bounds__(256) measure_bf16(float *sums, const unsigned *ab,
+                                                                long long times) {
+  const unsigned a = ab[0], b = ab[1];
+  float c[CHAINS][4];
+#pragma unroll
+  for (int i = 0; i < CHAINS; i++) {
+#pragma unroll
+    for (int j = 0; j < 4; j++) c[i][j] = __int2float_rn(i);
+  }
+#pragma unroll 4
+  for (long long n = 0; n < times; n++) {
+#pragma unroll
+    for (int i = 0; i < CHAINS; i++) add_product(c[i], a, b);
+  }
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < CHAINS; i++) {
+#pragma unroll
+    for (int j = 0; j < 4; j++) sum = __fadd_rn(sum, c[i][j]);
+  }
+  sums[(long long)blockIdx.x * blockDim.x + threadIdx.x] = sum;
+}
