@@ -26,13 +26,14 @@ Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(newBenchModelCommand(g), newBenchKernelsCommand(g), newBenchOverlapCommand(g),
-		newBenchServeCommand(g), newBenchStormCommand(g))
+		newBenchServeCommand(g), newBenchStormCommand(g), newBenchRandomCommand(g))
 	c.AddCommand(trialCommands(g)...)
 	return c
 }
 
 func newBenchKernelsCommand(g *globals) *cobra.Command {
 	var opts bench.KernelOptions
+	var gpu gpuKernels
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "kernels",
@@ -58,12 +59,21 @@ With --json one document: {"cpu","flags","threads","load","instructions","limits
 "instructions","m","n","k","threads","gbps","gflops","limit","fraction","min","max","goal"}],
 "skipped":[{…,"why"}],"steps":[{"mode","threads","milliseconds","small"}]}.
 
+` + gpuKernelsHelp + `
+
 Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 		Example: `  drover bench kernels
   drover bench kernels --quick --json
-  drover bench kernels --quick --instructions avx2`,
+  drover bench kernels --quick --instructions avx2
+  drover bench kernels --device cuda:0`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if rep, asked, err := gpu.bench(c.Context(), g, opts); asked || err != nil {
+				if err != nil {
+					return err
+				}
+				return printReport(g, rep, asJSON)
+			}
 			var err error
 			if opts.Threads, err = threadsOr(opts.Threads); err != nil {
 				return err
@@ -82,6 +92,7 @@ Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 	threadsFlag(c, &opts.Threads, "")
 	c.Flags().StringVar(&opts.Instructions, "instructions", "",
 		"go, avx2, avx512 or avx512vnni (default the best that the machine has)")
+	gpu.flags(c)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
 }

@@ -88,6 +88,8 @@ type local struct {
 	m     model.Model
 	cache *model.Cache
 	meter *meter // of computing on nodes; nil without them
+	// counted, if not nil, counts what measured steps read.
+	counted *countedExperts
 	// pieceTokens is how many tokens of a prompt a step runs.
 	pieceTokens int
 	// Since the last share: the time in what was measured, and where the model spent it.
@@ -181,6 +183,10 @@ func (l *local) fill(ctx context.Context, s *model.Sequence, prompt []int32) err
 // timed runs what is measured, with so many tokens.
 func (l *local) timed(tokens int, do func() error) (timing, error) {
 	l.computing()
+	if l.counted != nil {
+		l.counted.on = true
+		defer func() { l.counted.on = false }()
+	}
 	before, cpu, begin := l.timings(), limits.ProcessTime(), time.Now()
 	err := do()
 	took := timing{tokens, time.Since(begin), limits.ProcessTime() - cpu}

@@ -25,7 +25,7 @@ import (
 // nodes are expert nodes in this process, reached through gRPC on loopback.
 type nodes struct {
 	*router.Router
-	pool  *kernel.Pool // all nodes compute on it, and the coordinator
+	open  func() (hosting, error)
 	meter *meter
 	view  *placement.View
 	// coordinator and node are who both ends are; nil in plain text.
@@ -33,10 +33,26 @@ type nodes struct {
 	undo              []func()
 }
 
-// startNodes places the model's experts on n nodes, in turn. Rows travel by mutual TLS unless
-// plain text is asked for.
+// hosting is what a node computes with, until done.
+type hosting struct {
+	device kernel.Device
+	source moe.Source // of experts in the device's memory
+	done   func()
+}
+
+// startNodes places the model's experts on n nodes, in turn, which compute on a pool with
+// the coordinator. Rows travel by mutual TLS unless plain text is asked for.
 func startNodes(
 	ctx context.Context, m *role.Model, pool *kernel.Pool, n int, plaintext bool,
+) (*nodes, error) {
+	return startNodesOn(ctx, m, n, plaintext, func() (hosting, error) {
+		return hosting{kernel.NewCPU(pool), m.Source, func() {}}, nil
+	})
+}
+
+// startNodesOn is startNodes on devices that open opens.
+func startNodesOn(
+	ctx context.Context, m *role.Model, n int, plaintext bool, open func() (hosting, error),
 ) (*nodes, error) {
 	spec := m.Source.Spec()
 	if len(spec.Layers) == 0 {
@@ -55,7 +71,7 @@ func startNodes(
 		}
 		v.Plan.Replicas = append(v.Plan.Replicas, experts)
 	}
-	ns := &nodes{pool: pool, meter: &meter{}, view: v}
+	ns := &nodes{open: open, meter: &meter{}, view: v}
 	if !plaintext {
 		if err := ns.introduce(); err != nil {
 			ns.Close()
@@ -135,8 +151,12 @@ func (ns *nodes) route(m *role.Model, o router.Options) (*router.Router, error) 
 func (ns *nodes) start(
 	ctx context.Context, m *role.Model, id string, i, n int,
 ) (address string, err error) {
-	host := expertnode.NewHost(m.Source, m.Mode, expertnode.HostOptions{
-		Device: kernel.NewCPU(ns.pool)})
+	on, err := ns.open()
+	if err != nil {
+		return "", err
+	}
+	ns.undo = append(ns.undo, on.done)
+	host := expertnode.NewHost(on.source, m.Mode, expertnode.HostOptions{Device: on.device})
 	spec := m.Source.Spec()
 	var want []expertnode.Replica
 	for _, layer := range spec.Layers {

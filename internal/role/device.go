@@ -71,6 +71,13 @@ func GPUs(device string) []string {
 	return names
 }
 
+// OpenDevice opens what computes, until done.
+func OpenDevice(c Compute, log *slog.Logger) (d kernel.Device, done func(), err error) {
+	var undo stack
+	d, err = undo.device(c, log)
+	return d, undo.run, err
+}
+
 // device opens what computes, until s is undone.
 func (s *stack) device(c Compute, log *slog.Logger) (kernel.Device, error) {
 	gpu, err := ParseDevice(c.Device)
