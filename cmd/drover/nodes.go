@@ -75,9 +75,12 @@ func newPlacementCommand(g *globals) *cobra.Command {
 		Short: "Show which nodes hold which experts",
 		Long: `Placement prints the committed placement: its revision and, for each MoE layer, the experts
 of each node. Once coordinators have measured some load it also names the experts with the
-most work, and how full the fullest node is.
+most work, and how full the fullest node is. It ends with the kernel classes of the nodes: of
+one class, every request gives the same bytes whichever node computes it; where an operator
+lets classes be mixed, it says which experts that excludes.
 With --json: {"revision":N,"layers":{"LAYER":{"EXPERT":["NODE",…]}},"load":{"LAYER":{"EXPERT":
-TIMES_THE_MEAN}},"imbalance":{"LAYER":TIMES_ITS_PART}}.
+TIMES_THE_MEAN}},"imbalance":{"LAYER":TIMES_ITS_PART},"kernel_classes":{"CLASS":["NODE",…]},
+"mixed_experts":{"LAYER":[EXPERT,…]},"same_bytes":true}.
 
 Exit codes: 0 done, 1 an error, 2 wrong usage.`,
 		Example: "  drover placement\n  drover placement --json",
@@ -88,15 +91,25 @@ Exit codes: 0 done, 1 an error, 2 wrong usage.`,
 				return err
 			}
 			defer stop()
-			r, err := droverv1.NewClusterServiceClient(conn).GetPlacement(c.Context(),
-				&droverv1.GetPlacementRequest{})
+			service := droverv1.NewClusterServiceClient(conn)
+			r, err := service.GetPlacement(c.Context(), &droverv1.GetPlacementRequest{})
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return json.NewEncoder(g.out).Encode(show.Placement(r))
+			nodes, err := service.ListNodes(c.Context(), &droverv1.ListNodesRequest{})
+			if err != nil {
+				return err
 			}
-			return show.PrintPlacement(g.out, r)
+			classes := show.ClassesOf(r, nodes)
+			if asJSON {
+				p := show.Placement(r)
+				p.Classes = classes
+				return json.NewEncoder(g.out).Encode(p)
+			}
+			if err := show.PrintPlacement(g.out, r); err != nil {
+				return err
+			}
+			return classes.Print(g.out)
 		},
 	}
 	endpointFlag(c, &endpoint)

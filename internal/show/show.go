@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -55,6 +56,7 @@ type PlacementMap struct {
 	// load relative to its part.
 	Load      map[uint32]map[uint32]float64 `json:"load,omitempty"`
 	Imbalance map[uint32]float64            `json:"imbalance,omitempty"`
+	Classes
 }
 
 // Placement makes the document of a response.
@@ -127,13 +129,8 @@ func PrintPlacement(w io.Writer, r *droverv1.GetPlacementResponse) error {
 	return err
 }
 
-func sortedKeys(m map[string][]int) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, cmp.Compare[string])
-	return keys
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
+	return slices.Sorted(maps.Keys(m))
 }
 
 // Ranges writes ascending numbers as ranges: 0-3, 7, 9-10. Numbers at equal steps of
