@@ -3,12 +3,14 @@
 package cuda
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"time"
 	"unsafe"
+
+	"drover/tensor"
 )
 
 // timedEvent makes an event that takes the time.
@@ -38,6 +40,9 @@ func (d *Device) Time(do func()) (took time.Duration, err error) {
 		return 0, err
 	}
 	do()
+	if d.submit(); d.Err() != nil {
+		return 0, d.Err()
+	}
 	if err := events[1].record(d.c.stream); err != nil {
 		return 0, err
 	}
@@ -121,10 +126,16 @@ func (d *Device) measure(l Limit, small bool) (float64, error) {
 	if small {
 		blocks, times = smallComputeBlocks*int(multiprocessors), smallComputeTimes
 	}
-	ab := binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, k.ab), k.ab)
+	ab, err := d.Allocate(1, 2)
+	if err != nil {
+		return 0, err
+	}
+	operand := math.Float32frombits(k.ab)
+	d.Write(ab, tensor.Rows{Data: []float32{operand, operand}, N: 1, Dim: 2})
 	sums, took, err := d.timed(k.name, blocks, func(sums uint64) []uint64 {
-		return []uint64{sums, d.argument(ab), uint64(times)}
+		return []uint64{sums, d.at(ab), uint64(times)}
 	})
+	runtime.KeepAlive(ab) // launches know its address only
 	if err != nil {
 		return 0, err
 	}
@@ -191,9 +202,13 @@ func (d *Device) timed(name string, blocks int, arguments func(sums uint64) []ui
 	if err != nil {
 		return nil, 0, err
 	}
-	grid := Grid{uint32(blocks), 1, measureThreads}
+	grid, values := Grid{uint32(blocks), 1, measureThreads}, arguments(d.at(rows))
+	if err := d.Sync(); err != nil { // the operands are there
+		return nil, 0, err
+	}
+	// Beside the queue: nothing is in it.
 	launch := func() {
-		if err := k.launch(&d.list, grid, arguments(d.at(rows))); err != nil {
+		if err := k.Launch(grid, values...); err != nil {
 			d.fail(err)
 		}
 	}

@@ -81,7 +81,7 @@ func (s *spec) build() (built, error) {
 		if err != nil {
 			return built{}, err
 		}
-		if len(own) > 1 {
+		if s.listed {
 			name := p.platform.OS + "-" + p.platform.Architecture + ".spdx.json"
 			sboms = append(sboms, file{name, own[1].data, 0o644})
 		}
@@ -154,18 +154,26 @@ func checkBundle(bundle []byte) error {
 	return nil
 }
 
-// own are the files of one platform: the program, then the list of parts if one is wanted.
+// own are the files of one platform: the program, then the list of parts if one is wanted,
+// then the libraries that it needs.
 func (s *spec) own(p program, shared []file) ([]file, error) {
 	content, err := os.ReadFile(p.file)
 	if err != nil {
 		return nil, err
 	}
 	files := []file{{s.inside(), content, 0o755}}
-	if !s.listed {
-		return files, nil
+	libc, err := s.libc.files(p.platform)
+	if err != nil {
+		return nil, err
 	}
-	list, err := s.sbom(p, content, shared)
-	return append(files, file{sbomPlace, list, 0o644}), err
+	if s.listed {
+		list, err := s.sbom(p, content, shared)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, file{sbomPlace, list, 0o644})
+	}
+	return append(files, libc...), nil
 }
 
 // manifest adds the image of one platform to a layout. Its parts are the configuration and the
@@ -181,10 +189,13 @@ func (s *spec) manifest(l *layout, p platform, base layer, files []file) (d desc
 	if s.license != "" {
 		labels["org.opencontainers.image.licenses"] = s.license
 	}
+	run := map[string]any{"Entrypoint": append([]string{"/" + s.inside()}, s.arguments...),
+		"User": nobody, "WorkingDir": "/", "Labels": labels}
+	if s.libc != (libc{}) {
+		run["Env"] = driverEnv
+	}
 	config := l.add(oci+"config.v1+json", encode(map[string]any{
-		"architecture": p.Architecture, "os": p.OS,
-		"config": map[string]any{"Entrypoint": append([]string{"/" + s.inside()}, s.arguments...),
-			"User": nobody, "WorkingDir": "/", "Labels": labels},
+		"architecture": p.Architecture, "os": p.OS, "config": run,
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{base.digest, own.digest}}}))
 	layers := []descriptor{l.add(oci+"layer.v1.tar+gzip", base.packed),
 		l.add(oci+"layer.v1.tar+gzip", own.packed)}

@@ -292,6 +292,7 @@ type configuration struct {
 	Architecture string
 	Config       struct {
 		Entrypoint []string
+		Env        []string
 		User       string
 		Labels     map[string]string
 	}

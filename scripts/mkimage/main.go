@@ -40,6 +40,8 @@ func run(args []string) error {
 	flags.Func("state", "PLACE, an empty folder that only the program's user may enter, and whose "+
 		"owner volumes there get; may be repeated", s.addState)
 	flags.StringVar(&s.model, "model", "", "model directory to put under /models")
+	flags.Func("libc", "FOLDER=VERSION, the root of Debian's package libc6, for a program that loads "+
+		"NVIDIA's driver", s.setLibc)
 	flags.Func("sbom", "list what the image is made of, in it and beside it, in a document with "+
 		"this time in seconds since 1970", s.list)
 	flags.StringVar(&s.modules, "modules", "", "Go's cache of modules (go env GOMODCACHE), in which "+
@@ -80,6 +82,7 @@ type spec struct {
 	state       []string // folders in which the program writes
 	authorities string   // the file of their certificates, or ""
 	model       string   // its directory, or ""
+	libc        libc     // its zero value for a static program
 	listed      bool     // whether a list of parts is wanted
 	created     int64    // its time, in seconds since 1970
 	modules     string   // Go's cache of modules, or ""

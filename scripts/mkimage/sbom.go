@@ -102,6 +102,13 @@ func (s *spec) sbom(p program, content []byte, shared []file) ([]byte, error) {
 				Checksums: sha256Of(f.data), Comment: "authorities at /" + bundlePlace})
 		}
 	}
+	libc, err := s.libc.files(p.platform)
+	if err != nil {
+		return nil, err
+	}
+	if len(libc) > 0 {
+		d.add(d.ID, "DESCRIBES", s.libc.component(libc))
+	}
 	return d.finish()
 }
 
