@@ -79,7 +79,8 @@ func (m *members) start(t *testing.T, i int) {
 	t.Helper()
 	name := fmt.Sprintf("m%d", i)
 	m.running[i] = launch(t, place{}, "etcd", "--dir", filepath.Join(m.dir, name), "--name", name,
-		"--client", m.urls[i], "--peer", m.peers[i], "--initial-cluster", m.cluster, "--plaintext")
+		"--client", m.urls[i], "--peer", m.peers[i], "--initial-cluster", m.cluster, "--plaintext",
+		"--admin", "127.0.0.1:0")
 }
 
 // ready waits until all members are.
@@ -168,7 +169,7 @@ func (m *members) revoke(t *testing.T, c *clientv3.Client) {
 }
 
 // TestEtcdMembers runs three members: two go on without the third, which comes back to
-// the same state.
+// the same state. Each tells how long its disk takes.
 func TestEtcdMembers(t *testing.T) {
 	m := startMembers(t)
 	c := m.client(t)
@@ -190,6 +191,9 @@ func TestEtcdMembers(t *testing.T) {
 		r, err := back.Get(ctx, "k", clientv3.WithSerializable())
 		return err == nil && len(r.Kvs) == 1 && string(r.Kvs[0].Value) == "changed", fmt.Sprint(r, err)
 	})
+	for _, p := range m.running {
+		p.tells(t, "etcd_disk_wal_fsync_duration_seconds_count", isMore)
+	}
 	for _, p := range m.running {
 		p.signal(os.Interrupt)
 	}
