@@ -25,6 +25,7 @@ type layers struct {
 	attend                 kernel.Attention
 	kv                     kernel.KV
 	all                    []layer
+	ahead                  bool // rows are on their way to the host when they are written
 }
 
 type layer struct {
@@ -86,6 +87,10 @@ func (m *layers) token(t *testing.T, pos int) []float32 {
 		d.Rotate(m.q, m.cos, m.sin, kernel.RotaryPairs)
 		d.Rotate(m.k, m.cos, m.sin, kernel.RotaryPairs)
 		m.kv.First = i
+		if m.ahead {
+			d.StartRead(m.at)
+			d.StartRead(m.out)
+		}
 		d.Attend(&m.attend, m.at, m.q, m.k, m.v, &m.kv)
 		d.Mul(m.at, []kernel.Product{{Y: m.out, W: l.o}})
 		d.Add(m.x, m.out)
@@ -99,16 +104,30 @@ func (m *layers) token(t *testing.T, pos int) []float32 {
 // run compares tokens with a CPU's and returns how often each token called the driver.
 func runLayers(t *testing.T, d *Device, f kernel.Format, n int) (calls []int) {
 	t.Helper()
-	gpu, cpu := newLayers(t, d, f, n), newLayers(t, kernel.NewCPU(nil), f, n)
+	return tokens(t, d, newLayers(t, d, f, n), newLayers(t, kernel.NewCPU(nil), f, n))
+}
+
+func tokens(t *testing.T, d *Device, gpu, cpu *layers) (calls []int) {
+	t.Helper()
 	for pos := range layerTokens {
 		want := cpu.token(t, pos)
 		var got []float32
 		calls = append(calls, counted(t, func() { got = gpu.token(t, pos) }, "cu")...)
 		if !slices.Equal(got, want) {
-			t.Fatalf("%v, token %d: other bytes than a CPU's", f, pos)
+			t.Fatalf("token %d: other bytes than a CPU's", pos)
 		}
 	}
 	return calls
+}
+
+// TestLayersAhead writes in all operations to rows that are on their way to the host.
+func TestLayersAhead(t *testing.T) {
+	for _, f := range []kernel.Format{kernel.WeightsF32, kernel.WeightsInt8} {
+		d := openDevice(t)
+		gpu := newLayers(t, d, f, 2)
+		gpu.ahead = true
+		tokens(t, d, gpu, newLayers(t, kernel.NewCPU(nil), f, 2))
+	}
 }
 
 const manyLayers = 6

@@ -96,9 +96,9 @@ func (d *Device) Write(dst kernel.Rows, src tensor.Rows) {
 	m, s := d.rowsOf(dst), &d.streams
 	stream := d.c.stream
 	var err error
+	d.settle(m)
 	switch {
 	case s.busy(m):
-		d.settle(m)
 		d.submit()
 		err = d.ordered()
 	case s.now > s.done+1:

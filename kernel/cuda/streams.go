@@ -202,9 +202,11 @@ func (d *Device) settle(m *rowsMemory) {
 	if m.reading == nil || d.Err() != nil {
 		return
 	}
-	d.flush()
-	if err := m.reading.copied.before(d.c.stream); err != nil {
-		d.fail(err)
+	if !m.reading.there.Load() {
+		d.flush()
+		if err := m.reading.copied.before(d.c.stream); err != nil {
+			d.fail(err)
+		}
 	}
 	m.reading = nil
 }

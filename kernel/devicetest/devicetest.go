@@ -247,6 +247,21 @@ func (s *suite) ahead() {
 			s.want(y[i], want[i], "round %d, rows %d in the end", round, i)
 		}
 	}
+	for i := range slots { // what is there, and written to before it is read
+		s.d.StartRead(y[i])
+		if i%2 == 0 {
+			if err := s.d.Sync(); err != nil {
+				s.Fatal(err)
+			}
+		}
+		in := s.random(n, dim)
+		s.d.Write(y[i], in)
+		if i%3 == 0 {
+			s.d.Add(y[i], y[i])
+			kernel.Add(in.Data, in.Data)
+		}
+		s.want(y[i], in, "rows %d, written after they were there", i)
+	}
 	if err := s.d.StartRead(x[0].Slice(0, 0)).Wait(); err != nil {
 		s.Error(err)
 	}
