@@ -11,6 +11,9 @@ import (
 // to do, or had in its memory, is gone, and it is not to be asked again.
 var ErrLost = errors.New("the device is lost")
 
+// ErrMemory is wrapped by errors of a device whose memory does not suffice; it works on.
+var ErrMemory = errors.New("the device's memory does not suffice")
+
 // Device is what models compute with: a CPU, or an accelerator with memory of its own.
 //
 // A Device is one ordered stream, used by one goroutine at a time. Its operations

@@ -81,8 +81,9 @@ func TestNodeRefusesGPU(t *testing.T) {
 	}
 }
 
-// TestNodeEndsWithoutGPU loses the GPUs of expert nodes while they compute: each ends with exit
-// code 1 and one line that says what happened, and answers stay what they were.
+// TestNodeEndsWithoutGPU loses the GPUs of expert nodes while they compute, and has one whose
+// memory others took: each ends with exit code 1 and one line that says what happened, and
+// answers stay what they were.
 func TestNodeEndsWithoutGPU(t *testing.T) {
 	if !standin.Run(t) {
 		return
@@ -93,9 +94,12 @@ func TestNodeEndsWithoutGPU(t *testing.T) {
 		t.Fatalf("exit code %d: %s", code, said)
 	}
 	r.expertNode(t, place{dir: t.TempDir()}, "cpu", "--device", "cpu", "--short-lease")
+	onGPU := func(name string, env ...string) *process {
+		return r.expertNode(t, place{dir: t.TempDir(), env: env}, name, "--device", "cuda:0",
+			"--short-lease")
+	}
 	lost := func(name, error string) *process {
-		return r.expertNode(t, place{dir: t.TempDir(), env: []string{"STANDIN_LOST=40",
-			"STANDIN_ERROR=" + error}}, name, "--device", "cuda:0", "--short-lease")
+		return onGPU(name, "STANDIN_LOST=40", "STANDIN_ERROR="+error)
 	}
 	node := lost("illegal", "700")
 	_, endpoint := r.coordinator(t, place{dir: t.TempDir()}, "--grpc", "127.0.0.1:0", "--device",
@@ -124,5 +128,10 @@ func TestNodeEndsWithoutGPU(t *testing.T) {
 		if !strings.Contains(node.errors.String(), "this node takes no more rows") {
 			t.Errorf("%s: it did not say that it takes no more rows: %s", tc.name, &node.errors)
 		}
+	}
+	gaveUp(t, onGPU("full", "STANDIN_MEMORY=12000000", "STANDIN_CLAIM=2000000000"), exitFailed,
+		"CUDA_ERROR_OUT_OF_MEMORY", "end what else is on it, or set --capacity")
+	if got := c.mustAsk(t, story); got+"\n" != want {
+		t.Fatalf("the nodes answer %q, want %q", got, want)
 	}
 }

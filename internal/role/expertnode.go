@@ -2,6 +2,7 @@ package role
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -95,13 +96,17 @@ type ExpertNode struct {
 	storeAway, draining, closing atomic.Bool
 	gone                         atomic.Bool // the device is
 
+	unfit chan error    // why the node cannot do what it offered
+	over  chan struct{} // closed when the node is of no more use
+	why   error         // set before over is closed
+
 	undo stack
 }
 
 // StartExpertNode starts an expert node. It returns when the node serves; the cluster
 // assigns its experts afterwards.
 func StartExpertNode(ctx context.Context, o ExpertNodeOptions) (*ExpertNode, error) {
-	n := &ExpertNode{log: o.Log}
+	n := &ExpertNode{log: o.Log, unfit: make(chan error, 1), over: make(chan struct{})}
 	if err := n.start(ctx, o); err != nil {
 		n.Close()
 		return nil, err
@@ -200,19 +205,58 @@ func (o *ExpertNodeOptions) openOn(ctx context.Context, c Compute, s *stack) (
 	return m, how, nil
 }
 
-// watchDevice makes the node take no more frames when its device is lost: whoever asks goes
-// elsewhere at once. It is the caller's to end the node.
+// Lost is closed when the node is of no more use, since its device is lost, or since its memory
+// did not suffice for any of what the node offered. It takes no more rows then.
+func (n *ExpertNode) Lost() <-chan struct{} { return n.over }
+
+// Err is why the node is of no more use, or nil.
+func (n *ExpertNode) Err() error {
+	select {
+	case <-n.over:
+		return n.why
+	default:
+		return nil
+	}
+}
+
+// giveUp makes the node take no more frames: whoever asks goes elsewhere at once. It is the
+// caller's to end the node.
+func (n *ExpertNode) giveUp(what string, why error) {
+	n.draining.Store(true)
+	n.sayReady(func(*holds) { n.gone.Store(true) })
+	n.server.Drain()
+	n.log.Error(what+": this node takes no more rows", "error", why)
+	n.why = why
+	close(n.over)
+}
+
+// assign loads replicas. If the device's memory does not suffice although it held none, what the
+// node offered was wrong, and so is its part of every plan.
+func (n *ExpertNode) assign(ctx context.Context, host *expertnode.Host,
+	r []placement.Replica) error {
+	none := host.Count() == 0
+	err := host.Assign(ctx, replicas(r))
+	if errors.Is(err, kernel.ErrMemory) && none {
+		select {
+		case n.unfit <- fmt.Errorf("%w: the GPU had more free memory when the node started; end "+
+			"what else is on it, or set --capacity", err):
+		default: // it is known
+		}
+	}
+	return err
+}
+
+// watchDevice gives up when the device is lost, or does not suffice.
 func (n *ExpertNode) watchDevice() {
 	closing := make(chan struct{})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		select {
-		case <-n.Lost():
-			n.draining.Store(true)
-			n.sayReady(func(*holds) { n.gone.Store(true) })
-			n.server.Drain()
-			n.log.Error("the device is lost: this node takes no more rows", "error", n.Err())
+		case <-n.lost.Lost():
+			n.giveUp("the device is lost", n.lost.Err())
+		case err := <-n.unfit:
+			n.giveUp("experts do not fit the device", err)
 		case <-closing:
 		}
 	}()
@@ -316,7 +360,7 @@ func (n *ExpertNode) join(ctx context.Context, o ExpertNodeOptions, node placeme
 	member, err := cluster.Join(ctx, o.Store, cfg, cluster.Hooks{
 		Locate: p.source.Locate,
 		Assign: func(ctx context.Context, r []placement.Replica) error {
-			return p.host.Assign(ctx, replicas(r))
+			return n.assign(ctx, p.host, r)
 		},
 		Commit: func(revision uint64, _ []placement.Replica) {
 			p.server.SetRevision(revision)

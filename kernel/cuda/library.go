@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"github.com/ebitengine/purego"
+
+	"drover/kernel"
 )
 
 // function numbers a function of a library.
@@ -211,10 +213,10 @@ type Error struct {
 // Error names the function and the reason.
 func (e *Error) Error() string { return e.Function + ": " + e.Name }
 
-// Is reports whether e is an ErrMemory, ErrLost or ErrImage.
+// Is reports whether e is an ErrMemory, kernel's too, ErrLost or ErrImage.
 func (e *Error) Is(target error) bool {
 	switch target {
-	case ErrMemory:
+	case ErrMemory, kernel.ErrMemory:
 		return e.Code == 2
 	case ErrImage:
 		// Invalid image, no binary for the device, invalid PTX, a PTX newer than the driver.

@@ -13,7 +13,8 @@
 // order, see threads.h), nographs (none can be made), nolaunch (none can be launched), early
 // (copies run as soon as their stream's earlier work lets them, kernels as late as can be),
 // random (streams go on at any moment). STANDIN_LOST, a number, lets so many kernels run before
-// they fail, with the error STANDIN_ERROR; STANDIN_MEMORY is the memory in bytes.
+// they fail, with the error STANDIN_ERROR; STANDIN_MEMORY is the memory in bytes, STANDIN_CLAIM
+// what is told of it.
 //
 // standin_count tells how often a function was called, or a kernel queued.
 
@@ -301,7 +302,9 @@ API(cuMemsetD8Async, uintptr_t to, unsigned char v, size_t n, void *s) {
 }
 API(cuMemGetInfo_v2, size_t *free, size_t *total) {
   BEGIN;
+  const char *claim = std::getenv("STANDIN_CLAIM");
   *free = limit() - used, *total = limit();
+  if (claim) *free = *total = std::atol(claim);
   return OK;
 }
 API(cuStreamCreate, void **s, unsigned) {
