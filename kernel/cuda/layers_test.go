@@ -252,6 +252,32 @@ func testFrames(t *testing.T) {
 
 func TestFrames(t *testing.T) { testFrames(t) }
 
+// TestDropped takes memory of rows that nobody refers to any more, while a copy to them is still
+// under way beside the computing stream.
+func TestDropped(t *testing.T) {
+	d := openDevice(t)
+	const dim = 3000
+	y := must1(d.Allocate(1, 8))(t)
+	in := tensor.MakeRows(1, dim)
+	for i := range in.Data {
+		in.Data[i] = 1
+	}
+	for range 3 {
+		x := must1(d.Allocate(1, dim))(t)
+		if err := d.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		d.StartRead(y)
+		d.Write(x, in) // beside, since y is on its way
+		x = kernel.Rows{}
+		collect()
+		z := must1(d.Allocate(1, dim))(t)
+		if got := must1(d.Read(z))(t); !slices.Equal(got.Data, make([]float32, dim)) {
+			t.Fatal("fresh rows have what was copied to those before")
+		}
+	}
+}
+
 // TestAheadBound checks that one result more than may be under way waits for the oldest one.
 func TestAheadBound(t *testing.T) {
 	d := openDevice(t)
