@@ -126,14 +126,30 @@ func (l KVLayout) putVector(b []byte, stride int, x []float32) {
 			b[i*stride] = byte(int8(min(max(code, -127), 127)))
 		}
 	case PrecisionBF16:
-		for i, v := range x {
-			h := tensor.Float32ToBF16(v)
-			b[i*stride], b[i*stride+1] = byte(h), byte(h>>8)
-		}
+		putBF16(b, stride, x)
 	default:
 		for i, v := range x {
 			*(*float32)(unsafe.Pointer(&b[i*stride : i*stride+4 : i*stride+4][0])) = v
 		}
+	}
+}
+
+// putBF16 writes the elements of x, rounded to bfloat16, stride bytes apart.
+func putBF16(b []byte, stride int, x []float32) {
+	const size = 2
+	if stride == size {
+		narrow(b[:size*len(x)], x)
+		return
+	}
+	var part [64 * size]byte
+	for at := 0; len(x) > 0; {
+		n := min(len(x), len(part)/size)
+		narrow(part[:size*n], x[:n])
+		for i := range n {
+			b[at], b[at+1] = part[size*i], part[size*i+1]
+			at += stride
+		}
+		x = x[n:]
 	}
 }
 

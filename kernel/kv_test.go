@@ -94,3 +94,15 @@ func TestKVLayoutCheck(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkPut(b *testing.B) {
+	for p := PrecisionExact; p <= PrecisionInt8; p++ {
+		b.Run(p.String(), func(b *testing.B) {
+			l := KVLayout{8, 128, p}
+			tile, x := make([]byte, l.TileBytes()), randomRows(rand.New(rand.NewPCG(1, 2)), 2, 1024)
+			for i := range b.N {
+				l.Put(tile, i%KVTokens, x.Row(0), x.Row(1))
+			}
+		})
+	}
+}
