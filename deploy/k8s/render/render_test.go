@@ -35,7 +35,8 @@ var (
 	outside = all(in("ingress", values{"enabled": true, "hosts": []any{"a.example"}}),
 		in("grpcRoute", values{"enabled": true, "parentRefs": []any{values{"name": "gate"}}}))
 	large = all(in("coordinator.replicas", 2), in("etcd.members", 3), in("nodes.cache.type", "claim"),
-		in("coordinator.gpus", 1), in("nodes.gpus", 2), in("nodes.domain", "zone"))
+		in("coordinator.gpus", 1), in("nodes.gpus", 1), in("nodes.domain", "zone"),
+		in("nodes.runtimeClassName", "nvidia"))
 	keyed = in("apiKeys.existingSecret", "keys")
 )
 
@@ -251,6 +252,14 @@ func TestRefused(t *testing.T) {
 			"keda.prometheusAddress"},
 		"nothing to scale on": {in("nodes.autoscaling", values{"enabled": true, "targetCPU": 0}),
 			"without anything to scale on"},
+		"two GPUs for a process": {in("nodes.gpus", 2), "nodes.gpus"},
+		"a class that no node has": {in("coordinator.expertDevice", "cuda"),
+			"no node would be used"},
+		"nodes of another class": {all(in("nodes.gpus", 1), in("coordinator.expertDevice", "cpu")),
+			"all nodes compute by cuda"},
+		"a digest of the other image": {all(in("coordinator.gpus", 1), in("image.digest",
+			"sha256:"+strings.Repeat("0", 64))), "image.cuda.digest"},
+		"a bad runtime class":    {in("nodes.runtimeClassName", "A b"), "nodes.runtimeClassName"},
 		"more copies than nodes": {in("nodes.replicas", 1), "a node of its own"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -34,6 +34,26 @@
 {{- end -}}
 {{- end }}
 
+{{/* The image of pods with a GPU. */}}
+{{- define "drover.image.cuda" -}}
+{{- $own := .Values.image.cuda -}}
+{{- $repository := $own.repository | default .Values.image.repository -}}
+{{- if $own.digest -}}
+{{ $repository }}@{{ $own.digest }}
+{{- else -}}
+{{ $repository }}:{{ $own.tag | default (printf "%s-cuda" (.Values.image.tag | default .Chart.AppVersion)) }}
+{{- end -}}
+{{- end }}
+
+{{/* What computes experts; nothing where that is the coordinators' own kind of device. */}}
+{{- define "drover.expertDevice" -}}
+{{- $own := ternary "cuda" "cpu" (gt (int .Values.coordinator.gpus) 0) -}}
+{{- $nodes := ternary "cuda" "cpu" (gt (int .Values.nodes.gpus) 0) -}}
+{{- $asked := .Values.coordinator.expertDevice -}}
+{{- $device := ternary $nodes $asked (eq $asked "auto") -}}
+{{- if ne $device $own -}}{{ $device }}{{- end -}}
+{{- end }}
+
 {{/* Labels that select the pods of a component: list of the root and the component. */}}
 {{- define "drover.selector" -}}
 {{- $root := index . 0 -}}

@@ -37,6 +37,9 @@ securityContext:
 {{- with .values.priorityClassName }}
 priorityClassName: {{ . | quote }}
 {{- end }}
+{{- with .values.runtimeClassName }}
+runtimeClassName: {{ . | quote }}
+{{- end }}
 {{- with .values.nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
@@ -78,6 +81,16 @@ securityContext:
 {{- define "drover.image.pull" -}}
 image: {{ include "drover.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- end }}
+
+{{/* The same for a part of a pod: with a GPU it is another image. */}}
+{{- define "drover.image.pullFor" -}}
+{{- if gt (int .values.gpus) 0 -}}
+image: {{ include "drover.image.cuda" .root | quote }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+{{- else -}}
+{{ include "drover.image.pull" .root }}
+{{- end -}}
 {{- end }}
 
 {{- define "drover.resources" -}}
@@ -126,6 +139,9 @@ env:
 - --model={{ include "drover.modelPath" .root }}
 - --mode={{ .root.Values.mode }}
 - --cache=/cache
+{{- if gt (int .values.gpus) 0 }}
+- --device=cuda:0
+{{- end }}
 {{- if .root.Values.gossip.enabled }}
 - --gossip-key-file=/gossip/key
 - --gossip={{ include "drover.podAddress" (list .root 7946) }}
@@ -240,7 +256,7 @@ httpGet: {path: {{ index . 1 }}, port: admin, scheme: HTTPS}
 {{- if eq .root.Values.model.source "pull" }}
 initContainers:
   - name: pull
-    {{- include "drover.image.pull" .root | nindent 4 }}
+    {{- include "drover.image.pullFor" . | nindent 4 }}
     args:
       - pull
       - --if-missing
