@@ -107,5 +107,7 @@ func checkSlowGPU(t *testing.T, c *client, most uint32) {
 			fmt.Sprintf("speeds %.2f and %.2f, %d experts of %d, %d rows, %d measurements", gpu.GetSpeed(),
 				cpu.GetSpeed(), gpu.GetReplicaCount(), most, gpu.GetRowsDispatched(), asked)
 	})
-	t.Logf("then %d, after %d measurements", c.nodes(t)["gpu"].GetReplicaCount(), asked)
+	nodes := c.nodes(t)
+	t.Logf("speeds %.2f and %.2f: then %d experts, after %d measurements", nodes["gpu"].GetSpeed(),
+		nodes["cpu"].GetSpeed(), nodes["gpu"].GetReplicaCount(), asked)
 }
