@@ -67,7 +67,7 @@ func (b *board) gift(l int, to uint16, anyGiver bool) (expert int, from uint16, 
 				compareFloat(b.fill(l, to, b.weight[l][e]), fill) >= 0 {
 				continue
 			}
-			if b.accepts(l, e, to) && !b.joinsDomain(l, e, from, to) {
+			if b.accepts(l, e, to) && !b.crowds(l, e, from, to) {
 				expert, ok = e, true
 			}
 		}
@@ -353,7 +353,7 @@ func (y *layer) relieve(from uint16, fill float64, costly bool) (best step, ok b
 				continue
 			}
 			s := step{e, -1, from, uint16(n), false, y.cost(y.l, e, from, uint16(n)), got}
-			if s.cost > 0 && !costly || ok && !s.beats(best) || y.joinsDomain(y.l, e, from, s.to) {
+			if s.cost > 0 && !costly || ok && !s.beats(best) || y.crowds(y.l, e, from, s.to) {
 				continue
 			}
 			best, ok = s, true
@@ -375,7 +375,7 @@ func (y *layer) swap(from uint16, fill float64, costly bool) (best step, ok bool
 	for _, e := range y.held[from] {
 		for n, others := range y.held {
 			to := uint16(n)
-			if to == from || slices.Contains(y.on[y.l][e], to) || y.joinsDomain(y.l, e, from, to) {
+			if to == from || slices.Contains(y.on[y.l][e], to) || y.crowds(y.l, e, from, to) {
 				continue
 			}
 			for _, f := range others {
@@ -397,12 +397,12 @@ func (y *layer) swap(from uint16, fill float64, costly bool) (best step, ok bool
 }
 
 // swaps tells whether a swap may be: whether the nodes lack what they get and have room
-// for it while the change runs, and f joins no domain.
+// for it while the change runs, and f crowds no domain.
 func (y *layer) swaps(s step) bool {
 	takes := func(e, instead int, n uint16) bool {
 		return y.both[n] < y.slots[n] || slices.Contains(y.old[y.l][e], n) ||
 			!slices.Contains(y.old[y.l][instead], n)
 	}
 	return takes(s.e, s.f, s.to) && takes(s.f, s.e, s.from) &&
-		!slices.Contains(y.on[y.l][s.f], s.from) && !y.joinsDomain(y.l, s.f, s.to, s.from)
+		!slices.Contains(y.on[y.l][s.f], s.from) && !y.crowds(y.l, s.f, s.to, s.from)
 }

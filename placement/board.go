@@ -176,6 +176,12 @@ func (b *board) joinsDomain(l, e int, from, to uint16) bool {
 	return false
 }
 
+// crowds tells whether a move would have a replica share a domain that shares none where it is:
+// where all nodes lie in one domain, no move does.
+func (b *board) crowds(l, e int, from, to uint16) bool {
+	return b.joinsDomain(l, e, from, to) && !b.sharesDomain(l, e, from)
+}
+
 // look sets the marks for an expert.
 func (b *board) look(l, e int) {
 	m := &b.marks
