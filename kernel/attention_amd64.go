@@ -50,6 +50,20 @@ var laneBits = [8]uint32{1, 2, 4, 8, 16, 32, 64, 128}
 //go:noinline
 func (p *kvProduct) multiply(f func(p *kvProduct)) { f(p) }
 
+// nearBytes is how much of the first cache keys and values may take.
+const nearBytes = 32 << 10
+
+// together is how many blocks few rows go through together at most. Bfloat16 is bound by
+// reading, and best when the values that keys' products fetch stay in the first cache. 8 bits
+// are bound by arithmetic, which does better in long calls; float32 is too large.
+func (l *KVLayout) together() int {
+	if level < avx512 || l.Precision != PrecisionBF16 {
+		return stepBlocks
+	}
+	bytes := blockTokens * (l.HeadDim + l.dims()) * l.elementBytes()
+	return min(max(nearBytes/bytes, 1), stepBlocks)
+}
+
 // loadVector prepares products with the tiles that have been loaded.
 func (s *attentionScratch) loadVector(l *KVLayout) {
 	k, one := l.kernels()

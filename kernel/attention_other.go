@@ -10,6 +10,8 @@ func finishScores(b *softmaxBlocks) { scoresGo(b) }
 
 func exponentials(b *softmaxBlocks) { exponentialsGo(b) }
 
+func (l *KVLayout) together() int { return stepBlocks }
+
 func (s *attentionScratch) loadVector(*KVLayout) {}
 
 func (s *attentionScratch) scalesVector(*KVLayout) bool { return false }
