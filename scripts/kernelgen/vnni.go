@@ -298,13 +298,12 @@ func (p product) vnniClear(a *asm) {
 	if !p.several {
 		return
 	}
-	a.op("IMUL3Q $%d, R11, BX", p.rows)
-	a.op("ADDQ R10, BX // what the next panel begins with or stores to")
+	a.op("MOVQ R10, BX // behind these outputs are those of the next part")
 	p.all(func(r, b int) {
 		if r > 0 && b == 0 {
 			a.op("ADDQ R11, BX")
 		}
-		a.op("PREFETCHT0 %s(BX)", place(b*lineBytes))
+		a.op("PREFETCHT0 %d(BX)", (p.blocks+b)*lineBytes)
 	})
 	a.op("CMPQ add+56(FP), $0")
 	a.op("JEQ  group")
