@@ -122,7 +122,8 @@ Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 	c.Flags().IntSliceVar(&opts.Prompts, "prompts", nil, "tokens of prompts (default 16,128,512)")
 	c.Flags().IntVar(&opts.PromptTokens, "prompt-tokens", 0,
 		"tokens of each prompt before decode (default 128)")
-	c.Flags().IntVar(&opts.Nodes, "nodes", 0, "expert nodes behind gRPC")
+	c.Flags().IntVar(&opts.Nodes, "nodes", 0, "expert nodes behind gRPC, by mutual TLS")
+	c.Flags().BoolVar(&opts.Plaintext, "plaintext", false, "with --nodes: plain text to the nodes")
 	c.Flags().DurationVar(&opts.Within, "within", time.Hour, "time after which nothing more is begun")
 	c.Flags().BoolVar(&opts.Quick, "quick", false, "measure less, for a look")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")

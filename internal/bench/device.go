@@ -230,10 +230,11 @@ func (b *deviceBench) progress() {
 }
 
 const (
-	// deviceSamples of deviceSample each are taken of a call, with deviceCalls of it at most.
+	// deviceSamples of deviceSample each are taken of a call, with deviceCalls of it at most: far
+	// more than the host takes to queue the first of them, while the GPU waits.
 	deviceSamples = 7
 	deviceSample  = 10 * time.Millisecond
-	deviceCalls   = 64
+	deviceCalls   = 1024
 )
 
 // measure takes the time of a call, many in a row, after some that do not count.

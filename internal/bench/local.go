@@ -52,12 +52,8 @@ func Local(
 	}
 	// As a role has it, once it is loaded: room for the runtime beside the threads.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(opts.Threads + 2))
-	rep = Report{Model: m.Name(), Mode: mode.String(), Where: "in process",
+	rep = Report{Model: m.Name(), Mode: mode.String(), Where: where(opts.Nodes, opts.Plaintext),
 		CPUs: opts.Threads}
-	if opts.Nodes > 0 {
-		rep.Where = fmt.Sprintf("in process, %d expert nodes on loopback, %s", opts.Nodes,
-			transport(opts.Plaintext))
-	}
 	err = measure(ctx, l, &rep, opts)
 	start.Memory = limits.MemoryInUse()
 	rep.Start = &start

@@ -183,7 +183,7 @@ func (rep *RandomReport) run(ctx context.Context, dir string, how model.Options,
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(opts.Threads + 2)) // as in Local
 	spec := l.m.Spec()
 	rep.Report = Report{Model: opts.Shape + ", random", Mode: how.Mode.String(),
-		Where: where(opts.Nodes), CPUs: opts.Threads}
+		Where: where(opts.Nodes, opts.Plaintext), CPUs: opts.Threads}
 	rep.Layers, rep.ExpertLayers = spec.Layers, len(spec.MoE.Layers)
 	rep.WeightBytes = model.PackedBytes(m.Checkpoint, how.Mode)
 	err = rep.measure(ctx, l, opts, deadline)
@@ -192,9 +192,9 @@ func (rep *RandomReport) run(ctx context.Context, dir string, how model.Options,
 	return err
 }
 
-func where(nodes int) string {
+func where(nodes int, plaintext bool) string {
 	if nodes > 0 {
-		return fmt.Sprintf("in process, %d expert nodes on loopback", nodes)
+		return fmt.Sprintf("in process, %d expert nodes on loopback, %s", nodes, transport(plaintext))
 	}
 	return "in process"
 }
@@ -206,7 +206,7 @@ func (l *local) randomExperts(ctx context.Context, m *role.Model, how model.Opti
 		host := expertnode.NewHost(m.Source, m.Mode, expertnode.HostOptions{Device: m.Device})
 		return host, func() {}, host.LoadAll(ctx)
 	}
-	ns, err := startNodesOn(ctx, m, opts.Nodes, false, func() (hosting, error) {
+	ns, err := startNodesOn(ctx, m, opts.Nodes, opts.Plaintext, func() (hosting, error) {
 		var on hosting
 		var err error
 		if on.device, on.done, err = role.OpenDevice(opts.compute(), nil); err != nil {
