@@ -90,8 +90,10 @@ layers           8 of width 128, MoE in 4: \[1 3 5 7\]
 experts          128 in each MoE layer, 1 for a token, width 64
 vocabulary       2048
 context          \d+ tokens
+mode             bf16
 coordinator      .* MiB, and .* for each token of context
 one expert       .* KiB
+network          .* KiB for each token, both ways together
 node of 6        .* MiB in 88 replicas
 `, ``,
 		},
