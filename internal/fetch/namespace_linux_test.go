@@ -220,6 +220,7 @@ func measure() (m measured, err error) {
 type frames struct {
 	stream grpc.ClientStream
 	hidden int
+	last   uint64 // frame
 }
 
 func openFrames(n *node) (*frames, error) {
@@ -240,18 +241,19 @@ func openFrames(n *node) (*frames, error) {
 	if err := stream.SendMsg(&wire.Request{Kind: wire.KindHello, Hello: hello}); err != nil {
 		return nil, err
 	}
-	return &frames{stream, hidden}, stream.RecvMsg(new(wire.Response))
+	return &frames{stream: stream, hidden: hidden}, stream.RecvMsg(new(wire.Response))
 }
 
 // exchange sends one row after the other, a millisecond apart, until enough.
 func (f *frames) exchange(enough func() bool, rtts *[]time.Duration) ([]time.Duration, error) {
 	pool := new(wire.Pool)
-	for id := uint64(len(*rtts) + 1); !enough(); id++ {
+	for !enough() {
+		f.last++
 		rows, b := pool.NewBuffer(2 * f.hidden)
 		clear(b)
 		began := time.Now()
 		if err := f.stream.SendMsg(&wire.Request{Kind: wire.KindDispatch, Rows: rows,
-			Dispatch: wire.Dispatch{FrameID: id, Layer: uint32(one.Layer), DType: wire.BF16,
+			Dispatch: wire.Dispatch{FrameID: f.last, Layer: uint32(one.Layer), DType: wire.BF16,
 				RowCount: 1, ExpertIDs: []uint32{uint32(one.Expert)},
 				ExpertRowCounts: []uint32{1}}}); err != nil {
 			return *rtts, err
