@@ -9,12 +9,15 @@ import (
 	"io"
 	"io/fs"
 	"os"
-
-	save "go.etcd.io/etcd/client/v3/snapshot"
-	"go.etcd.io/etcd/etcdutl/v3/snapshot"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	save "go.etcd.io/etcd/client/v3/snapshot"
+	"go.etcd.io/etcd/etcdutl/v3/snapshot"
 )
+
+// answerTime bounds how long a member may take to say that it is there.
+const answerTime = 10 * time.Second
 
 // Backup writes all that the member at endpoint holds to a new file: etcd's own snapshot, which
 // ends with its SHA-256. With access by role (Restrict) only a certificate of etcd's own role may.
@@ -22,13 +25,33 @@ func Backup(ctx context.Context, endpoint string, client *tls.Config, file strin
 	if _, err := os.Lstat(file); !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("back etcd up: %s exists already", file)
 	}
-	_, err := save.SaveWithVersion(ctx, logger(nil),
-		clientv3.Config{Endpoints: []string{endpoint}, TLS: client}, file)
+	cfg := clientv3.Config{Endpoints: []string{endpoint}, TLS: client, Logger: logger(nil)}
+	err := answers(ctx, cfg)
 	if err == nil {
-		err = checkBackup(file)
+		_, err = save.SaveWithVersion(ctx, logger(nil), cfg, file)
+	}
+	if err == nil {
+		if err = checkBackup(file); err != nil {
+			_ = os.Remove(file) // it would be taken for a backup
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("back etcd up from %s: %w", endpoint, err)
+	}
+	return nil
+}
+
+// answers asks a member for its state: a snapshot of one that is not there would be waited for.
+func answers(ctx context.Context, cfg clientv3.Config) error {
+	c, err := clientv3.New(cfg)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	if _, err := c.Status(ctx, cfg.Endpoints[0]); err != nil {
+		return fmt.Errorf("it does not answer: %w", err)
 	}
 	return nil
 }

@@ -1,10 +1,12 @@
 package etcdserver
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestBackup restores a member from a backup: what was written before it is there, what was
@@ -45,6 +47,20 @@ func TestBackup(t *testing.T) {
 	}
 	if got := revision(t, restored.Endpoint()); got <= newest {
 		t.Errorf("revision %d after restoring, %d before", got, newest)
+	}
+}
+
+// TestBackupOfNobody asks for a backup where no etcd is: that is said, and no file is left.
+func TestBackupOfNobody(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	file := filepath.Join(t.TempDir(), "backup")
+	err := Backup(ctx, "http://127.0.0.1:1", nil, file)
+	if err == nil || !strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("got %v, want that it does not answer", err)
+	}
+	if left, _ := filepath.Glob(file + "*"); len(left) > 0 {
+		t.Errorf("%v is left", left)
 	}
 }
 

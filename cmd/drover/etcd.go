@@ -164,6 +164,20 @@ func (f *etcdFlags) secureDefaults() {
 	}
 }
 
+// openEtcdIdentity reads an identity that must be of the role etcd, of whatever cluster.
+func openEtcdIdentity(folder string, log *slog.Logger) (*identity.Source, error) {
+	id, err := identity.Open(folder, role.IdentityEvents(log))
+	if err != nil {
+		return nil, err
+	}
+	if id.ID().Role != identity.Etcd {
+		id.Close()
+		return nil, fmt.Errorf("identity of %s: the certificate is for %s, want role %s", folder,
+			id.ID(), identity.Etcd)
+	}
+	return id, nil
+}
+
 // openIdentity reads the member's identity, if one is given, has etcd use it, and tells when
 // the authorities that it trusts have changed.
 func (f *etcdFlags) openIdentity(log *slog.Logger, changed chan<- struct{}) (
@@ -171,14 +185,9 @@ func (f *etcdFlags) openIdentity(log *slog.Logger, changed chan<- struct{}) (
 	if f.tls == "" {
 		return nil, func() {}, nil
 	}
-	id, err := identity.Open(f.tls, role.IdentityEvents(log))
+	id, err := openEtcdIdentity(f.tls, log)
 	if err != nil {
 		return nil, nil, err
-	}
-	if id.ID().Role != identity.Etcd {
-		id.Close()
-		return nil, nil, fmt.Errorf("identity of %s: the certificate is for %s, want role %s", f.tls,
-			id.ID(), identity.Etcd)
 	}
 	first := true
 	authorities, err := reload.Open([]string{filepath.Join(f.tls, identity.AuthorityFile)},

@@ -12,7 +12,6 @@ import (
 
 	"drover/cluster/etcdserver"
 	"drover/internal/identity"
-	"drover/internal/role"
 )
 
 // backupTime bounds a backup: the state is megabytes.
@@ -72,15 +71,11 @@ Exit codes: 0 done, 1 etcd does not answer or refuses, or the file exists, 2 wro
 func backUp(ctx context.Context, g *globals, endpoint, folder, file string) error {
 	var client *tls.Config
 	if folder != "" {
-		id, err := identity.Open(folder, role.IdentityEvents(warnings(g)))
+		id, err := openEtcdIdentity(folder, warnings(g))
 		if err != nil {
 			return err
 		}
 		defer id.Close()
-		if id.ID().Role != identity.Etcd {
-			return fmt.Errorf("identity of %s: the certificate is for %s, want role %s", folder,
-				id.ID(), identity.Etcd)
-		}
 		client = id.Client(identity.Etcd)
 	}
 	ctx, cancel := context.WithTimeout(ctx, backupTime)
