@@ -35,6 +35,7 @@ type Checkpoint struct {
 	config     *Config
 	generation *Config
 	files      []*File          // ascending by name
+	slice      *Slice           // nil if all weights are there
 	tensors    map[string]*File // where each tensor is
 	bytes      int64
 	form       [32]byte

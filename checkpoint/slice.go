@@ -29,6 +29,10 @@ type Slice struct {
 	Experts string `json:"experts"`
 	// Files lists what is there of each weights file.
 	Files map[string][]Range `json:"files"`
+	// Commit and Tags say of what the slice is one: the hub's commit, empty elsewhere, and what
+	// the source called the content of each weights file. They let the rest be pulled later.
+	Commit string            `json:"commit,omitempty"`
+	Tags   map[string]string `json:"tags,omitempty"`
 }
 
 // ErrAbsent is wrapped by the error of reading weights that a slice lacks.
@@ -85,8 +89,12 @@ func (c *Checkpoint) openSlice() error {
 		f.present = Merge(s.Files[filepath.Base(f.path)])
 		f.partial = true
 	}
+	c.slice = &s
 	return nil
 }
+
+// Slice says which weights the directory holds, nil if all.
+func (c *Checkpoint) Slice() *Slice { return c.slice }
 
 // here says whether the bytes of a file from begin to end are there.
 func (f *File) here(begin, end int64) error {
@@ -118,6 +126,9 @@ func Shards(index []byte) ([]string, error) {
 	}
 	return slices.Compact(slices.Sorted(maps.Values(weightMap))), nil
 }
+
+// Present reports whether the tensor's bytes are there, which a slice may lack.
+func (t Tensor) Present() bool { return t.file != nil && t.file.here(t.begin, t.end) == nil }
 
 // Range returns where the tensor lies in its file.
 func (t Tensor) Range() Range { return Range{t.begin, t.end} }
