@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +20,7 @@ const maxTokenBytes = 4 << 10
 type pullFlags struct {
 	opts            pull.Options
 	slice, experts  string
+	forRole         string
 	tokenFile       string
 	missing, asJSON bool
 }
@@ -39,7 +39,10 @@ that the source redirects to.
 
 With --slice or --experts only those routed experts are fetched: the weights files keep their
 full size, with holes for the rest, and the model keeps its digest. Such a directory serves an
-expert node that holds no other experts, and refuses to read what it lacks.
+expert node that holds no other experts, and refuses to read what it lacks. With --for
+coordinator everything but the routed experts is fetched, with --for expertnode no weights but
+the samples that the digest covers: such a node reads the experts that it is given from SOURCE,
+with --pull of drover expertnode.
 
 What arrives lies in DIR.partial. A pull that was interrupted goes on from there when it is
 started again; DIR appears once everything is there and checked against the hashes that the
@@ -64,6 +67,8 @@ Exit codes: 0 done, 1 an error, 2 wrong usage, 130 interrupted.`,
 		"fetch the routed experts of slice i of n equal ones only, as i/n")
 	flags.StringVar(&f.experts, "experts", "",
 		"fetch these routed experts of each layer only, as 0-31,64")
+	flags.StringVar(&f.forRole, "for", "", "fetch what a role needs before it starts, coordinator or "+
+		"expertnode: no routed experts, which it reads by its own --pull")
 	flags.StringVar(&f.opts.Hub, "hub", pull.DefaultHub, "base address of the hub, for hf: sources")
 	flags.StringVar(&f.tokenFile, "token-file", "",
 		"file with a token for the source (default for a hub: $HF_TOKEN)")
@@ -76,8 +81,12 @@ Exit codes: 0 done, 1 an error, 2 wrong usage, 130 interrupted.`,
 
 func (f *pullFlags) run(c *cobra.Command, g *globals) (err error) {
 	switch {
-	case f.slice != "" && f.experts != "":
-		return usagef("--slice and --experts exclude each other")
+	case f.slice != "" && f.experts != "" || f.forRole != "" && f.slice+f.experts != "":
+		return usagef("--for, --slice and --experts exclude each other")
+	case f.forRole != "":
+		if f.opts.Experts, err = pull.ParseRole(f.forRole); err != nil {
+			err = fmt.Errorf("--for: %w", err)
+		}
 	case f.slice != "":
 		f.opts.Experts, err = pull.ParseSlice(f.slice)
 	case f.experts != "":
@@ -89,8 +98,7 @@ func (f *pullFlags) run(c *cobra.Command, g *globals) (err error) {
 	if f.opts.Streams < 1 || f.opts.Streams > 64 {
 		return usagef("--streams is %d, must be 1 to 64", f.opts.Streams)
 	}
-	hub := strings.HasPrefix(f.opts.Source, "hf:")
-	if f.opts.Token, err = readToken(f.tokenFile, hub); err != nil {
+	if err := withToken(&f.opts, f.tokenFile); err != nil {
 		return err
 	}
 	var clear func()

@@ -85,8 +85,14 @@ func (c *client) RoundTrip(r *http.Request) (*http.Response, error) {
 	ours := c.from.owns(r.URL)
 	r = r.Clone(r.Context())
 	r.Header.Del("Referer") // an address may be signed
-	if ours && c.opts.Token != "" {
-		r.Header.Set("Authorization", "Bearer "+c.opts.Token)
+	if ours && c.opts.Token != nil {
+		token, err := c.opts.Token()
+		if err != nil {
+			return nil, refusal{err}
+		}
+		if token != "" {
+			r.Header.Set("Authorization", "Bearer "+token)
+		}
 	}
 	resp, err := c.inner.RoundTrip(r)
 	if f, ok := r.Context().Value(factsKey{}).(*facts); ok && err == nil && ours {
@@ -188,7 +194,7 @@ func (a *answer) read(resp *http.Response, begin, end int64) error {
 	case code == http.StatusNotFound:
 		return refusal{fmt.Errorf("%s: %w", resp.Status, fs.ErrNotExist)}
 	case code == http.StatusUnauthorized || code == http.StatusForbidden:
-		return refusef("%s: the model needs a token (--token-file or HF_TOKEN) that may read it, "+
+		return refusef("%s: the model needs a token (a token file, or HF_TOKEN) that may read it, "+
 			"and perhaps its licence accepted", resp.Status)
 	case code == http.StatusTooManyRequests || code == http.StatusRequestTimeout || code >= 500:
 		seconds, _ := strconv.Atoi(resp.Header.Get("Retry-After")) // a date counts as none
@@ -263,6 +269,9 @@ func (c *client) retry(ctx context.Context, name string, f func() error) error {
 		if errors.As(err, &no) || try+1 >= c.opts.Tries {
 			return fmt.Errorf("pull %s from %s: %w", name, c.from.base.Host, err)
 		}
+		if c.opts.Retrying != nil {
+			c.opts.Retrying(name, err)
+		}
 		wait := c.opts.Backoff << min(try, 6)
 		wait += rand.N(wait/2 + 1) // many nodes that pull at once spread out
 		var l later
@@ -277,6 +286,14 @@ func (c *client) retry(ctx context.Context, name string, f func() error) error {
 	}
 }
 
+// tag is what the source calls a file's content: a hub names it by its hash.
+func (c *client) tag(f *facts) string {
+	if c.from.hub && f.sum != "" {
+		return f.sum
+	}
+	return f.tag
+}
+
 // part reads exactly the bytes from begin to begin+len(b) of a file.
 func (c *client) part(ctx context.Context, f *file, begin int64, b []byte) error {
 	return c.retry(ctx, f.name, func() error {
@@ -285,8 +302,10 @@ func (c *client) part(ctx context.Context, f *file, begin int64, b []byte) error
 			return err
 		}
 		defer a.body.Close()
-		if !a.ranged || a.total != f.size || !c.from.hub && a.facts.tag != f.tag {
-			return refusef("the file changed at the source while it was pulled: pull again")
+		if tag := c.tag(&a.facts); !a.ranged || a.total != f.size ||
+			tag != f.tag && !(c.from.hub && tag == "") {
+			return refusef("the file changed at the source: it has %d bytes and the tag %q, had %d and %q "+
+				"when the pull began: pull again", a.total, tag, f.size, f.tag)
 		}
 		if _, err := io.ReadFull(a.body, b); err != nil {
 			return fmt.Errorf("bytes %d-%d: %w", begin, begin+int64(len(b))-1, err)

@@ -8,13 +8,31 @@ import (
 	"strings"
 
 	"drover/checkpoint"
+	"drover/model"
 )
 
 // Experts says which routed experts of every layer are wanted. The zero value means the
-// whole model; any other one leaves out everything that is not a routed expert.
+// whole model; any other one leaves out everything that is not a routed expert, but for what
+// a coordinator needs before it starts.
 type Experts struct {
 	slice, of int      // slice 1 to of
 	spans     [][2]int // or first and last
+	role      string   // or what a role needs that reads the rest when it must
+}
+
+// The roles of ParseRole.
+const (
+	coordinator = "coordinator"
+	expertNode  = "expertnode"
+)
+
+// ParseRole reads "coordinator": everything but routed experts, or "expertnode": no weights but
+// what the digest covers.
+func ParseRole(text string) (Experts, error) {
+	if text != coordinator && text != expertNode {
+		return Experts{}, fmt.Errorf("role %q must be %s or %s", text, coordinator, expertNode)
+	}
+	return Experts{role: text}, nil
 }
 
 // ParseSlice reads "2/4": the second of four equal slices of the experts.
@@ -47,11 +65,14 @@ func ParseExperts(text string) (Experts, error) {
 }
 
 // All reports whether the whole model is wanted.
-func (e Experts) All() bool { return e.of == 0 && len(e.spans) == 0 }
+func (e Experts) All() bool { return e.of == 0 && len(e.spans) == 0 && e.role == "" }
 
 // String says which ones, as they are written on a command line.
 func (e Experts) String() string {
-	if e.of > 0 {
+	switch {
+	case e.role != "":
+		return "none, for " + e.role
+	case e.of > 0:
 		return fmt.Sprintf("%d/%d", e.slice, e.of)
 	}
 	var all []string
@@ -74,9 +95,37 @@ func (e Experts) has(expert, count int) bool {
 	return false
 }
 
-// choose lists the bytes of the wanted experts, by file. Experts are slices of one tensor,
-// or tensors with a number in their names.
+// choose lists the bytes of the wanted experts, by file, or of what a role needs.
 func (e Experts) choose(ck *checkpoint.Checkpoint) (map[string][]checkpoint.Range, error) {
+	switch e.role {
+	case coordinator:
+		return textOf(ck)
+	case expertNode:
+		return map[string][]checkpoint.Range{}, nil
+	}
+	return e.ofExperts(ck)
+}
+
+// textOf lists the bytes of everything that a coordinator computes with.
+func textOf(ck *checkpoint.Checkpoint) (map[string][]checkpoint.Range, error) {
+	all := map[string][]checkpoint.Range{}
+	for _, name := range ck.Names() {
+		if model.PartOf(name) != model.TextPart {
+			continue
+		}
+		t, err := ck.Tensor(name)
+		if err != nil {
+			return nil, err
+		}
+		file := filepath.Base(t.File())
+		all[file] = append(all[file], t.Range())
+	}
+	return all, nil
+}
+
+// ofExperts lists the bytes of the wanted experts, by file: a range for each matrix of each.
+// Experts are slices of one tensor, or tensors with a number in their names.
+func (e Experts) ofExperts(ck *checkpoint.Checkpoint) (map[string][]checkpoint.Range, error) {
 	count := 0
 	numbers := map[string]int{}
 	var stacked []string

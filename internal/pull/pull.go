@@ -1,6 +1,6 @@
 // Package pull downloads a model directory: from a folder behind HTTP, or from a hub of
 // models. It fetches what serving takes and nothing else, and of the routed experts only a
-// slice if asked to.
+// slice if asked to. What such a directory lacks a Rest reads later, piece by piece.
 //
 // What arrives lies in a directory beside the one asked for, with a journal of the parts
 // that are there, so that a pull that was interrupted goes on where it was. Only when all of
@@ -40,8 +40,9 @@ type Options struct {
 	Dir string
 	// Hub is the base of the hub's addresses. Empty means DefaultHub.
 	Hub string
-	// Token is sent to the source's host as a bearer token. Empty means none.
-	Token string
+	// Token returns what is sent to the source's host as a bearer token; empty is none. It is
+	// asked for each request, so that a new one is used. Nil means none.
+	Token func() (string, error)
 	// Insecure allows plain HTTP to hosts other than this one.
 	Insecure bool
 	// Experts are the routed experts to fetch. The zero value means the whole model.
@@ -59,6 +60,12 @@ type Options struct {
 	// Progress, if not nil, is called with the megabytes that are there and of all, one call
 	// at a time.
 	Progress func(done, total int)
+	// Retrying, if not nil, is called before a request is tried again, with why. Calls may
+	// overlap.
+	Retrying func(file string, why error)
+	// Background, if not nil, is called by each goroutine of a Rest that reads, for it to leave
+	// the processors to others.
+	Background func()
 }
 
 func (o *Options) setDefaults() {

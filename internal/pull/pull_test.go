@@ -30,7 +30,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const demo = "../../models/tiny-maverick"
 
-// server serves the demo model, and may be told to misbehave.
+// server serves a model, and may be told to misbehave.
 type server struct {
 	*httptest.Server
 	before func(w http.ResponseWriter, r *http.Request) (handled bool)
@@ -43,8 +43,14 @@ type server struct {
 
 func newServer(t *testing.T, before func(http.ResponseWriter, *http.Request) bool) *server {
 	t.Helper()
+	return newServerOf(t, demo, before)
+}
+
+func newServerOf(t *testing.T, dir string,
+	before func(http.ResponseWriter, *http.Request) bool) *server {
+	t.Helper()
 	s := &server{before: before}
-	files := http.FileServer(http.Dir(demo))
+	files := http.FileServer(http.Dir(dir))
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		s.asked = append(s.asked, r.URL.Path)
@@ -78,6 +84,10 @@ func options(t *testing.T, source string) pull.Options {
 	t.Helper()
 	return pull.Options{Source: source, Dir: filepath.Join(t.TempDir(), "model"),
 		Backoff: time.Millisecond, Tries: 3}
+}
+
+func token(text string) func() (string, error) {
+	return func() (string, error) { return text, nil }
 }
 
 func digest(t *testing.T, dir string) string {
@@ -496,7 +506,7 @@ func TestHub(t *testing.T) {
 	}))
 	t.Cleanup(hub.Close)
 	o := options(t, "hf:org/name")
-	o.Hub, o.Token = hub.URL, "secret"
+	o.Hub, o.Token = hub.URL, token("secret")
 	r, err := pull.Model(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -508,7 +518,7 @@ func TestHub(t *testing.T) {
 		t.Errorf("result = %+v, %d files asked for by branch, want 1", r, branch.Load())
 	}
 	o = options(t, "hf:org/name")
-	o.Hub, o.Token = hub.URL, "another"
+	o.Hub, o.Token = hub.URL, token("another")
 	_, err = pull.Model(t.Context(), o)
 	if err == nil || strings.Contains(err.Error(), "another") || !strings.Contains(err.Error(), "401") {
 		t.Errorf("with a wrong token: %v", err)

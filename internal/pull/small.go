@@ -143,10 +143,14 @@ func (p *puller) save(f *file, b []byte) (err error) {
 	return p.journal.add(f.name, part{0, f.size, fmt.Sprintf("%x", sha256.Sum256(b))})
 }
 
-// saveSlice writes which weights are there.
+// saveSlice writes which weights are there, and of what they are.
 func (p *puller) saveSlice(present map[string][]checkpoint.Range) error {
+	tags := map[string]string{}
+	for _, name := range p.order {
+		tags[name] = p.files[name].tag
+	}
 	b, err := json.Marshal(checkpoint.Slice{Version: 1, Experts: p.opts.Experts.String(),
-		Files: present})
+		Files: present, Commit: p.client.from.commit, Tags: tags})
 	if err != nil {
 		return err
 	}
@@ -188,14 +192,11 @@ func (c *client) whole(ctx context.Context, name string) (b []byte, f *file, err
 
 // describe makes a file of what the source says of it.
 func (c *client) describe(name string, size int64, a *answer) (*file, error) {
-	f := &file{name: name, size: size, tag: a.facts.tag, sum: c.sums[name], ranged: a.ranged}
+	f := &file{name: name, size: size, tag: c.tag(&a.facts), sum: c.sums[name], ranged: a.ranged}
 	if !c.from.hub {
 		return f, nil
 	}
-	f.tag, f.sum = a.facts.sum, ""
-	if f.tag == "" {
-		f.tag = a.facts.tag
-	}
+	f.sum = ""
 	if isHex(f.tag, 64) || isHex(f.tag, 40) {
 		f.sum = strings.ToLower(f.tag)
 	}
