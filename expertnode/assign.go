@@ -101,11 +101,11 @@ type ContextSource interface {
 }
 
 // loadOne loads one replica.
-func (h *Host) loadOne(ctx context.Context, r Replica) (*moe.Expert, error) {
-	if s, ok := h.source.(ContextSource); ok {
+func loadOne(ctx context.Context, source moe.Source, r Replica) (*moe.Expert, error) {
+	if s, ok := source.(ContextSource); ok {
 		return s.LoadContext(ctx, r.Layer, r.Expert)
 	}
-	return h.source.Load(r.Layer, r.Expert)
+	return source.Load(r.Layer, r.Expert)
 }
 
 // loaded is what one loader hands over.
@@ -131,9 +131,9 @@ func (h *Host) load(ctx context.Context, missing []Replica) error {
 	var loaders sync.WaitGroup
 	for range min(h.opts.LoadParallel, len(missing)) {
 		loaders.Go(func() {
-			background()
+			Background()
 			for r := range todo {
-				e, err := h.loadOne(ctx, r)
+				e, err := loadOne(ctx, h.source, r)
 				done <- loaded{r, e, err}
 			}
 		})

@@ -5,10 +5,10 @@ import (
 	"syscall"
 )
 
-// background lets the calling goroutine, until it ends, have only what others leave of the
+// Background lets the calling goroutine, until it ends, have only what others leave of the
 // processors: it gets a thread of its own, whose priority is low. If that is refused, it
 // runs as others do.
-func background() {
+func Background() {
 	runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
 	p, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0)
 	if err != nil {

@@ -23,7 +23,7 @@ func TestBackground(t *testing.T) {
 		return <-done
 	}
 	usual := of(func() {})
-	if got, want := of(background), min(usual+10, 19); got != want {
+	if got, want := of(Background), min(usual+10, 19); got != want {
 		t.Errorf("in the background a thread has nice %d, want %d", got, want)
 	}
 	for range 100 {

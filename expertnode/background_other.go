@@ -2,6 +2,6 @@
 
 package expertnode
 
-// background lets the calling goroutine have only what others leave of the processors, on
+// Background lets the calling goroutine have only what others leave of the processors, on
 // Linux.
-func background() {}
+func Background() {}

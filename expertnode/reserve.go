@@ -184,7 +184,7 @@ func (r *Reserve) load(ctx context.Context, e *reserved, mine bool, key Replica)
 	r.collect()
 	err := context.Cause(ctx)
 	if err == nil {
-		e.expert, err = r.source.Load(key.Layer, key.Expert)
+		e.expert, err = loadOne(ctx, r.source, key)
 	}
 	r.mu.Lock()
 	r.stats.Loads++

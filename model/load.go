@@ -23,6 +23,9 @@ type Options struct {
 	// Store keeps packed weights from run to run. Nil means that they are packed in
 	// memory every time.
 	Store Store
+	// Absent, if not nil, calls use with the bytes of a tensor, or of a slice of one, that the
+	// checkpoint's directory lacks. They must not be used after use has returned.
+	Absent func(t checkpoint.Tensor, use func(src []byte) error) error
 	// Packed, if not nil, is called after each piece of weights that was loaded with the
 	// size of its packed weights. Calls may overlap.
 	Packed func(bytes int64)

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"drover/checkpoint"
 	"drover/kernel"
@@ -133,7 +134,7 @@ func (l *loader) piece(all ...linear) []*kernel.Matrix {
 	build := func(m []*kernel.Matrix) error {
 		for i, w := range all {
 			for _, p := range w.parts {
-				if err := p.pack(m[i]); err != nil {
+				if err := l.pack(&p, m[i]); err != nil {
 					return err
 				}
 			}
@@ -199,7 +200,7 @@ func (memory) Matrices(_ string, shapes []kernel.Shape, build func([]*kernel.Mat
 const leastShare = 1 << 18
 
 // pack packs a part on all processors and gives its pages back to the system.
-func (p *part) pack(m *kernel.Matrix) error {
+func (l *loader) pack(p *part, m *kernel.Matrix) error {
 	n := p.outputs()
 	s := kernel.Source{Type: p.t.DType, OutputStride: m.K, InputStride: 1}
 	if p.columns {
@@ -213,16 +214,32 @@ func (p *part) pack(m *kernel.Matrix) error {
 		each = n
 	}
 	shares = (n + each - 1) / each
-	err := p.t.Share(shares, func(i int, src []byte) error {
+	use := func(i int, src []byte) error {
 		var packer kernel.Packer
 		from := i * each
 		s := s
 		s.First = from
 		s.Data = src[from*s.OutputStride*s.Type.Size():]
 		return packer.Pack(m, p.first+from, min(each, n-from), s)
-	})
+	}
+	if l.Absent != nil && !p.t.Present() {
+		return l.Absent(p.t, func(src []byte) error { return share(shares, src, use) })
+	}
+	err := p.t.Share(shares, use)
 	p.t.Release()
 	return err
+}
+
+// share calls use for every i below n, each call on a goroutine of its own, and returns the
+// error of the lowest i.
+func share(n int, src []byte, use func(i int, src []byte) error) error {
+	errs := make([]error, n)
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() { errs[i] = use(i, src) })
+	}
+	all.Wait()
+	return cmp.Or(errs...)
 }
 
 // matrix loads a linear layer's weights, (n, k): an output a row.

@@ -67,6 +67,9 @@ type Options struct {
 	// NodeID is this node's own: it does not fetch from itself.
 	NodeID string
 	From   Preference
+	// Absent, if not nil, calls use with the bytes of a tensor that the checkpoint's directory
+	// lacks, for replicas that are read from there. It ends with ctx.
+	Absent func(ctx context.Context, t checkpoint.Tensor, use func(src []byte) error) error
 	// Dial are the options of connections to other nodes.
 	Dial   []grpc.DialOption
 	Events Events
@@ -151,6 +154,11 @@ func (s *Source) LoadContext(ctx context.Context, layer, expert int) (*moe.Exper
 func (s *Source) load(ctx context.Context, r placement.Replica) (*moe.Expert, error) {
 	o := s.opts.Model
 	o.Store = &loading{source: s, ctx: ctx, replica: r}
+	if s.opts.Absent != nil {
+		o.Absent = func(t checkpoint.Tensor, use func(src []byte) error) error {
+			return s.opts.Absent(ctx, t, use)
+		}
+	}
 	inner, err := model.OpenExperts(s.opts.Checkpoint, o)
 	if err != nil {
 		return nil, err
