@@ -24,6 +24,7 @@ type coordinatorFlags struct {
 	parts      int
 	spare      float64
 	lastResort role.LastResort
+	rest       restFlags
 	allowScore bool
 	// expertDevice is the kind of devices that compute the experts.
 	expertDevice string
@@ -64,6 +65,7 @@ was ready.`,
 	c.Flags().StringVar(&f.expertDevice, "expert-device", "", "kind of devices that compute the "+
 		"experts: cpu, cuda, or any, which lets them be mixed (default: as this coordinator's)")
 	repairFlags(c, &f.lastResort, &f.checkFraction)
+	f.rest.flags(c)
 	c.Flags().BoolVar(&f.allowScore, "allow-score", false,
 		"serve the Score call, which shows all logits (for drover verify)")
 	c.Flags().BoolVar(&f.shortLease, "short-lease", false,
@@ -170,6 +172,9 @@ func (f *coordinatorFlags) options(g *globals) (role.CoordinatorOptions, error) 
 	default:
 		if err = checkRepair(f.lastResort, &f.checkFraction); err == nil {
 			err = setProcessors(&f.compute.Threads)
+		}
+		if err == nil {
+			f.lastResort.Rest, err = f.rest.options()
 		}
 	}
 	if err != nil {

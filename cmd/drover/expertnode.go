@@ -14,6 +14,7 @@ import (
 	"drover/internal/fetch"
 	"drover/internal/identity"
 	"drover/internal/limits"
+	"drover/internal/pull"
 	"drover/internal/role"
 )
 
@@ -24,6 +25,7 @@ type expertNodeFlags struct {
 	capacity, fetchRate           int64
 	drainTimeout                  time.Duration
 	shortLease, withParent        bool
+	rest                          restFlags
 	faults                        faults
 }
 
@@ -60,7 +62,9 @@ Exit codes: 0 ended by an interrupt, 1 an error, 2 wrong usage.`,
 	c.Flags().Int64Var(&f.capacity, "capacity", 0,
 		"bytes of packed weights to hold (default: all experts)")
 	c.Flags().StringVar(&f.source, "source", "auto", "where experts come from that --cache lacks: "+
-		"peers (nodes that hold them), disk (the model's directory) or auto (peers, then disk)")
+		"peers (nodes that hold them), disk (the model's directory, and --pull for what it lacks) or "+
+		"auto (peers, then disk)")
+	f.rest.flags(c)
 	c.Flags().StringVar(&f.modelDigest, "model-digest", "", "with --source peers, the "+
 		"digest of the weights, as drover inspect tells it (default: what coordinators say)")
 	c.Flags().Int64Var(&f.fetchRate, "fetch-rate", 0, "most bytes a second of weights to send to "+
@@ -75,18 +79,25 @@ Exit codes: 0 ended by an interrupt, 1 an error, 2 wrong usage.`,
 	return c
 }
 
-// weightsFrom checks the flags about weights and says where they come from.
-func (f *expertNodeFlags) weightsFrom() (fetch.Preference, error) {
+// weightsFrom checks the flags about weights and says where they come from, and what the model's
+// directory lacks.
+func (f *expertNodeFlags) weightsFrom() (fetch.Preference, pull.Options, error) {
 	from, err := fetch.ParsePreference(f.source)
 	switch {
 	case err != nil:
-		return from, usageError{fmt.Errorf("--%w", err)}
+		err = usageError{fmt.Errorf("--%w", err)}
 	case f.capacity < 0:
-		return from, usagef("--capacity is %d, must not be negative", f.capacity)
+		err = usagef("--capacity is %d, must not be negative", f.capacity)
 	case f.modelDigest != "" && from != fetch.Nodes:
-		return from, usagef("--model-digest is for --source peers: else it is computed from the weights")
+		err = usagef("--model-digest is for --source peers: else it is computed from the weights")
+	case f.rest.opts.Source != "" && from == fetch.Nodes:
+		err = usagef("--pull is for --source auto or disk: peers takes experts from nodes only")
 	}
-	return from, nil
+	if err != nil {
+		return from, pull.Options{}, err
+	}
+	rest, err := f.rest.options()
+	return from, rest, err
 }
 
 func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
@@ -94,7 +105,7 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
-	from, err := f.weightsFrom()
+	from, rest, err := f.weightsFrom()
 	if err != nil {
 		return err
 	}
@@ -128,7 +139,7 @@ func (f *expertNodeFlags) run(ctx context.Context, g *globals) error {
 		ID: f.id, Epoch: role.NewEpoch(), Listen: f.listen, Advertise: f.advertise,
 		MemoryBytes: limits.MemoryLimit(), CapacityBytes: f.capacity,
 		Domain: f.domain, ShortLease: f.shortLease,
-		From: from, ModelDigest: f.modelDigest, FetchBytesPerSecond: f.fetchRate,
+		From: from, Rest: rest, ModelDigest: f.modelDigest, FetchBytesPerSecond: f.fetchRate,
 		Identity: id, Version: version, Log: log}
 	if err := f.faults.inject(&o); err != nil {
 		return usageError{err}

@@ -66,8 +66,9 @@ type ExpertNode struct {
 	Ready, StoreUp, Draining bool
 	Revision                 uint64 // of the committed placement
 	LoadedRevision           uint64 // of the last one that is loaded
-	// Received counts bytes of weights that came from other nodes.
-	Received int64
+	// Received counts bytes of weights that came from other nodes, Pulled those that came from
+	// the model's source.
+	Received, Pulled int64
 }
 
 // OfExpertNode tells of an expert node.
@@ -97,6 +98,8 @@ func OfExpertNode(read func() ExpertNode) prometheus.Collector {
 	panics := counter("drover_expertnode_panics_total", "Computations that panicked.")
 	fetched := counter("drover_expertnode_fetch_bytes_total",
 		"Packed weights sent to and received from other nodes.", "direction")
+	pulled := counter("drover_expertnode_pull_bytes_total",
+		"Weights that came from the model's source since the node started.")
 	return collect(func(ch chan<- prometheus.Metric) {
 		n := read()
 		ready.put(ch, yes(n.Ready))
@@ -121,5 +124,6 @@ func OfExpertNode(read func() ExpertNode) prometheus.Collector {
 		panics.put(ch, float64(n.Panics))
 		fetched.put(ch, float64(n.FetchedBytes), "sent")
 		fetched.put(ch, float64(n.Received), "received")
+		pulled.put(ch, float64(n.Pulled))
 	})
 }

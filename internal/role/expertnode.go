@@ -21,6 +21,7 @@ import (
 	"drover/internal/fetch"
 	"drover/internal/identity"
 	"drover/internal/metrics"
+	"drover/internal/pull"
 	"drover/internal/show"
 	"drover/kernel"
 	"drover/model"
@@ -58,6 +59,8 @@ type ExpertNodeOptions struct {
 	Domain string
 	// From says where replicas come from, beside the cache of packed weights.
 	From fetch.Preference
+	// Rest is where experts come from that ModelDir, a slice, lacks. Without a source none do.
+	Rest pull.Options
 	// FetchBytesPerSecond bounds what the node sends of its weights to others, as in
 	// expertnode.Options.
 	FetchBytesPerSecond int64
@@ -132,12 +135,17 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 	}
 	n.undo.push(func() { _ = listener.Close() }) // its server closes it before
 	n.Address = listener.Addr().String()
-	node, err := o.node(m, n.Address)
+	rest, err := n.undo.rest(o.Rest, m.Checkpoint, o.Log)
+	if err != nil {
+		return err
+	}
+	node, err := o.node(m, n.Address, rest.memory())
 	if err != nil {
 		return err
 	}
 	source, err := fetch.New(fetch.Options{Checkpoint: m.Checkpoint, Model: how, NodeID: o.ID,
-		From: o.From, Dial: NodeDialOptions(o.Identity), Events: fetchEvents(o.Log)})
+		From: o.From, Absent: rest.absent(), Dial: NodeDialOptions(o.Identity),
+		Events: fetchEvents(o.Log)})
 	if err != nil {
 		return err
 	}
@@ -164,7 +172,7 @@ func (n *ExpertNode) start(ctx context.Context, o ExpertNodeOptions) error {
 	n.serve(listener, server, append(NodeServerOptions(o.Identity), o.ServerOptions...))
 	n.watchDevice()
 	sayHow(o.Log, m, o.Compute.Threads)
-	p := parts{source, host, server}
+	p := parts{source, host, server, rest}
 	n.measure(p)
 	return n.join(ctx, o, node, p)
 }
@@ -271,13 +279,15 @@ type parts struct {
 	source *fetch.Source
 	host   *expertnode.Host
 	server *expertnode.Server
+	rest   *rest
 }
 
 // nodeReserve is the memory that a node takes beside the replicas that it holds.
 const nodeReserve = 32 << 20
 
-// node describes the node, which listens on address, to the cluster.
-func (o *ExpertNodeOptions) node(m *Model, address string) (placement.Node, error) {
+// node describes the node, which listens on address, to the cluster. Loading takes so many
+// bytes of memory.
+func (o *ExpertNodeOptions) node(m *Model, address string, loading int64) (placement.Node, error) {
 	node := placement.Node{
 		ID: o.ID, Address: o.Advertise, Epoch: o.Epoch,
 		CapacityBytes: o.CapacityBytes, Domain: o.Domain,
@@ -294,11 +304,12 @@ func (o *ExpertNodeOptions) node(m *Model, address string) (placement.Node, erro
 		node.Domain = hostName()
 	}
 	spec := m.Source.Spec()
-	room := o.MemoryBytes - nodeReserve
+	beside := nodeReserve + loading
+	room := o.MemoryBytes - beside
 	if o.MemoryBytes > 0 && room < spec.ReplicaBytes {
 		return node, fmt.Errorf("a memory limit of %s is too small: an expert takes %s, and a node "+
 			"%s besides; raise the limit", show.Bytes(uint64(o.MemoryBytes)),
-			show.Bytes(uint64(spec.ReplicaBytes)), show.Bytes(nodeReserve))
+			show.Bytes(uint64(spec.ReplicaBytes)), show.Bytes(uint64(beside)))
 	}
 	onDevice, err := m.room()
 	if err != nil {
@@ -352,7 +363,8 @@ func (n *ExpertNode) join(ctx context.Context, o ExpertNodeOptions, node placeme
 		fetched, bytes := p.source.Fetched()
 		o.Log.Info("experts are ready", "revision", revision, "replicas", s.ReplicaCount,
 			"weight_bytes", s.WeightBytes, "fetched", fetched, "bytes_fetched", bytes,
-			"checkpoint_bytes_read", s.CheckpointBytesRead, "resident_bytes", s.ResidentBytes)
+			"bytes_pulled", p.rest.bytes(), "checkpoint_bytes_read", s.CheckpointBytesRead,
+			"resident_bytes", s.ResidentBytes)
 	}
 	if o.ShortLease {
 		cfg.TTL, cfg.Grace = cluster.LocalTTL, shortGrace

@@ -7,9 +7,11 @@ import (
 	"time"
 
 	"drover/expertnode"
+	"drover/internal/pull"
 	"drover/internal/show"
 	"drover/kernel"
 	"drover/model"
+	"drover/moe"
 	"drover/router"
 )
 
@@ -21,6 +23,9 @@ type LastResort struct {
 	// Wait bounds how long a request waits for someone to compute an expert. Zero means
 	// the router's default, 30 s.
 	Wait time.Duration
+	// Rest is where experts come from that the model's directory, a slice, lacks. Without a
+	// source none do.
+	Rest pull.Options
 }
 
 // open completes the router's options. Experts are read as a node would read them, from
@@ -48,8 +53,25 @@ func (r LastResort) open(o *router.Options, m *Model, undo *stack, threads int,
 	if err != nil {
 		return fmt.Errorf("open experts for the coordinator's own use: %w", err)
 	}
+	if r.Rest.Source != "" {
+		if source, err = r.over(source, m, opts, undo, log); err != nil {
+			return err
+		}
+	}
 	o.Local = expertnode.NewReserve(source, m.Mode, opts.Device, r.Bytes)
 	return nil
+}
+
+// over is a source that reads what the directory lacks.
+func (r LastResort) over(source moe.Source, m *Model, opts model.Options, undo *stack,
+	log *slog.Logger) (moe.Source, error) {
+	how := r.Rest
+	how.Tries, how.Stall = 1, restPause // the router tries again
+	rest, err := undo.rest(how, m.Checkpoint, log)
+	if err != nil {
+		return nil, err
+	}
+	return &hasty{Source: source, ck: m.Checkpoint, opts: opts, rest: rest}, nil
 }
 
 // rarely lets something be said now and then and counts what was not.

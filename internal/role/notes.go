@@ -66,6 +66,6 @@ func (n *ExpertNode) measure(p parts) {
 		return metrics.ExpertNode{Metrics: p.server.Metrics(), Ready: n.unready() == nil,
 			StoreUp: !n.storeAway.Load(), Draining: n.draining.Load(),
 			Revision: n.holds.committed.Load(), LoadedRevision: n.holds.loaded.Load(),
-			Received: received}
+			Received: received, Pulled: p.rest.bytes()}
 	}))
 }
