@@ -32,8 +32,8 @@ const (
 		",app.kubernetes.io/component in (coordinator,expertnode)"
 )
 
-// TestPull has the init containers of all pods fetch the model from a server of this process,
-// which wants a token and whose certificate is signed by nobody that is known elsewhere.
+// TestPull has all pods fetch their part of the model from a server of this process, which wants
+// a token and whose certificate is signed by nobody that is known elsewhere.
 func TestPull(t *testing.T) {
 	s := serveModel(t)
 	t.Run("wrong", func(t *testing.T) { pullWrong(t, s) })
@@ -43,8 +43,8 @@ func TestPull(t *testing.T) {
 	}
 }
 
-// pullRight wants each pod to have fetched the model in parts, the kubelet to allow what the init
-// container's limit gives the pod, and the answer of helm test.
+// pullRight wants each pod to have fetched what it needs and no more, in parts, the kubelet to allow
+// what the init container's limit gives the pod, and the answer of helm test.
 func pullRight(t *testing.T, s *modelServer) {
 	defer removePulled(t)
 	began := time.Now()
@@ -54,19 +54,7 @@ func pullRight(t *testing.T, s *modelServer) {
 		patience.String())
 	t.Logf("pods with a model that they pulled are ready after %.1f s", time.Since(began).Seconds())
 	must(t, "helm", "test", pulled, "--timeout", patience.String())
-	ips := strings.Fields(must(t, "kubectl", "get", "pods", "-l", pulling, "-o",
-		"jsonpath={.items[*].status.podIP}"))
-	if len(ips) != 3 {
-		t.Fatalf("%d pods, want a coordinator and two nodes", len(ips))
-	}
-	s.mu.Lock()
-	for _, ip := range ips {
-		if a := s.asked[ip]; a.parts < 3 || a.files < 3 || a.wholeWeights != 0 {
-			t.Errorf("%s has asked for %d parts of weights, %d whole files of them and %d others", ip,
-				a.parts, a.wholeWeights, a.files)
-		}
-	}
-	s.mu.Unlock()
+	s.checkAsked(t)
 	if testing.Short() {
 		return
 	}
@@ -76,6 +64,44 @@ func pullRight(t *testing.T, s *modelServer) {
 		got := must(t, "kubectl", "get", "pods", "-l", pulling, "-o", "jsonpath={.items[*]"+field+"}")
 		if strings.Trim(got, "0 ") != "" {
 			t.Errorf("pods with a full volume: %s is %q", field, got)
+		}
+	}
+}
+
+// checkAsked wants each node to have asked for its half of the experts beside a few samples, and
+// the coordinator for no experts but those.
+func (s *modelServer) checkAsked(t *testing.T) {
+	t.Helper()
+	weights, err := filepath.Glob(filepath.Join(modelDir, "model-*.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := int64(0)
+	for _, path := range weights {
+		st, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole += st.Size()
+	}
+	pods := strings.Fields(must(t, "kubectl", "get", "pods", "-l", pulling, "-o",
+		`jsonpath={range .items[*]}{.metadata.labels.app\.kubernetes\.io/component}={.status.podIP} {end}`))
+	if len(pods) != 3 {
+		t.Fatalf("pods %v, want a coordinator and two nodes", pods)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, pod := range pods {
+		role, ip, _ := strings.Cut(pod, "=")
+		a, most := s.asked[ip], whole/2
+		if role == "expertnode" {
+			most = whole * 3 / 4
+		}
+		t.Logf("the %s at %s has got %d bytes of the %d of weights in %d parts", role, ip, a.bytes, whole,
+			a.parts)
+		if a.parts < 3 || a.files < 3 || a.wholeWeights != 0 || a.bytes == 0 || a.bytes > most {
+			t.Errorf("the %s at %s has asked for %d parts of weights, %d bytes, want at most %d; for %d whole "+
+				"files of them and %d others", role, ip, a.parts, a.bytes, most, a.wholeWeights, a.files)
 		}
 	}
 }
@@ -139,15 +165,19 @@ type modelServer struct {
 }
 
 // asked counts what one pod has asked for.
-type asked struct{ parts, wholeWeights, files int }
+type asked struct {
+	parts, wholeWeights, files int
+	bytes                      int64 // of weights, that were sent
+}
 
 // install installs a small cluster that pulls from the server.
 func (s *modelServer) install(t *testing.T, more ...string) {
 	t.Helper()
 	must(t, "helm", append([]string{"install", pulled, chart, "--set",
-		"nodes.replicas=2,model.source=pull,model.path=tiny,model.pull.source=" + s.address +
+		"nodes.replicas=2,expertReplicas=1,model.source=pull,model.path=tiny,model.pull.source=" + s.address +
 			",model.pull.tokenSecret=pull-token,model.pull.authoritySecret=pull-authority" +
-			",model.pull.size=64Mi,model.pull.ephemeralStorage=128Mi"}, more...)...)
+			",model.pull.size=64Mi,model.pull.ephemeralStorage=128Mi,model.pull.nodeSize=64Mi" +
+			",model.pull.nodeEphemeralStorage=128Mi"}, more...)...)
 }
 
 // serveModel serves until the test ends, and makes the secrets with which pods get in.
@@ -162,8 +192,7 @@ func serveModel(t *testing.T) *modelServer {
 			http.Error(w, "a token is needed", http.StatusUnauthorized)
 			return
 		}
-		s.count(r)
-		files.ServeHTTP(w, r)
+		files.ServeHTTP(s.count(w, r), r)
 	}))
 	l, err := net.Listen("tcp", host+":0")
 	if err != nil {
@@ -188,8 +217,8 @@ func serveModel(t *testing.T) *modelServer {
 	return s
 }
 
-// count notes who asks for what.
-func (s *modelServer) count(r *http.Request) {
+// count notes who asks for what, and returns a writer that counts what is sent of weights.
+func (s *modelServer) count(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
 	ip, _, _ := net.SplitHostPort(r.RemoteAddr)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -203,6 +232,28 @@ func (s *modelServer) count(r *http.Request) {
 		a.files++
 	}
 	s.asked[ip] = a
+	if strings.HasSuffix(r.URL.Path, ".safetensors") {
+		return &sent{w, s, ip}
+	}
+	return w
+}
+
+// sent counts the weights that a pod gets.
+type sent struct {
+	http.ResponseWriter
+	server *modelServer
+	ip     string
+}
+
+// Write implements io.Writer.
+func (w *sent) Write(b []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(b)
+	w.server.mu.Lock()
+	defer w.server.mu.Unlock()
+	a := w.server.asked[w.ip]
+	a.bytes += int64(n)
+	w.server.asked[w.ip] = a
+	return n, err
 }
 
 // selfSigned makes a certificate of a host that is its own authority.

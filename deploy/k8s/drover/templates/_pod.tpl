@@ -126,6 +126,9 @@ env:
     valueFrom: {fieldRef: {fieldPath: "metadata.labels['topology.kubernetes.io/zone']"}}
   {{- end }}
   {{- end }}
+  {{- if and (eq (include "drover.slices" .) "true") .root.Values.model.pull.authoritySecret }}
+  - {name: SSL_CERT_FILE, value: /pull-authority/ca.crt}
+  {{- end }}
   {{- with .values.extraEnv }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -137,6 +140,17 @@ env:
 - --etcd={{ include "drover.etcdEndpoints" .root }}
 - --cluster={{ include "drover.cluster" .root }}
 - --model={{ include "drover.modelPath" .root }}
+{{- if eq (include "drover.slices" .) "true" }}
+{{- with .root.Values.model.pull }}
+- {{ printf "--pull=%s" .source | quote }}
+{{- if .hub }}
+- {{ printf "--pull-hub=%s" .hub | quote }}
+{{- end }}
+{{- if .tokenSecret }}
+- --pull-token-file=/pull-token/token
+{{- end }}
+{{- end }}
+{{- end }}
 - --mode={{ .root.Values.mode }}
 - --cache=/cache
 {{- if gt (int .values.gpus) 0 }}
@@ -250,9 +264,38 @@ httpGet: {path: {{ index . 1 }}, port: admin, scheme: HTTPS}
 {{- end }}
 {{- end }}
 
+{{/* Whether a part of a pod reads from the source what it was pulled without. */}}
+{{- define "drover.slices" -}}
+{{- $node := and (eq .component "expertnode") (ne (toString .values.source) "peers") -}}
+{{- $model := .root.Values.model -}}
+{{- and (eq $model.source "pull") $model.pull.slices (or $node (eq .component "coordinator")) -}}
+{{- end }}
+
+{{/* Room for what a pod pulls, and for that and its cache: of a part of a pod. */}}
+{{- define "drover.pullRoom" -}}
+{{- $pull := .root.Values.model.pull }}
+{{- if and $pull.slices (eq .component "expertnode") -}}
+{size: {{ $pull.nodeSize }}, all: {{ $pull.nodeEphemeralStorage }}}
+{{- else -}}
+{size: {{ $pull.size }}, all: {{ $pull.ephemeralStorage }}}
+{{- end }}
+{{- end }}
+
+{{/* Mounts of the secrets that the source wants. */}}
+{{- define "drover.pullMounts" -}}
+{{- $pull := .Values.model.pull }}
+{{- if $pull.tokenSecret }}
+- {name: pull-token, mountPath: /pull-token, readOnly: true}
+{{- end }}
+{{- if $pull.authoritySecret }}
+- {name: pull-authority, mountPath: /pull-authority, readOnly: true}
+{{- end }}
+{{- end }}
+
 {{/* What fetches the model before a role starts; nothing if it comes from elsewhere. */}}
 {{- define "drover.pullContainer" -}}
 {{- $pull := .root.Values.model.pull }}
+{{- $room := include "drover.pullRoom" . | fromYaml }}
 {{- if eq .root.Values.model.source "pull" }}
 initContainers:
   - name: pull
@@ -260,6 +303,9 @@ initContainers:
     args:
       - pull
       - --if-missing
+      {{- if $pull.slices }}
+      - --for={{ .component }}
+      {{- end }}
       {{- if $pull.tokenSecret }}
       - --token-file=/pull-token/token
       {{- end }}
@@ -275,30 +321,32 @@ initContainers:
     {{- include "drover.containerSecurity" .root | nindent 4 }}
     resources:
       {{- $resources := deepCopy .values.resources }}
-      {{- $_ := set $resources "requests" (merge ($resources.requests | default dict) (dict "ephemeral-storage" $pull.size)) }}
-      {{- $_ := set $resources "limits" (merge ($resources.limits | default dict) (dict "ephemeral-storage" $pull.ephemeralStorage)) }}
+      {{- $_ := set $resources "requests" (merge ($resources.requests | default dict) (dict "ephemeral-storage" $room.size)) }}
+      {{- $_ := set $resources "limits" (merge ($resources.limits | default dict) (dict "ephemeral-storage" $room.all)) }}
       {{- toYaml $resources | nindent 6 }}
     volumeMounts:
       - {name: model, mountPath: /model}
-      {{- if $pull.tokenSecret }}
-      - {name: pull-token, mountPath: /pull-token, readOnly: true}
-      {{- end }}
-      {{- if $pull.authoritySecret }}
-      - {name: pull-authority, mountPath: /pull-authority, readOnly: true}
+      {{- with include "drover.pullMounts" .root | trim }}
+      {{- . | nindent 6 }}
       {{- end }}
 {{- end }}
 {{- end }}
 
 {{- define "drover.modelMount" -}}
-{{- if ne .Values.model.source "bundled" }}
+{{- if ne .root.Values.model.source "bundled" }}
 - name: model
   mountPath: /model
   readOnly: true
 {{- end }}
+{{- if eq (include "drover.slices" .) "true" }}
+{{- include "drover.pullMounts" .root }}
+{{- end }}
 {{- end }}
 
+{{/* Takes a part of a pod. */}}
 {{- define "drover.modelVolume" -}}
-{{- with .Values.model }}
+{{- $room := include "drover.pullRoom" . | fromYaml }}
+{{- with .root.Values.model }}
 {{- if eq .source "claim" }}
 - name: model
   persistentVolumeClaim:
@@ -317,7 +365,7 @@ initContainers:
 {{- else if eq .source "pull" }}
 - name: model
   emptyDir:
-    sizeLimit: {{ .pull.size }}
+    sizeLimit: {{ $room.size }}
 {{- with .pull.tokenSecret }}
 - name: pull-token
   secret:
