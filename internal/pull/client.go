@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -42,13 +43,46 @@ type client struct {
 	inner http.RoundTripper
 	http  *http.Client
 	sums  map[string]string // by file: hashes that a folder gives; set before files are asked for
+
+	mu     sync.Mutex // guards the field below
+	places map[string]place
+}
+
+// place is where a hub has a file, and what the hub said of it. Parts are asked for there, so
+// that the hub is asked once for each file: it bounds how often one may ask. The address may be
+// signed and ends one day; then the hub is asked again.
+type place struct {
+	address string
+	facts   facts
+}
+
+// place returns where a file is, if that is known.
+func (c *client) place(name string) (place, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p, ok := c.places[name]
+	return p, ok
+}
+
+// moved notes where a file is.
+func (c *client) moved(name string, p place) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.places[name] = p
+}
+
+// forget forgets where a file is.
+func (c *client) forget(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.places, name)
 }
 
 func newClient(o *Options, from *source) (*client, error) {
 	if err := allowed(from.base, o.Insecure); err != nil {
 		return nil, err
 	}
-	c := &client{opts: o, from: from, inner: o.Transport}
+	c := &client{opts: o, from: from, inner: o.Transport, places: map[string]place{}}
 	if c.inner == nil {
 		t := http.DefaultTransport.(*http.Transport).Clone()
 		t.MaxIdleConnsPerHost = o.Streams
@@ -126,15 +160,35 @@ type answer struct {
 	total  int64 // of the file; -1 if unknown
 	ranged bool
 	facts  facts
+	from   *url.URL // who sent it, after redirects
 }
 
 // get asks for a file's bytes from begin to end, or for all of it if end is 0. The answer's
 // body ends with an error if nothing arrives for too long.
 func (c *client) get(ctx context.Context, name string, begin, end int64) (*answer, error) {
+	if p, ok := c.place(name); ok && end > 0 {
+		a, err := c.ask(ctx, p, begin, end)
+		if err == nil && a.ranged || ctx.Err() != nil {
+			return a, err
+		}
+		if err == nil {
+			_ = a.body.Close() // it is no part
+		}
+		c.forget(name)
+	}
+	a, err := c.ask(ctx, place{address: c.from.address(name)}, begin, end)
+	if err == nil && a.ranged && c.from.hub && !c.from.owns(a.from) {
+		c.moved(name, place{a.from.String(), a.facts})
+	}
+	return a, err
+}
+
+// ask is get at a place.
+func (c *client) ask(ctx context.Context, p place, begin, end int64) (*answer, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	a := &answer{}
+	a := &answer{facts: p.facts}
 	ctx = context.WithValue(ctx, factsKey{}, &a.facts)
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.from.address(name), nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, p.address, nil)
 	if err != nil {
 		cancel(nil)
 		return nil, refusal{err}
@@ -160,7 +214,7 @@ func (c *client) get(ctx context.Context, name string, begin, end int64) (*answe
 		}
 		return nil, unknown(err)
 	}
-	a.body = &watched{resp.Body, ctx, cancel, watch, c.opts.Stall}
+	a.body, a.from = &watched{resp.Body, ctx, cancel, watch, c.opts.Stall}, resp.Request.URL
 	if err := a.read(resp, begin, end); err != nil {
 		_ = a.body.Close() // the answer is refused already
 		return nil, err
@@ -262,6 +316,7 @@ func (c *client) retry(ctx context.Context, name string, f func() error) error {
 		if err == nil {
 			return nil
 		}
+		c.forget(name) // it may be another one by now
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
