@@ -48,7 +48,8 @@ func TestCluster(t *testing.T) {
 	}{
 		{"scale", scale}, {"delete nodes", deleteNodes}, {"delete a coordinator", deleteCoordinator},
 		{"change the authority", rotate},
-		{"restart etcd", restartEtcd}, {"drain a machine", drain}, {"upgrade and roll back", upgrade},
+		{"restart etcd", restartEtcd}, {"restore etcd", restoreEtcd}, {"drain a machine", drain},
+		{"upgrade and roll back", upgrade},
 		{"scale by load", autoscale},
 	} {
 		t.Run(part.name, func(t *testing.T) {
