@@ -23,6 +23,7 @@ type File struct {
 	headerSum [32]byte
 	partial   bool    // the weights are there only in the ranges below
 	present   []Range // merged
+	tag       string  // what the source calls the content; empty if unknown
 	touched   atomic.Int64
 
 	mu      sync.RWMutex // guards the fields below; held for reading while the mapping is read

@@ -87,7 +87,7 @@ func (c *Checkpoint) openSlice() error {
 	}
 	for _, f := range c.files {
 		f.present = Merge(s.Files[filepath.Base(f.path)])
-		f.partial = true
+		f.partial, f.tag = true, s.Tags[filepath.Base(f.path)]
 	}
 	c.slice = &s
 	return nil

@@ -178,7 +178,8 @@ func (t Tensor) File() string {
 // Source names the bytes that the tensor is a view of: the file's name, number in its
 // file system, size and time of change, and where the bytes begin and end. It is of the
 // file that is open, though another may have its name by now. A file that is overwritten
-// in place and given its size and time again is not told apart.
+// in place and given its size and time again is not told apart. Bytes that a slice lacks are
+// named by what their source calls the file, if it does: alike in all slices of one model.
 func (t Tensor) Source() (string, error) {
 	if t.file == nil {
 		return "", t.fail(errors.New("was not opened"))
@@ -187,6 +188,10 @@ func (t Tensor) Source() (string, error) {
 	defer t.file.mu.RUnlock()
 	if err := t.file.usable(); err != nil {
 		return "", t.fail(err)
+	}
+	if tag := t.file.tag; tag != "" && t.file.here(t.begin, t.end) != nil {
+		return fmt.Sprintf("%s as %q %d %d-%d", filepath.Base(t.file.path), tag, t.file.size,
+			t.begin, t.end), nil
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(t.file.file.Fd()), &st); err != nil {
