@@ -71,7 +71,7 @@ func (r LastResort) over(source moe.Source, m *Model, opts model.Options, undo *
 	if err != nil {
 		return nil, err
 	}
-	return &hasty{Source: source, ck: m.Checkpoint, opts: opts, rest: rest}, nil
+	return &hasty{Source: source, ck: m.Checkpoint, opts: opts, read: rest.absent()}, nil
 }
 
 // rarely lets something be said now and then and counts what was not.

@@ -62,8 +62,11 @@ func (r *rest) bytes() int64 {
 	return r.Bytes()
 }
 
+// reader calls use with the bytes of a tensor that a directory lacks.
+type reader func(ctx context.Context, t checkpoint.Tensor, use func([]byte) error) error
+
 // absent is what reads a tensor, nil if nothing does.
-func (r *rest) absent() func(context.Context, checkpoint.Tensor, func([]byte) error) error {
+func (r *rest) absent() reader {
 	if r == nil {
 		return nil
 	}
@@ -79,7 +82,7 @@ type hasty struct {
 	moe.Source
 	ck   *checkpoint.Checkpoint
 	opts model.Options
-	rest *rest
+	read reader
 
 	mu     sync.Mutex // guards the fields below
 	failed time.Time
@@ -96,7 +99,7 @@ func (h *hasty) LoadContext(ctx context.Context, layer, expert int) (*moe.Expert
 		if why != nil && time.Since(failed) < restPause {
 			return why
 		}
-		err := h.rest.Tensor(ctx, t, use)
+		err := h.read(ctx, t, use)
 		if ctx.Err() == nil { // else it says nothing of the source
 			h.mu.Lock()
 			h.failed, h.why = time.Now(), err
