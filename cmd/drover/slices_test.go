@@ -60,11 +60,10 @@ type countedWeights struct {
 }
 
 func (w *countedWeights) Write(b []byte) (int, error) {
-	n, err := w.ResponseWriter.Write(b)
 	w.source.mu.Lock()
-	defer w.source.mu.Unlock()
-	w.source.sent[w.who] += int64(n)
-	return n, err
+	w.source.sent[w.who] += int64(len(b)) // before who asked has them
+	w.source.mu.Unlock()
+	return w.ResponseWriter.Write(b)
 }
 
 // got is how many bytes of weights a process has got.

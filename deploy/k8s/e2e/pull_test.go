@@ -247,13 +247,12 @@ type sent struct {
 
 // Write implements io.Writer.
 func (w *sent) Write(b []byte) (int, error) {
-	n, err := w.ResponseWriter.Write(b)
 	w.server.mu.Lock()
-	defer w.server.mu.Unlock()
 	a := w.server.asked[w.ip]
-	a.bytes += int64(n)
+	a.bytes += int64(len(b))
 	w.server.asked[w.ip] = a
-	return n, err
+	w.server.mu.Unlock()
+	return w.ResponseWriter.Write(b)
 }
 
 // selfSigned makes a certificate of a host that is its own authority.
