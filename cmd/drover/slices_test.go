@@ -106,7 +106,7 @@ func TestSlicesOnly(t *testing.T) {
 	left, right := node("left"), node("right")
 	dir, more := s.pull(t, "coordinator", "coordinator")
 	_, endpoint := (&roles{etcd: etcd, model: dir}).coordinator(t, place{dir: t.TempDir()},
-		append(more, "--grpc", "127.0.0.1:0", "--spare", "0")...)
+		append(more, "--grpc", "127.0.0.1:0", "--spare", "0", "--expert-wait", "10m")...)
 	c := connectTo(t, endpoint)
 	for _, p := range []*process{left, right} {
 		first := loadedBy(t, p)

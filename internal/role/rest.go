@@ -2,6 +2,7 @@ package role
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -73,37 +74,45 @@ func (r *rest) absent() reader {
 	return r.Tensor
 }
 
-// restPause is how long a source that failed is not asked by those who would wait for it.
-const restPause = 5 * time.Second
+const (
+	// restPause is how long a source that failed is not asked by those who would wait for it.
+	restPause = 5 * time.Second
+	// restSlow is how long an expert may take without a pause after it, which is as long again.
+	restSlow = time.Second
+)
 
-// hasty is the moe.Source of a coordinator's last resort over a rest. Rows wait for it and would
-// go to no node meanwhile, so it gives up soon, and for a while fails at once.
+// errSlow is why an expert is not pulled just now.
+var errSlow = errors.New("the source of the model is slow, and is left alone for as long as the " +
+	"last expert took")
+
+// hasty is the moe.Source of a coordinator's last resort over a rest. Rows wait for it, all that
+// need one of many experts, and go to no node meanwhile. So it gives up soon, pauses after each
+// expert that took long, and fails at once in a pause: who asks looks for nodes then.
 type hasty struct {
 	moe.Source
 	ck   *checkpoint.Checkpoint
 	opts model.Options
 	read reader
 
-	mu     sync.Mutex // guards the fields below
-	failed time.Time
-	why    error
+	mu    sync.Mutex // guards the fields below
+	until time.Time  // the pause's end
+	why   error
 }
 
 // LoadContext implements expertnode.ContextSource.
 func (h *hasty) LoadContext(ctx context.Context, layer, expert int) (*moe.Expert, error) {
+	var began time.Time // zero until something is read
 	o := h.opts
 	o.Absent = func(t checkpoint.Tensor, use func([]byte) error) error {
-		h.mu.Lock()
-		failed, why := h.failed, h.why
-		h.mu.Unlock()
-		if why != nil && time.Since(failed) < restPause {
-			return why
+		if began.IsZero() {
+			if err := h.paused(); err != nil {
+				return err
+			}
+			began = time.Now()
 		}
 		err := h.read(ctx, t, use)
-		if ctx.Err() == nil { // else it says nothing of the source
-			h.mu.Lock()
-			h.failed, h.why = time.Now(), err
-			h.mu.Unlock()
+		if err != nil && ctx.Err() == nil { // else it says nothing of the source
+			h.pause(restPause, err)
 		}
 		return err
 	}
@@ -111,5 +120,25 @@ func (h *hasty) LoadContext(ctx context.Context, layer, expert int) (*moe.Expert
 	if err != nil {
 		return nil, err
 	}
-	return inner.Load(layer, expert)
+	e, err := inner.Load(layer, expert)
+	if took := time.Since(began); err == nil && !began.IsZero() && took > restSlow {
+		h.pause(took, errSlow)
+	}
+	return e, err
+}
+
+func (h *hasty) pause(d time.Duration, why error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.until, h.why = time.Now().Add(d), why
+}
+
+// paused says why nothing is read now, nil if it is.
+func (h *hasty) paused() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if time.Now().Before(h.until) {
+		return h.why
+	}
+	return nil
 }

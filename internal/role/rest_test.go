@@ -37,7 +37,8 @@ func without(t *testing.T) *checkpoint.Checkpoint {
 	return ck
 }
 
-// TestHasty asks a source that fails once, fails at once for a while, and asks again then.
+// TestHasty asks a source that fails, or is slow, once, fails at once for a while, and asks again
+// then.
 func TestHasty(t *testing.T) {
 	ck := without(t)
 	opts := model.Options{Mode: kernel.BF16}
@@ -48,10 +49,11 @@ func TestHasty(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		away := errors.New("the source is away")
 		var answer error
-		asked := 0
+		asked, took := 0, time.Duration(0)
 		h := &hasty{Source: source, ck: ck, opts: opts, read: func(ctx context.Context,
 			one checkpoint.Tensor, use func([]byte) error) error {
 			asked++
+			time.Sleep(took)
 			if answer != nil {
 				return answer
 			}
@@ -79,6 +81,13 @@ func TestHasty(t *testing.T) {
 		load(t.Context(), away, 0)
 		time.Sleep(restPause - 1)
 		load(t.Context(), away, 0)
+		time.Sleep(1)
+		load(t.Context(), nil, matrices)
+		took = restSlow
+		load(t.Context(), nil, matrices)
+		load(t.Context(), errSlow, 0)
+		time.Sleep(2*took - 1)
+		load(t.Context(), errSlow, 0)
 		time.Sleep(1)
 		load(t.Context(), nil, matrices)
 	})
