@@ -79,34 +79,30 @@ func (s *source) refuses(who string, refuse bool) {
 	s.refuse[who] = refuse
 }
 
-// pull makes a directory of what a role needs before it starts, and forgets what that took.
-func (s *source) pull(t *testing.T, who, role string) (dir string, more []string) {
+// pull makes a directory of what a role needs before it starts.
+func (s *source) pull(t *testing.T, role string) (dir string) {
 	t.Helper()
-	from := s.URL + "/" + who + "/"
 	dir = filepath.Join(t.TempDir(), "model")
-	if code, _, stderr := drover(t, "pull", "--for", role, from, dir); code != exitDone {
+	code, _, stderr := drover(t, "pull", "--for", role, s.URL+"/"+role+"/", dir)
+	if code != exitDone {
 		t.Fatalf("pull for %s: exit code %d: %s", role, code, stderr)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	t.Logf("%s has pulled %d bytes of weights before it starts", who, s.sent[who])
-	s.sent[who] = 0
-	return dir, []string{"--pull", from}
+	t.Logf("%d bytes of weights before role %s starts", s.got(role), role)
+	return dir
 }
 
 // TestSlicesOnly runs a cluster of which no machine has the model: the coordinator has no experts,
 // the nodes pull those that they are given, and answers are the same bytes.
 func TestSlicesOnly(t *testing.T) {
 	s, etcd := startSource(t), startEtcd(t)
+	r := &roles{etcd: etcd, model: s.pull(t, "expertnode")} // of each node: nothing writes to it
 	node := func(id string) *process {
-		dir, more := s.pull(t, id, "expertnode")
-		r := &roles{etcd: etcd, model: dir}
-		return r.expertNode(t, place{dir: t.TempDir()}, id, more...)
+		return r.expertNode(t, place{dir: t.TempDir()}, id, "--pull", s.URL+"/"+id+"/", "--cache", "none")
 	}
 	left, right := node("left"), node("right")
-	dir, more := s.pull(t, "coordinator", "coordinator")
-	_, endpoint := (&roles{etcd: etcd, model: dir}).coordinator(t, place{dir: t.TempDir()},
-		append(more, "--grpc", "127.0.0.1:0", "--spare", "0", "--expert-wait", "10m")...)
+	_, endpoint := (&roles{etcd: etcd, model: s.pull(t, "coordinator")}).coordinator(t,
+		place{dir: t.TempDir()}, "--pull", s.URL+"/front/", "--cache", "none", "--grpc", "127.0.0.1:0",
+		"--spare", "0", "--expert-wait", "10m")
 	c := connectTo(t, endpoint)
 	for _, p := range []*process{left, right} {
 		first := loadedBy(t, p)
@@ -158,7 +154,7 @@ func loseLeft(t *testing.T, s *source, c *client, left, right *process, want str
 		return strings.Contains(said, "loading experts") && strings.Contains(said, "needs a token"), said
 	})
 	c.mustAskNow(t, want)
-	if s.got("coordinator") == 0 {
+	if s.got("front") == 0 {
 		t.Error("the coordinator has pulled no experts")
 	}
 	s.refuses("right", false)
