@@ -106,8 +106,9 @@ func TestSlicesOnly(t *testing.T) {
 	c := connectTo(t, endpoint)
 	for _, p := range []*process{left, right} {
 		first := loadedBy(t, p)
-		if first.replicas < allExperts*2/5 || first.replicas > allExperts*3/5 ||
-			first.pulled != first.replicas*expertBytes || first.fetched != 0 {
+		its := first.replicas * expertBytes // a little more, if its part changed while it loaded
+		if first.replicas < allExperts*2/5 || first.replicas > allExperts*3/5 || first.fetched != 0 ||
+			first.pulled < its || first.pulled > its*5/4 {
 			t.Errorf("%v: %+v, want about half of the experts, all pulled", p.cmd.Args[1:], first)
 		}
 	}
