@@ -325,11 +325,11 @@ func (c *Cluster) stateDir(dir string) (string, error) {
 		}
 		return dir, nil
 	}
-	dir, err := os.MkdirTemp("", "drover-up-")
+	dir, remove, err := temporary(os.TempDir())
 	if err != nil {
-		return "", fmt.Errorf("make a state folder: %w", err)
+		return "", err
 	}
-	c.push(func() { _ = os.RemoveAll(dir) })
+	c.push(remove)
 	return dir, nil
 }
 
