@@ -73,8 +73,8 @@ func (l *lane) beginChoice() {
 		}
 		k := n.links[l.index]
 		k.assigned = 0
-		if s := k.session.Load(); s != nil && s != k.of {
-			k.of = s
+		if s := k.session.Load(); s != nil && s.number != k.stateOf {
+			k.stateOf = s.number
 			k.state.renewed()
 		}
 		if u := &k.state.usual; u.n > 0 && (!known || u.at(1) < base+each) {

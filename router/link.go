@@ -36,7 +36,8 @@ var (
 )
 
 // link is one lane's way to one node. Its goroutine connects, receives and
-// connects again, until the link is retired.
+// connects again, until the link is retired. Others may know it for long after that, so it
+// does not keep a session that has ended, whose connection has large buffers.
 type link struct {
 	router *Router
 	node   *node
@@ -54,12 +55,14 @@ type link struct {
 
 	// The fields below belong to the goroutine that uses the lane.
 	state    linkState
-	of       *session // that state is about
-	assigned int      // experts chosen for it in this round of dispatch
+	stateOf  uint64 // the number of the session that state is about, 0 if there was none
+	assigned int    // experts chosen for it in this round of dispatch
 
 	// The fields below belong to the goroutine of watchLinks.
 	pulse   pulse
-	pulseOf *session // that pulse is about
+	pulseOf uint64 // the number of the session that pulse is about, 0 if there is none
+
+	sessions uint64 // that there were; of the link's goroutine
 }
 
 func newLink(r *Router, n *node, l *lane) *link {
@@ -72,6 +75,7 @@ func newLink(r *Router, n *node, l *lane) *link {
 // session is one stream of a link, from Hello to its end.
 type session struct {
 	link        *link
+	number      uint64 // the link's first is 1
 	stream      grpc.ClientStream
 	ctx         context.Context // of the stream
 	cancel      context.CancelCauseFunc
@@ -168,8 +172,10 @@ func (k *link) connect(patience time.Duration) (*session, error) {
 	if !greeting.Stop() {
 		return nil, cause(ctx, context.Canceled)
 	}
+	k.sessions++
 	s := &session{
 		link:        k,
+		number:      k.sessions,
 		stream:      stream,
 		ctx:         ctx,
 		cancel:      cancel,

@@ -142,11 +142,13 @@ func (r *Router) linksOf(links []*link) []*link {
 
 // takePulse looks at a link after some time. Only watchLinks calls it.
 func (k *link) takePulse(passed time.Duration) {
-	s := k.session.Load()
-	full := s != nil && s.full.Load()
-	if s != k.pulseOf || full {
+	s, number, full := k.session.Load(), uint64(0), false
+	if s != nil {
+		number, full = s.number, s.full.Load()
+	}
+	if number != k.pulseOf || full {
 		k.pulse.renew()
-		k.pulseOf = s
+		k.pulseOf = number
 	}
 	if s == nil {
 		return
