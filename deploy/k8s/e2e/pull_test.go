@@ -50,11 +50,12 @@ func pullRight(t *testing.T, s *modelServer) {
 	began := time.Now()
 	// A container's own limit is that of its cache, less than model and cache: the pod's is the
 	// init container's.
-	s.install(t, "--set", "coordinator.cache.size=16Mi,nodes.cache.size=28Mi", "--wait", "--timeout",
-		patience.String())
+	s.install(t, "--set", "coordinator.cache.size=16Mi,nodes.cache.size=28Mi,etcd.members=3", "--wait",
+		"--timeout", patience.String())
 	t.Logf("pods with a model that they pulled are ready after %.1f s", time.Since(began).Seconds())
 	must(t, "helm", "test", pulled, "--timeout", patience.String())
 	s.checkAsked(t)
+	loseMembers(t)
 	if testing.Short() {
 		return
 	}
