@@ -47,3 +47,33 @@ func Float32ToF16(f float32) uint16 {
 	}
 	return sign | uint16((u-(127-15)<<23+0xfff+u>>13&1)>>13)
 }
+
+// E4M3ToFloat32 widens an e4m3, exactly: a sign, four bits of exponent, three of mantissa;
+// no infinities, and a NaN where all other bits are ones.
+func E4M3ToFloat32(b byte) float32 {
+	sign, magnitude := uint32(b&0x80)<<24, uint32(b&0x7f)
+	switch {
+	case magnitude < 8: // zero or subnormal: a multiple of 2^-9
+		return math.Float32frombits(sign | math.Float32bits(float32(magnitude)*(1.0/(1<<9))))
+	case magnitude == 0x7f:
+		return math.Float32frombits(sign | 0x7fc00000)
+	}
+	return math.Float32frombits(sign | magnitude<<20 + (127-7)<<23)
+}
+
+// Float32ToE4M3 rounds to the nearest e4m3, ties to even. What is too large becomes the
+// largest, 448. A NaN stays a NaN of the same sign.
+func Float32ToE4M3(f float32) byte {
+	u := math.Float32bits(f)
+	sign := byte(u >> 24 & 0x80)
+	switch u &= 0x7fffffff; {
+	case u > 0x7f800000:
+		return sign | 0x7f
+	case u >= 0x43e00000: // 448
+		return sign | 0x7e
+	case u < 0x3c800000: // below 2^-6: a multiple of 2^-9, which is the last bit of 2^14
+		const ulp = 1 << 14
+		return sign | byte(math.Float32bits(math.Float32frombits(u)+ulp)-math.Float32bits(ulp))
+	}
+	return sign | byte((u-(127-7)<<23+0x7ffff+u>>20&1)>>20)
+}

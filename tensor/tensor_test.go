@@ -121,3 +121,53 @@ func TestF16ToFloat32(t *testing.T) {
 		}
 	}
 }
+
+// Every e4m3 is compared with its definition, computed in float64, and survives the way to
+// float32 and back.
+func TestE4M3RoundTrip(t *testing.T) {
+	for u := range 1 << 8 {
+		b := byte(u)
+		exponent, mantissa := int(b>>3&15), float64(b&7)
+		want := math.Ldexp(1+mantissa/8, exponent-7)
+		switch {
+		case exponent == 0:
+			want = math.Ldexp(mantissa/8, -6)
+		case b&0x7f == 0x7f:
+			want = math.NaN()
+		}
+		want = math.Copysign(want, 1-2*float64(b>>7))
+		got := E4M3ToFloat32(b)
+		same := float64(got) == want || got != got && want != want
+		if !same || math.Signbit(float64(got)) != math.Signbit(want) {
+			t.Fatalf("%#02x -> %v, want %v", b, got, want)
+		}
+		if back := Float32ToE4M3(got); back != b {
+			t.Errorf("%#02x -> %v -> %#02x", b, got, back)
+		}
+	}
+}
+
+// Float32ToE4M3 changes exactly halfway between two neighbours, where it goes to the even one.
+func TestFloat32ToE4M3(t *testing.T) {
+	for b := range byte(0x7e) {
+		tie := (E4M3ToFloat32(b) + E4M3ToFloat32(b+1)) / 2 // exact
+		even := b + b&1
+		for _, tc := range []struct {
+			f    float32
+			want byte
+		}{{tie, even}, {math.Nextafter32(tie, 0), b}, {math.Nextafter32(tie, 1000), b + 1}} {
+			if got := Float32ToE4M3(tc.f); got != tc.want {
+				t.Errorf("%g -> %#02x, want %#02x", tc.f, got, tc.want)
+			}
+			if got := Float32ToE4M3(-tc.f); got != tc.want|0x80 {
+				t.Errorf("%g -> %#02x, want %#02x", -tc.f, got, tc.want|0x80)
+			}
+		}
+	}
+	inf := float32(math.Inf(1))
+	for _, f := range []float32{448, 449, 464, 480, 1e9, math.MaxFloat32, inf} {
+		if p, n := Float32ToE4M3(f), Float32ToE4M3(-f); p != 0x7e || n != 0xfe {
+			t.Errorf("%g -> %#02x, %g -> %#02x", f, p, -f, n)
+		}
+	}
+}
