@@ -27,7 +27,7 @@ func benchLevels(b *testing.B, name string, lowest instructions, bytes int, f fu
 
 func BenchmarkMul(b *testing.B) {
 	r := rand.New(rand.NewPCG(11, 12))
-	for d := WeightsF32; d <= WeightsInt4; d++ {
+	for d := WeightsF32; d <= lastFormat; d++ {
 		m := randomMatrix(b, r, 2048, 2048, d)
 		for _, n := range []int{1, 2, 4, 8, 64} {
 			x, y := randomRows(r, n, 2048), tensor.MakeRows(n, 2048)

@@ -37,17 +37,19 @@ func (c *recorder) note(bytes, products int) {
 // record replaces the tiles until the test ends.
 func record(t *testing.T) *recorder {
 	c := &recorder{}
-	floats := map[int][][]tile{
-		1: {tilesF32AVX512, tilesF32AVX2, edgesF32AVX2},
-		2: {tilesBF16AVX512, tilesBF16AVX2, edgesBF16AVX2},
+	type step struct{ inputs, bytes int }
+	floats := map[step][][]tile{
+		{1, lineBytes}:          {tilesF32AVX512, tilesF32AVX2, edgesF32AVX2},
+		{2, lineBytes}:          {tilesBF16AVX512, tilesBF16AVX2, edgesBF16AVX2},
+		{groupInputs, fp8Bytes}: {tilesFP8AVX512, tilesFP8AVX2, edgesFP8AVX2},
 	}
-	for inputs, tables := range floats {
+	for one, tables := range floats {
 		for _, table := range tables {
 			kept := append([]tile{}, table...)
 			t.Cleanup(func() { copy(table, kept) })
 			for i, of := range kept {
 				table[i].mul = func(_ *float32, _ int, _ *byte, _ int, _ *float32, _, steps int, _ *byte) {
-					c.note(of.blocks*steps*lineBytes, of.rows*of.blocks*blockRows*steps*inputs)
+					c.note(of.blocks*steps*one.bytes, of.rows*of.blocks*blockRows*steps*one.inputs)
 				}
 			}
 		}
@@ -78,7 +80,7 @@ func TestCallsAreShort(t *testing.T) {
 	defer func() { level = best }()
 	c := record(t)
 	for level = avx2; level <= best; level++ {
-		for f := WeightsF32; f <= WeightsInt4; f++ {
+		for f := WeightsF32; f <= lastFormat; f++ {
 			for _, shape := range [][2]int{{16384, 5120}, {5120, 8192}, {5120, 16384}, {202048, 5120}} {
 				name := fmt.Sprintf("%s/%v/%d×%d", instructionNames[level], f, shape[0], shape[1])
 				t.Run(name, func(t *testing.T) { c.checkShape(t, shape[0], shape[1], f) })

@@ -19,8 +19,9 @@ import (
 //	             lines 4-7 inputs 32..63, byte j of a dword in line l of four input
 //	             8l+j in its low half and 8l+4+j in its high half, as code+8;
 //	             line 8 holds 16 float16 scales of the first half, then of the second
+//	WeightsFP8   as WeightsInt8, with e4m3 codes and float32 scales times 2^120
 //
-// A weight is its scale times its code: -127..127, or -8..7.
+// A weight is its scale times its code: -127..127, -8..7, or an e4m3 of up to 448.
 type Format uint8
 
 const (
@@ -32,9 +33,13 @@ const (
 	WeightsInt8
 	// WeightsInt4 have a scale for 32 inputs of an output; see Activations.
 	WeightsInt4
+	// WeightsFP8 are e4m3 with a scale for 64 inputs of an output, multiplied in float32.
+	WeightsFP8
+
+	lastFormat = WeightsFP8
 )
 
-var formatNames = [...]string{"", "f32", "bf16", "int8", "int4"}
+var formatNames = [...]string{"", "f32", "bf16", "int8", "int4", "fp8"}
 
 // String returns the format's name.
 func (f Format) String() string {
@@ -46,6 +51,9 @@ func (f Format) String() string {
 
 // Integer reports whether rows are quantised to 8 bits before they are multiplied.
 func (f Format) Integer() bool { return f == WeightsInt8 || f == WeightsInt4 }
+
+// scaled reports whether weights are codes with scales.
+func (f Format) scaled() bool { return f >= WeightsInt8 }
 
 const (
 	// blockRows is the number of outputs that are packed together.
@@ -66,6 +74,8 @@ func (f Format) blockBytes(k int) int {
 		return groups * int4Bytes
 	case WeightsInt8:
 		return groups * int8Bytes
+	case WeightsFP8:
+		return groups * fp8Bytes
 	case WeightsBF16:
 		return (k + 1) / 2 * lineBytes
 	}
@@ -91,7 +101,7 @@ func checkMatrix(n, k int, f Format) error {
 	if n <= 0 || k <= 0 || n > math.MaxInt32 || k > math.MaxInt32 {
 		return fmt.Errorf("make a %d × %d matrix: dimensions must be 1 to 2^31-1", n, k)
 	}
-	if f < WeightsF32 || f > WeightsInt4 {
+	if f < WeightsF32 || f > lastFormat {
 		return fmt.Errorf("make a %d × %d matrix: unknown format %v", n, k, f)
 	}
 	return nil

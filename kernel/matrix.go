@@ -66,6 +66,8 @@ func (m *Matrix) SetRow(n int, weights []float32) error {
 		return setInt8(block, r, weights)
 	case WeightsInt4:
 		return setInt4(block, r, weights)
+	case WeightsFP8:
+		return setFP8(block, r, weights)
 	case WeightsBF16:
 		for k, v := range weights {
 			h := tensor.Float32ToBF16(v)
@@ -88,6 +90,8 @@ func (m *Matrix) At(n, k int) float32 {
 		return atInt8(block, r, k)
 	case WeightsInt4:
 		return atInt4(block, r, k)
+	case WeightsFP8:
+		return atFP8(block, r, k)
 	case WeightsBF16:
 		at := k/2*lineBytes + r*4 + k%2*2
 		return tensor.BF16ToFloat32(uint16(block[at]) | uint16(block[at+1])<<8)
@@ -134,6 +138,8 @@ func (m *Matrix) mulGeneric(y tensor.Rows, a *Activations, lo, hi int) {
 				accumulateInt4(&acc, m.block(n0), a, i)
 			case WeightsBF16:
 				accumulateBF16(&acc, m.block(n0), a.x.Row(i))
+			case WeightsFP8:
+				accumulateFP8(&acc, m.block(n0), a.x.Row(i))
 			default:
 				accumulateF32(&acc, m.block(n0), a.x.Row(i))
 			}

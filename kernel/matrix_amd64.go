@@ -9,8 +9,8 @@ import (
 // tile is a product of some rows and neighbouring blocks of outputs in one call of
 // assembly. It adds to y[r][0:16*blocks] for each row r: ldy and ldx are the distances
 // of the rows of y and x in elements, w is the first block and stride the bytes of a
-// block, steps, not 0, the lines to multiply. Some tiles fetch as many lines from next,
-// where blocks lie as they do at w, into the cache.
+// block, steps, not 0, the lines to multiply, or for e4m3 the groups of lines. Some tiles fetch
+// as many lines from next, where blocks lie as they do at w, into the cache.
 type tile struct {
 	rows, blocks int
 	mul          mulFunc
@@ -139,6 +139,10 @@ func (m *Matrix) tiles() (whole, edges []tile) {
 		return tilesF32AVX2, edgesF32AVX2
 	case m.format == WeightsF32:
 		return tilesF32AVX512, edgesF32AVX2
+	case m.format == WeightsFP8 && level < avx512:
+		return tilesFP8AVX2, edgesFP8AVX2
+	case m.format == WeightsFP8:
+		return tilesFP8AVX512, edgesFP8AVX2
 	case level < avx512:
 		return tilesBF16AVX2, edgesBF16AVX2
 	}
@@ -166,12 +170,17 @@ type rowCopy struct {
 	y [copyRows * blockRows]float32 // sums of a block that is not whole
 }
 
-// sliceInputs is the number of inputs in the slices of a product, which is even.
+// sliceInputs is the number of inputs in the slices of a product, which is even, and whole
+// groups for weights that have scales.
 func (m *Matrix) sliceInputs(rows int) int {
 	k := m.K
 	most := callBytes / (PartOutputs * 4)
-	if m.format == WeightsBF16 {
+	unit := 2
+	switch m.format {
+	case WeightsBF16:
 		most *= 2
+	case WeightsFP8:
+		most, unit = 3*most, groupInputs
 	}
 	switch {
 	case rows > 7:
@@ -182,7 +191,7 @@ func (m *Matrix) sliceInputs(rows int) int {
 		most = min(most, copySize/4)
 	}
 	slices := (k + most - 1) / most
-	return ((k+slices-1)/slices + 1) &^ 1
+	return ((k+slices-1)/slices + unit - 1) &^ (unit - 1)
 }
 
 var copies = sync.Pool{New: func() any { return new(rowCopy) }}
@@ -235,6 +244,7 @@ func (m *Matrix) mulVector(y tensor.Rows, a *Activations, lo, hi int) bool {
 		}
 	}
 	copies.Put(p)
+	m.restFP8(y, a.x, lo, hi)
 	return true
 }
 
@@ -255,10 +265,13 @@ func (s *slice) product(x tensor.Rows) {
 	}
 }
 
-// steps is the number of whole lines of the slice's weights, line the first of them.
+// steps is the number of whole steps of the slice's weights, line the first line of them.
 func (s *slice) steps() (line, steps int) {
-	if s.m.format == WeightsBF16 {
+	switch s.m.format {
+	case WeightsBF16:
 		return s.k0 / 2, (s.k1 - s.k0) / 2
+	case WeightsFP8:
+		return s.k0 / groupInputs * fp8Lines, (s.k1 - s.k0) / groupInputs
 	}
 	return s.k0, s.k1 - s.k0
 }
@@ -303,7 +316,11 @@ func (s *slice) tile(row, n0, line, steps int, t tile) {
 	at := n0/blockRows*m.blockBytes + line*lineBytes
 	next := at + t.blocks*m.blockBytes
 	if n0+t.blocks*blockRows >= s.hi { // the next slice begins with the first block
-		next = s.lo/blockRows*m.blockBytes + (line+steps)*lineBytes
+		lines := steps
+		if m.format == WeightsFP8 {
+			lines *= fp8Lines
+		}
+		next = s.lo/blockRows*m.blockBytes + (line+lines)*lineBytes
 	}
 	t.mul(&s.y.Data[row*s.y.Dim+n0], s.y.Dim, &m.w[at], m.blockBytes, &s.x.Data[row*s.x.Dim],
 		s.x.Dim, steps, &m.w[min(next, len(m.w)-1)])

@@ -9,7 +9,7 @@ import (
 // tile is a product of some rows and neighbouring blocks of outputs in one call of
 // assembly. It adds to y[r][0:16*blocks] for each row r: ldy and ldx are the distances
 // of the rows of y and x in elements, w is the first block and stride the bytes of a
-// block, steps, not 0, the lines to multiply.
+// block, steps, not 0, the lines to multiply, or for e4m3 the groups of lines.
 type tile struct {
 	rows, blocks int
 	mul          func(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
@@ -22,6 +22,8 @@ var (
 	edgesBF16 = []tile{{4, 1, mulBF16r4b1NEON}, {1, 1, mulBF16r1b1NEON}}
 	tilesF32  = []tile{{4, 1, mulF32r4b1NEON}, {2, 2, mulF32r2b2NEON}, {1, 4, mulF32r1b4NEON}}
 	edgesF32  = []tile{{4, 1, mulF32r4b1NEON}, {1, 1, mulF32r1b1NEON}}
+	tilesFP8  = []tile{{4, 1, mulFP8r4b1NEON}, {2, 2, mulFP8r2b2NEON}, {1, 4, mulFP8r1b4NEON}}
+	edgesFP8  = []tile{{4, 1, mulFP8r4b1NEON}, {1, 1, mulFP8r1b1NEON}}
 )
 
 //go:noescape
@@ -47,6 +49,18 @@ func mulF32r1b4NEON(y *float32, ldy int, w *byte, stride int, x *float32, ldx, s
 
 //go:noescape
 func mulF32r1b1NEON(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
+
+//go:noescape
+func mulFP8r4b1NEON(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
+
+//go:noescape
+func mulFP8r2b2NEON(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
+
+//go:noescape
+func mulFP8r1b4NEON(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
+
+//go:noescape
+func mulFP8r1b1NEON(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
 
 // sliceInputs is the number of inputs that are multiplied at a time: it bounds the time
 // of a call, and a block's weights stay in the cache for all rows.
@@ -79,8 +93,11 @@ func (m *Matrix) mulVector(y tensor.Rows, a *Activations, lo, hi int) bool {
 	s := slice{m: m, y: y, x: a.x}
 	for ; s.k0 < m.K; s.k0 += sliceInputs {
 		s.line, s.steps = s.k0, min(sliceInputs, m.K-s.k0)
-		if m.format == WeightsBF16 {
+		switch m.format {
+		case WeightsBF16:
 			s.line, s.steps = s.line/2, s.steps/2
+		case WeightsFP8:
+			s.line, s.steps = s.line/groupInputs*fp8Lines, s.steps/groupInputs
 		}
 		for n0 := lo; n0 < hi && s.steps > 0; n0 += PartOutputs {
 			s.part(n0, min(n0+PartOutputs, hi))
@@ -89,14 +106,18 @@ func (m *Matrix) mulVector(y tensor.Rows, a *Activations, lo, hi int) bool {
 	if m.format == WeightsBF16 && m.K%2 == 1 {
 		m.odd(y, a.x, lo, hi)
 	}
+	m.restFP8(y, a.x, lo, hi)
 	return true
 }
 
 // part adds the slice's part of PartOutputs outputs, or fewer at the end.
 func (s *slice) part(n0, hi int) {
 	whole, single := tilesF32, edgesF32
-	if s.m.format == WeightsBF16 {
+	switch s.m.format {
+	case WeightsBF16:
 		whole, single = tilesBF16, edgesBF16
+	case WeightsFP8:
+		whole, single = tilesFP8, edgesFP8
 	}
 	if hi-n0 == PartOutputs {
 		s.outputs(n0, hi, whole)

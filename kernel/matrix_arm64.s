@@ -569,3 +569,863 @@ stepF32r1b1:
 	FSTPQ (F0, F1), 0(R15)
 	FSTPQ (F2, F3), 32(R15)
 	RET
+
+// func mulFP8r4b1NEON(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
+TEXT ·mulFP8r4b1NEON(SB), NOSPLIT, $0-56
+	MOVD y+0(FP), R0
+	MOVD ldy+8(FP), R1
+	MOVD w+16(FP), R2
+	MOVD stride+24(FP), R3
+	MOVD x+32(FP), R4
+	MOVD ldx+40(FP), R5
+	MOVD steps+48(FP), R6
+	LSL $2, R1, R1
+	LSL $2, R5, R5
+	MOVD R2, R7
+	ADD $1024, R7, R19
+	MOVD R4, R11
+	ADD R5, R11, R12
+	ADD R5, R12, R13
+	ADD R5, R13, R14
+	MOVD $0x87f00000, R15
+	VDUP R15, V31.S4
+	MOVD R0, R15
+	FLDPQ 0(R15), (F0, F1)
+	FLDPQ 32(R15), (F2, F3)
+	ADD R1, R15, R15
+	FLDPQ 0(R15), (F4, F5)
+	FLDPQ 32(R15), (F6, F7)
+	ADD R1, R15, R15
+	FLDPQ 0(R15), (F8, F9)
+	FLDPQ 32(R15), (F10, F11)
+	ADD R1, R15, R15
+	FLDPQ 0(R15), (F12, F13)
+	FLDPQ 32(R15), (F14, F15)
+
+groupFP8r4b1:
+	MOVD $16, R23
+
+lineFP8r4b1:
+	FMOVQ.P 16(R11), F24
+	FMOVQ.P 16(R12), F25
+	FMOVQ.P 16(R13), F26
+	FMOVQ.P 16(R14), F27
+	VLD1.P 64(R7), [V16.B16, V17.B16, V18.B16, V19.B16]
+	FLDPQ 0(R19), (F22, F23)
+	FLDPQ 32(R19), (F28, F29)
+	VSHL $8, V16.H8, V20.H8
+	WORD $0x4f1c0610 // sshr v16.8h, v16.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e36deb5 // fmul v21.4s, v21.4s, v22.4s
+	WORD $0x4f9812a0 // fmla v0.4s, v21.4s, v24.s[0]
+	WORD $0x4f9912a4 // fmla v4.4s, v21.4s, v25.s[0]
+	WORD $0x4f9a12a8 // fmla v8.4s, v21.4s, v26.s[0]
+	WORD $0x4f9b12ac // fmla v12.4s, v21.4s, v27.s[0]
+	VSHL $16, V16.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e36deb5 // fmul v21.4s, v21.4s, v22.4s
+	WORD $0x4fb812a0 // fmla v0.4s, v21.4s, v24.s[1]
+	WORD $0x4fb912a4 // fmla v4.4s, v21.4s, v25.s[1]
+	WORD $0x4fba12a8 // fmla v8.4s, v21.4s, v26.s[1]
+	WORD $0x4fbb12ac // fmla v12.4s, v21.4s, v27.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e36de94 // fmul v20.4s, v20.4s, v22.4s
+	WORD $0x4f981a80 // fmla v0.4s, v20.4s, v24.s[2]
+	WORD $0x4f991a84 // fmla v4.4s, v20.4s, v25.s[2]
+	WORD $0x4f9a1a88 // fmla v8.4s, v20.4s, v26.s[2]
+	WORD $0x4f9b1a8c // fmla v12.4s, v20.4s, v27.s[2]
+	VAND V31.B16, V16.B16, V16.B16
+	WORD $0x6e36de10 // fmul v16.4s, v16.4s, v22.4s
+	WORD $0x4fb81a00 // fmla v0.4s, v16.4s, v24.s[3]
+	WORD $0x4fb91a04 // fmla v4.4s, v16.4s, v25.s[3]
+	WORD $0x4fba1a08 // fmla v8.4s, v16.4s, v26.s[3]
+	WORD $0x4fbb1a0c // fmla v12.4s, v16.4s, v27.s[3]
+	VSHL $8, V17.H8, V20.H8
+	WORD $0x4f1c0631 // sshr v17.8h, v17.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e37deb5 // fmul v21.4s, v21.4s, v23.4s
+	WORD $0x4f9812a1 // fmla v1.4s, v21.4s, v24.s[0]
+	WORD $0x4f9912a5 // fmla v5.4s, v21.4s, v25.s[0]
+	WORD $0x4f9a12a9 // fmla v9.4s, v21.4s, v26.s[0]
+	WORD $0x4f9b12ad // fmla v13.4s, v21.4s, v27.s[0]
+	VSHL $16, V17.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e37deb5 // fmul v21.4s, v21.4s, v23.4s
+	WORD $0x4fb812a1 // fmla v1.4s, v21.4s, v24.s[1]
+	WORD $0x4fb912a5 // fmla v5.4s, v21.4s, v25.s[1]
+	WORD $0x4fba12a9 // fmla v9.4s, v21.4s, v26.s[1]
+	WORD $0x4fbb12ad // fmla v13.4s, v21.4s, v27.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e37de94 // fmul v20.4s, v20.4s, v23.4s
+	WORD $0x4f981a81 // fmla v1.4s, v20.4s, v24.s[2]
+	WORD $0x4f991a85 // fmla v5.4s, v20.4s, v25.s[2]
+	WORD $0x4f9a1a89 // fmla v9.4s, v20.4s, v26.s[2]
+	WORD $0x4f9b1a8d // fmla v13.4s, v20.4s, v27.s[2]
+	VAND V31.B16, V17.B16, V17.B16
+	WORD $0x6e37de31 // fmul v17.4s, v17.4s, v23.4s
+	WORD $0x4fb81a21 // fmla v1.4s, v17.4s, v24.s[3]
+	WORD $0x4fb91a25 // fmla v5.4s, v17.4s, v25.s[3]
+	WORD $0x4fba1a29 // fmla v9.4s, v17.4s, v26.s[3]
+	WORD $0x4fbb1a2d // fmla v13.4s, v17.4s, v27.s[3]
+	VSHL $8, V18.H8, V20.H8
+	WORD $0x4f1c0652 // sshr v18.8h, v18.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3cdeb5 // fmul v21.4s, v21.4s, v28.4s
+	WORD $0x4f9812a2 // fmla v2.4s, v21.4s, v24.s[0]
+	WORD $0x4f9912a6 // fmla v6.4s, v21.4s, v25.s[0]
+	WORD $0x4f9a12aa // fmla v10.4s, v21.4s, v26.s[0]
+	WORD $0x4f9b12ae // fmla v14.4s, v21.4s, v27.s[0]
+	VSHL $16, V18.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3cdeb5 // fmul v21.4s, v21.4s, v28.4s
+	WORD $0x4fb812a2 // fmla v2.4s, v21.4s, v24.s[1]
+	WORD $0x4fb912a6 // fmla v6.4s, v21.4s, v25.s[1]
+	WORD $0x4fba12aa // fmla v10.4s, v21.4s, v26.s[1]
+	WORD $0x4fbb12ae // fmla v14.4s, v21.4s, v27.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e3cde94 // fmul v20.4s, v20.4s, v28.4s
+	WORD $0x4f981a82 // fmla v2.4s, v20.4s, v24.s[2]
+	WORD $0x4f991a86 // fmla v6.4s, v20.4s, v25.s[2]
+	WORD $0x4f9a1a8a // fmla v10.4s, v20.4s, v26.s[2]
+	WORD $0x4f9b1a8e // fmla v14.4s, v20.4s, v27.s[2]
+	VAND V31.B16, V18.B16, V18.B16
+	WORD $0x6e3cde52 // fmul v18.4s, v18.4s, v28.4s
+	WORD $0x4fb81a42 // fmla v2.4s, v18.4s, v24.s[3]
+	WORD $0x4fb91a46 // fmla v6.4s, v18.4s, v25.s[3]
+	WORD $0x4fba1a4a // fmla v10.4s, v18.4s, v26.s[3]
+	WORD $0x4fbb1a4e // fmla v14.4s, v18.4s, v27.s[3]
+	VSHL $8, V19.H8, V20.H8
+	WORD $0x4f1c0673 // sshr v19.8h, v19.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3ddeb5 // fmul v21.4s, v21.4s, v29.4s
+	WORD $0x4f9812a3 // fmla v3.4s, v21.4s, v24.s[0]
+	WORD $0x4f9912a7 // fmla v7.4s, v21.4s, v25.s[0]
+	WORD $0x4f9a12ab // fmla v11.4s, v21.4s, v26.s[0]
+	WORD $0x4f9b12af // fmla v15.4s, v21.4s, v27.s[0]
+	VSHL $16, V19.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3ddeb5 // fmul v21.4s, v21.4s, v29.4s
+	WORD $0x4fb812a3 // fmla v3.4s, v21.4s, v24.s[1]
+	WORD $0x4fb912a7 // fmla v7.4s, v21.4s, v25.s[1]
+	WORD $0x4fba12ab // fmla v11.4s, v21.4s, v26.s[1]
+	WORD $0x4fbb12af // fmla v15.4s, v21.4s, v27.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e3dde94 // fmul v20.4s, v20.4s, v29.4s
+	WORD $0x4f981a83 // fmla v3.4s, v20.4s, v24.s[2]
+	WORD $0x4f991a87 // fmla v7.4s, v20.4s, v25.s[2]
+	WORD $0x4f9a1a8b // fmla v11.4s, v20.4s, v26.s[2]
+	WORD $0x4f9b1a8f // fmla v15.4s, v20.4s, v27.s[2]
+	VAND V31.B16, V19.B16, V19.B16
+	WORD $0x6e3dde73 // fmul v19.4s, v19.4s, v29.4s
+	WORD $0x4fb81a63 // fmla v3.4s, v19.4s, v24.s[3]
+	WORD $0x4fb91a67 // fmla v7.4s, v19.4s, v25.s[3]
+	WORD $0x4fba1a6b // fmla v11.4s, v19.4s, v26.s[3]
+	WORD $0x4fbb1a6f // fmla v15.4s, v19.4s, v27.s[3]
+	SUBS $1, R23, R23
+	BNE lineFP8r4b1
+	ADD $64, R7, R7
+	ADD $1088, R19, R19
+	SUBS $1, R6, R6
+	BNE groupFP8r4b1
+	MOVD R0, R15
+	FSTPQ (F0, F1), 0(R15)
+	FSTPQ (F2, F3), 32(R15)
+	ADD R1, R15, R15
+	FSTPQ (F4, F5), 0(R15)
+	FSTPQ (F6, F7), 32(R15)
+	ADD R1, R15, R15
+	FSTPQ (F8, F9), 0(R15)
+	FSTPQ (F10, F11), 32(R15)
+	ADD R1, R15, R15
+	FSTPQ (F12, F13), 0(R15)
+	FSTPQ (F14, F15), 32(R15)
+	RET
+
+// func mulFP8r2b2NEON(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
+TEXT ·mulFP8r2b2NEON(SB), NOSPLIT, $0-56
+	MOVD y+0(FP), R0
+	MOVD ldy+8(FP), R1
+	MOVD w+16(FP), R2
+	MOVD stride+24(FP), R3
+	MOVD x+32(FP), R4
+	MOVD ldx+40(FP), R5
+	MOVD steps+48(FP), R6
+	LSL $2, R1, R1
+	LSL $2, R5, R5
+	MOVD R2, R7
+	ADD R3, R7, R8
+	ADD $1024, R7, R19
+	ADD $1024, R8, R20
+	MOVD R4, R11
+	ADD R5, R11, R12
+	MOVD $0x87f00000, R15
+	VDUP R15, V31.S4
+	MOVD R0, R15
+	FLDPQ 0(R15), (F0, F1)
+	FLDPQ 32(R15), (F2, F3)
+	FLDPQ 64(R15), (F4, F5)
+	FLDPQ 96(R15), (F6, F7)
+	ADD R1, R15, R15
+	FLDPQ 0(R15), (F8, F9)
+	FLDPQ 32(R15), (F10, F11)
+	FLDPQ 64(R15), (F12, F13)
+	FLDPQ 96(R15), (F14, F15)
+
+groupFP8r2b2:
+	MOVD $16, R23
+
+lineFP8r2b2:
+	FMOVQ.P 16(R11), F24
+	FMOVQ.P 16(R12), F25
+	VLD1.P 64(R7), [V16.B16, V17.B16, V18.B16, V19.B16]
+	FLDPQ 0(R19), (F22, F23)
+	FLDPQ 32(R19), (F28, F29)
+	VSHL $8, V16.H8, V20.H8
+	WORD $0x4f1c0610 // sshr v16.8h, v16.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e36deb5 // fmul v21.4s, v21.4s, v22.4s
+	WORD $0x4f9812a0 // fmla v0.4s, v21.4s, v24.s[0]
+	WORD $0x4f9912a8 // fmla v8.4s, v21.4s, v25.s[0]
+	VSHL $16, V16.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e36deb5 // fmul v21.4s, v21.4s, v22.4s
+	WORD $0x4fb812a0 // fmla v0.4s, v21.4s, v24.s[1]
+	WORD $0x4fb912a8 // fmla v8.4s, v21.4s, v25.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e36de94 // fmul v20.4s, v20.4s, v22.4s
+	WORD $0x4f981a80 // fmla v0.4s, v20.4s, v24.s[2]
+	WORD $0x4f991a88 // fmla v8.4s, v20.4s, v25.s[2]
+	VAND V31.B16, V16.B16, V16.B16
+	WORD $0x6e36de10 // fmul v16.4s, v16.4s, v22.4s
+	WORD $0x4fb81a00 // fmla v0.4s, v16.4s, v24.s[3]
+	WORD $0x4fb91a08 // fmla v8.4s, v16.4s, v25.s[3]
+	VSHL $8, V17.H8, V20.H8
+	WORD $0x4f1c0631 // sshr v17.8h, v17.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e37deb5 // fmul v21.4s, v21.4s, v23.4s
+	WORD $0x4f9812a1 // fmla v1.4s, v21.4s, v24.s[0]
+	WORD $0x4f9912a9 // fmla v9.4s, v21.4s, v25.s[0]
+	VSHL $16, V17.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e37deb5 // fmul v21.4s, v21.4s, v23.4s
+	WORD $0x4fb812a1 // fmla v1.4s, v21.4s, v24.s[1]
+	WORD $0x4fb912a9 // fmla v9.4s, v21.4s, v25.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e37de94 // fmul v20.4s, v20.4s, v23.4s
+	WORD $0x4f981a81 // fmla v1.4s, v20.4s, v24.s[2]
+	WORD $0x4f991a89 // fmla v9.4s, v20.4s, v25.s[2]
+	VAND V31.B16, V17.B16, V17.B16
+	WORD $0x6e37de31 // fmul v17.4s, v17.4s, v23.4s
+	WORD $0x4fb81a21 // fmla v1.4s, v17.4s, v24.s[3]
+	WORD $0x4fb91a29 // fmla v9.4s, v17.4s, v25.s[3]
+	VSHL $8, V18.H8, V20.H8
+	WORD $0x4f1c0652 // sshr v18.8h, v18.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3cdeb5 // fmul v21.4s, v21.4s, v28.4s
+	WORD $0x4f9812a2 // fmla v2.4s, v21.4s, v24.s[0]
+	WORD $0x4f9912aa // fmla v10.4s, v21.4s, v25.s[0]
+	VSHL $16, V18.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3cdeb5 // fmul v21.4s, v21.4s, v28.4s
+	WORD $0x4fb812a2 // fmla v2.4s, v21.4s, v24.s[1]
+	WORD $0x4fb912aa // fmla v10.4s, v21.4s, v25.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e3cde94 // fmul v20.4s, v20.4s, v28.4s
+	WORD $0x4f981a82 // fmla v2.4s, v20.4s, v24.s[2]
+	WORD $0x4f991a8a // fmla v10.4s, v20.4s, v25.s[2]
+	VAND V31.B16, V18.B16, V18.B16
+	WORD $0x6e3cde52 // fmul v18.4s, v18.4s, v28.4s
+	WORD $0x4fb81a42 // fmla v2.4s, v18.4s, v24.s[3]
+	WORD $0x4fb91a4a // fmla v10.4s, v18.4s, v25.s[3]
+	VSHL $8, V19.H8, V20.H8
+	WORD $0x4f1c0673 // sshr v19.8h, v19.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3ddeb5 // fmul v21.4s, v21.4s, v29.4s
+	WORD $0x4f9812a3 // fmla v3.4s, v21.4s, v24.s[0]
+	WORD $0x4f9912ab // fmla v11.4s, v21.4s, v25.s[0]
+	VSHL $16, V19.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3ddeb5 // fmul v21.4s, v21.4s, v29.4s
+	WORD $0x4fb812a3 // fmla v3.4s, v21.4s, v24.s[1]
+	WORD $0x4fb912ab // fmla v11.4s, v21.4s, v25.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e3dde94 // fmul v20.4s, v20.4s, v29.4s
+	WORD $0x4f981a83 // fmla v3.4s, v20.4s, v24.s[2]
+	WORD $0x4f991a8b // fmla v11.4s, v20.4s, v25.s[2]
+	VAND V31.B16, V19.B16, V19.B16
+	WORD $0x6e3dde73 // fmul v19.4s, v19.4s, v29.4s
+	WORD $0x4fb81a63 // fmla v3.4s, v19.4s, v24.s[3]
+	WORD $0x4fb91a6b // fmla v11.4s, v19.4s, v25.s[3]
+	VLD1.P 64(R8), [V16.B16, V17.B16, V18.B16, V19.B16]
+	FLDPQ 0(R20), (F22, F23)
+	FLDPQ 32(R20), (F28, F29)
+	VSHL $8, V16.H8, V20.H8
+	WORD $0x4f1c0610 // sshr v16.8h, v16.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e36deb5 // fmul v21.4s, v21.4s, v22.4s
+	WORD $0x4f9812a4 // fmla v4.4s, v21.4s, v24.s[0]
+	WORD $0x4f9912ac // fmla v12.4s, v21.4s, v25.s[0]
+	VSHL $16, V16.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e36deb5 // fmul v21.4s, v21.4s, v22.4s
+	WORD $0x4fb812a4 // fmla v4.4s, v21.4s, v24.s[1]
+	WORD $0x4fb912ac // fmla v12.4s, v21.4s, v25.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e36de94 // fmul v20.4s, v20.4s, v22.4s
+	WORD $0x4f981a84 // fmla v4.4s, v20.4s, v24.s[2]
+	WORD $0x4f991a8c // fmla v12.4s, v20.4s, v25.s[2]
+	VAND V31.B16, V16.B16, V16.B16
+	WORD $0x6e36de10 // fmul v16.4s, v16.4s, v22.4s
+	WORD $0x4fb81a04 // fmla v4.4s, v16.4s, v24.s[3]
+	WORD $0x4fb91a0c // fmla v12.4s, v16.4s, v25.s[3]
+	VSHL $8, V17.H8, V20.H8
+	WORD $0x4f1c0631 // sshr v17.8h, v17.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e37deb5 // fmul v21.4s, v21.4s, v23.4s
+	WORD $0x4f9812a5 // fmla v5.4s, v21.4s, v24.s[0]
+	WORD $0x4f9912ad // fmla v13.4s, v21.4s, v25.s[0]
+	VSHL $16, V17.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e37deb5 // fmul v21.4s, v21.4s, v23.4s
+	WORD $0x4fb812a5 // fmla v5.4s, v21.4s, v24.s[1]
+	WORD $0x4fb912ad // fmla v13.4s, v21.4s, v25.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e37de94 // fmul v20.4s, v20.4s, v23.4s
+	WORD $0x4f981a85 // fmla v5.4s, v20.4s, v24.s[2]
+	WORD $0x4f991a8d // fmla v13.4s, v20.4s, v25.s[2]
+	VAND V31.B16, V17.B16, V17.B16
+	WORD $0x6e37de31 // fmul v17.4s, v17.4s, v23.4s
+	WORD $0x4fb81a25 // fmla v5.4s, v17.4s, v24.s[3]
+	WORD $0x4fb91a2d // fmla v13.4s, v17.4s, v25.s[3]
+	VSHL $8, V18.H8, V20.H8
+	WORD $0x4f1c0652 // sshr v18.8h, v18.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3cdeb5 // fmul v21.4s, v21.4s, v28.4s
+	WORD $0x4f9812a6 // fmla v6.4s, v21.4s, v24.s[0]
+	WORD $0x4f9912ae // fmla v14.4s, v21.4s, v25.s[0]
+	VSHL $16, V18.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3cdeb5 // fmul v21.4s, v21.4s, v28.4s
+	WORD $0x4fb812a6 // fmla v6.4s, v21.4s, v24.s[1]
+	WORD $0x4fb912ae // fmla v14.4s, v21.4s, v25.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e3cde94 // fmul v20.4s, v20.4s, v28.4s
+	WORD $0x4f981a86 // fmla v6.4s, v20.4s, v24.s[2]
+	WORD $0x4f991a8e // fmla v14.4s, v20.4s, v25.s[2]
+	VAND V31.B16, V18.B16, V18.B16
+	WORD $0x6e3cde52 // fmul v18.4s, v18.4s, v28.4s
+	WORD $0x4fb81a46 // fmla v6.4s, v18.4s, v24.s[3]
+	WORD $0x4fb91a4e // fmla v14.4s, v18.4s, v25.s[3]
+	VSHL $8, V19.H8, V20.H8
+	WORD $0x4f1c0673 // sshr v19.8h, v19.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3ddeb5 // fmul v21.4s, v21.4s, v29.4s
+	WORD $0x4f9812a7 // fmla v7.4s, v21.4s, v24.s[0]
+	WORD $0x4f9912af // fmla v15.4s, v21.4s, v25.s[0]
+	VSHL $16, V19.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3ddeb5 // fmul v21.4s, v21.4s, v29.4s
+	WORD $0x4fb812a7 // fmla v7.4s, v21.4s, v24.s[1]
+	WORD $0x4fb912af // fmla v15.4s, v21.4s, v25.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e3dde94 // fmul v20.4s, v20.4s, v29.4s
+	WORD $0x4f981a87 // fmla v7.4s, v20.4s, v24.s[2]
+	WORD $0x4f991a8f // fmla v15.4s, v20.4s, v25.s[2]
+	VAND V31.B16, V19.B16, V19.B16
+	WORD $0x6e3dde73 // fmul v19.4s, v19.4s, v29.4s
+	WORD $0x4fb81a67 // fmla v7.4s, v19.4s, v24.s[3]
+	WORD $0x4fb91a6f // fmla v15.4s, v19.4s, v25.s[3]
+	SUBS $1, R23, R23
+	BNE lineFP8r2b2
+	ADD $64, R7, R7
+	ADD $1088, R19, R19
+	ADD $64, R8, R8
+	ADD $1088, R20, R20
+	SUBS $1, R6, R6
+	BNE groupFP8r2b2
+	MOVD R0, R15
+	FSTPQ (F0, F1), 0(R15)
+	FSTPQ (F2, F3), 32(R15)
+	FSTPQ (F4, F5), 64(R15)
+	FSTPQ (F6, F7), 96(R15)
+	ADD R1, R15, R15
+	FSTPQ (F8, F9), 0(R15)
+	FSTPQ (F10, F11), 32(R15)
+	FSTPQ (F12, F13), 64(R15)
+	FSTPQ (F14, F15), 96(R15)
+	RET
+
+// func mulFP8r1b4NEON(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
+TEXT ·mulFP8r1b4NEON(SB), NOSPLIT, $0-56
+	MOVD y+0(FP), R0
+	MOVD ldy+8(FP), R1
+	MOVD w+16(FP), R2
+	MOVD stride+24(FP), R3
+	MOVD x+32(FP), R4
+	MOVD ldx+40(FP), R5
+	MOVD steps+48(FP), R6
+	LSL $2, R1, R1
+	LSL $2, R5, R5
+	MOVD R2, R7
+	ADD R3, R7, R8
+	ADD R3, R8, R9
+	ADD R3, R9, R10
+	ADD $1024, R7, R19
+	ADD $1024, R8, R20
+	ADD $1024, R9, R21
+	ADD $1024, R10, R22
+	MOVD R4, R11
+	MOVD $0x87f00000, R15
+	VDUP R15, V31.S4
+	MOVD R0, R15
+	FLDPQ 0(R15), (F0, F1)
+	FLDPQ 32(R15), (F2, F3)
+	FLDPQ 64(R15), (F4, F5)
+	FLDPQ 96(R15), (F6, F7)
+	FLDPQ 128(R15), (F8, F9)
+	FLDPQ 160(R15), (F10, F11)
+	FLDPQ 192(R15), (F12, F13)
+	FLDPQ 224(R15), (F14, F15)
+
+groupFP8r1b4:
+	MOVD $16, R23
+
+lineFP8r1b4:
+	FMOVQ.P 16(R11), F24
+	VLD1.P 64(R7), [V16.B16, V17.B16, V18.B16, V19.B16]
+	FLDPQ 0(R19), (F22, F23)
+	FLDPQ 32(R19), (F28, F29)
+	VSHL $8, V16.H8, V20.H8
+	WORD $0x4f1c0610 // sshr v16.8h, v16.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e36deb5 // fmul v21.4s, v21.4s, v22.4s
+	WORD $0x4f9812a0 // fmla v0.4s, v21.4s, v24.s[0]
+	VSHL $16, V16.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e36deb5 // fmul v21.4s, v21.4s, v22.4s
+	WORD $0x4fb812a0 // fmla v0.4s, v21.4s, v24.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e36de94 // fmul v20.4s, v20.4s, v22.4s
+	WORD $0x4f981a80 // fmla v0.4s, v20.4s, v24.s[2]
+	VAND V31.B16, V16.B16, V16.B16
+	WORD $0x6e36de10 // fmul v16.4s, v16.4s, v22.4s
+	WORD $0x4fb81a00 // fmla v0.4s, v16.4s, v24.s[3]
+	VSHL $8, V17.H8, V20.H8
+	WORD $0x4f1c0631 // sshr v17.8h, v17.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e37deb5 // fmul v21.4s, v21.4s, v23.4s
+	WORD $0x4f9812a1 // fmla v1.4s, v21.4s, v24.s[0]
+	VSHL $16, V17.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e37deb5 // fmul v21.4s, v21.4s, v23.4s
+	WORD $0x4fb812a1 // fmla v1.4s, v21.4s, v24.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e37de94 // fmul v20.4s, v20.4s, v23.4s
+	WORD $0x4f981a81 // fmla v1.4s, v20.4s, v24.s[2]
+	VAND V31.B16, V17.B16, V17.B16
+	WORD $0x6e37de31 // fmul v17.4s, v17.4s, v23.4s
+	WORD $0x4fb81a21 // fmla v1.4s, v17.4s, v24.s[3]
+	VSHL $8, V18.H8, V20.H8
+	WORD $0x4f1c0652 // sshr v18.8h, v18.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3cdeb5 // fmul v21.4s, v21.4s, v28.4s
+	WORD $0x4f9812a2 // fmla v2.4s, v21.4s, v24.s[0]
+	VSHL $16, V18.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3cdeb5 // fmul v21.4s, v21.4s, v28.4s
+	WORD $0x4fb812a2 // fmla v2.4s, v21.4s, v24.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e3cde94 // fmul v20.4s, v20.4s, v28.4s
+	WORD $0x4f981a82 // fmla v2.4s, v20.4s, v24.s[2]
+	VAND V31.B16, V18.B16, V18.B16
+	WORD $0x6e3cde52 // fmul v18.4s, v18.4s, v28.4s
+	WORD $0x4fb81a42 // fmla v2.4s, v18.4s, v24.s[3]
+	VSHL $8, V19.H8, V20.H8
+	WORD $0x4f1c0673 // sshr v19.8h, v19.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3ddeb5 // fmul v21.4s, v21.4s, v29.4s
+	WORD $0x4f9812a3 // fmla v3.4s, v21.4s, v24.s[0]
+	VSHL $16, V19.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3ddeb5 // fmul v21.4s, v21.4s, v29.4s
+	WORD $0x4fb812a3 // fmla v3.4s, v21.4s, v24.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e3dde94 // fmul v20.4s, v20.4s, v29.4s
+	WORD $0x4f981a83 // fmla v3.4s, v20.4s, v24.s[2]
+	VAND V31.B16, V19.B16, V19.B16
+	WORD $0x6e3dde73 // fmul v19.4s, v19.4s, v29.4s
+	WORD $0x4fb81a63 // fmla v3.4s, v19.4s, v24.s[3]
+	VLD1.P 64(R8), [V16.B16, V17.B16, V18.B16, V19.B16]
+	FLDPQ 0(R20), (F22, F23)
+	FLDPQ 32(R20), (F28, F29)
+	VSHL $8, V16.H8, V20.H8
+	WORD $0x4f1c0610 // sshr v16.8h, v16.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e36deb5 // fmul v21.4s, v21.4s, v22.4s
+	WORD $0x4f9812a4 // fmla v4.4s, v21.4s, v24.s[0]
+	VSHL $16, V16.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e36deb5 // fmul v21.4s, v21.4s, v22.4s
+	WORD $0x4fb812a4 // fmla v4.4s, v21.4s, v24.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e36de94 // fmul v20.4s, v20.4s, v22.4s
+	WORD $0x4f981a84 // fmla v4.4s, v20.4s, v24.s[2]
+	VAND V31.B16, V16.B16, V16.B16
+	WORD $0x6e36de10 // fmul v16.4s, v16.4s, v22.4s
+	WORD $0x4fb81a04 // fmla v4.4s, v16.4s, v24.s[3]
+	VSHL $8, V17.H8, V20.H8
+	WORD $0x4f1c0631 // sshr v17.8h, v17.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e37deb5 // fmul v21.4s, v21.4s, v23.4s
+	WORD $0x4f9812a5 // fmla v5.4s, v21.4s, v24.s[0]
+	VSHL $16, V17.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e37deb5 // fmul v21.4s, v21.4s, v23.4s
+	WORD $0x4fb812a5 // fmla v5.4s, v21.4s, v24.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e37de94 // fmul v20.4s, v20.4s, v23.4s
+	WORD $0x4f981a85 // fmla v5.4s, v20.4s, v24.s[2]
+	VAND V31.B16, V17.B16, V17.B16
+	WORD $0x6e37de31 // fmul v17.4s, v17.4s, v23.4s
+	WORD $0x4fb81a25 // fmla v5.4s, v17.4s, v24.s[3]
+	VSHL $8, V18.H8, V20.H8
+	WORD $0x4f1c0652 // sshr v18.8h, v18.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3cdeb5 // fmul v21.4s, v21.4s, v28.4s
+	WORD $0x4f9812a6 // fmla v6.4s, v21.4s, v24.s[0]
+	VSHL $16, V18.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3cdeb5 // fmul v21.4s, v21.4s, v28.4s
+	WORD $0x4fb812a6 // fmla v6.4s, v21.4s, v24.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e3cde94 // fmul v20.4s, v20.4s, v28.4s
+	WORD $0x4f981a86 // fmla v6.4s, v20.4s, v24.s[2]
+	VAND V31.B16, V18.B16, V18.B16
+	WORD $0x6e3cde52 // fmul v18.4s, v18.4s, v28.4s
+	WORD $0x4fb81a46 // fmla v6.4s, v18.4s, v24.s[3]
+	VSHL $8, V19.H8, V20.H8
+	WORD $0x4f1c0673 // sshr v19.8h, v19.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3ddeb5 // fmul v21.4s, v21.4s, v29.4s
+	WORD $0x4f9812a7 // fmla v7.4s, v21.4s, v24.s[0]
+	VSHL $16, V19.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3ddeb5 // fmul v21.4s, v21.4s, v29.4s
+	WORD $0x4fb812a7 // fmla v7.4s, v21.4s, v24.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e3dde94 // fmul v20.4s, v20.4s, v29.4s
+	WORD $0x4f981a87 // fmla v7.4s, v20.4s, v24.s[2]
+	VAND V31.B16, V19.B16, V19.B16
+	WORD $0x6e3dde73 // fmul v19.4s, v19.4s, v29.4s
+	WORD $0x4fb81a67 // fmla v7.4s, v19.4s, v24.s[3]
+	VLD1.P 64(R9), [V16.B16, V17.B16, V18.B16, V19.B16]
+	FLDPQ 0(R21), (F22, F23)
+	FLDPQ 32(R21), (F28, F29)
+	VSHL $8, V16.H8, V20.H8
+	WORD $0x4f1c0610 // sshr v16.8h, v16.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e36deb5 // fmul v21.4s, v21.4s, v22.4s
+	WORD $0x4f9812a8 // fmla v8.4s, v21.4s, v24.s[0]
+	VSHL $16, V16.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e36deb5 // fmul v21.4s, v21.4s, v22.4s
+	WORD $0x4fb812a8 // fmla v8.4s, v21.4s, v24.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e36de94 // fmul v20.4s, v20.4s, v22.4s
+	WORD $0x4f981a88 // fmla v8.4s, v20.4s, v24.s[2]
+	VAND V31.B16, V16.B16, V16.B16
+	WORD $0x6e36de10 // fmul v16.4s, v16.4s, v22.4s
+	WORD $0x4fb81a08 // fmla v8.4s, v16.4s, v24.s[3]
+	VSHL $8, V17.H8, V20.H8
+	WORD $0x4f1c0631 // sshr v17.8h, v17.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e37deb5 // fmul v21.4s, v21.4s, v23.4s
+	WORD $0x4f9812a9 // fmla v9.4s, v21.4s, v24.s[0]
+	VSHL $16, V17.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e37deb5 // fmul v21.4s, v21.4s, v23.4s
+	WORD $0x4fb812a9 // fmla v9.4s, v21.4s, v24.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e37de94 // fmul v20.4s, v20.4s, v23.4s
+	WORD $0x4f981a89 // fmla v9.4s, v20.4s, v24.s[2]
+	VAND V31.B16, V17.B16, V17.B16
+	WORD $0x6e37de31 // fmul v17.4s, v17.4s, v23.4s
+	WORD $0x4fb81a29 // fmla v9.4s, v17.4s, v24.s[3]
+	VSHL $8, V18.H8, V20.H8
+	WORD $0x4f1c0652 // sshr v18.8h, v18.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3cdeb5 // fmul v21.4s, v21.4s, v28.4s
+	WORD $0x4f9812aa // fmla v10.4s, v21.4s, v24.s[0]
+	VSHL $16, V18.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3cdeb5 // fmul v21.4s, v21.4s, v28.4s
+	WORD $0x4fb812aa // fmla v10.4s, v21.4s, v24.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e3cde94 // fmul v20.4s, v20.4s, v28.4s
+	WORD $0x4f981a8a // fmla v10.4s, v20.4s, v24.s[2]
+	VAND V31.B16, V18.B16, V18.B16
+	WORD $0x6e3cde52 // fmul v18.4s, v18.4s, v28.4s
+	WORD $0x4fb81a4a // fmla v10.4s, v18.4s, v24.s[3]
+	VSHL $8, V19.H8, V20.H8
+	WORD $0x4f1c0673 // sshr v19.8h, v19.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3ddeb5 // fmul v21.4s, v21.4s, v29.4s
+	WORD $0x4f9812ab // fmla v11.4s, v21.4s, v24.s[0]
+	VSHL $16, V19.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3ddeb5 // fmul v21.4s, v21.4s, v29.4s
+	WORD $0x4fb812ab // fmla v11.4s, v21.4s, v24.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e3dde94 // fmul v20.4s, v20.4s, v29.4s
+	WORD $0x4f981a8b // fmla v11.4s, v20.4s, v24.s[2]
+	VAND V31.B16, V19.B16, V19.B16
+	WORD $0x6e3dde73 // fmul v19.4s, v19.4s, v29.4s
+	WORD $0x4fb81a6b // fmla v11.4s, v19.4s, v24.s[3]
+	VLD1.P 64(R10), [V16.B16, V17.B16, V18.B16, V19.B16]
+	FLDPQ 0(R22), (F22, F23)
+	FLDPQ 32(R22), (F28, F29)
+	VSHL $8, V16.H8, V20.H8
+	WORD $0x4f1c0610 // sshr v16.8h, v16.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e36deb5 // fmul v21.4s, v21.4s, v22.4s
+	WORD $0x4f9812ac // fmla v12.4s, v21.4s, v24.s[0]
+	VSHL $16, V16.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e36deb5 // fmul v21.4s, v21.4s, v22.4s
+	WORD $0x4fb812ac // fmla v12.4s, v21.4s, v24.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e36de94 // fmul v20.4s, v20.4s, v22.4s
+	WORD $0x4f981a8c // fmla v12.4s, v20.4s, v24.s[2]
+	VAND V31.B16, V16.B16, V16.B16
+	WORD $0x6e36de10 // fmul v16.4s, v16.4s, v22.4s
+	WORD $0x4fb81a0c // fmla v12.4s, v16.4s, v24.s[3]
+	VSHL $8, V17.H8, V20.H8
+	WORD $0x4f1c0631 // sshr v17.8h, v17.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e37deb5 // fmul v21.4s, v21.4s, v23.4s
+	WORD $0x4f9812ad // fmla v13.4s, v21.4s, v24.s[0]
+	VSHL $16, V17.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e37deb5 // fmul v21.4s, v21.4s, v23.4s
+	WORD $0x4fb812ad // fmla v13.4s, v21.4s, v24.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e37de94 // fmul v20.4s, v20.4s, v23.4s
+	WORD $0x4f981a8d // fmla v13.4s, v20.4s, v24.s[2]
+	VAND V31.B16, V17.B16, V17.B16
+	WORD $0x6e37de31 // fmul v17.4s, v17.4s, v23.4s
+	WORD $0x4fb81a2d // fmla v13.4s, v17.4s, v24.s[3]
+	VSHL $8, V18.H8, V20.H8
+	WORD $0x4f1c0652 // sshr v18.8h, v18.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3cdeb5 // fmul v21.4s, v21.4s, v28.4s
+	WORD $0x4f9812ae // fmla v14.4s, v21.4s, v24.s[0]
+	VSHL $16, V18.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3cdeb5 // fmul v21.4s, v21.4s, v28.4s
+	WORD $0x4fb812ae // fmla v14.4s, v21.4s, v24.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e3cde94 // fmul v20.4s, v20.4s, v28.4s
+	WORD $0x4f981a8e // fmla v14.4s, v20.4s, v24.s[2]
+	VAND V31.B16, V18.B16, V18.B16
+	WORD $0x6e3cde52 // fmul v18.4s, v18.4s, v28.4s
+	WORD $0x4fb81a4e // fmla v14.4s, v18.4s, v24.s[3]
+	VSHL $8, V19.H8, V20.H8
+	WORD $0x4f1c0673 // sshr v19.8h, v19.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3ddeb5 // fmul v21.4s, v21.4s, v29.4s
+	WORD $0x4f9812af // fmla v15.4s, v21.4s, v24.s[0]
+	VSHL $16, V19.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3ddeb5 // fmul v21.4s, v21.4s, v29.4s
+	WORD $0x4fb812af // fmla v15.4s, v21.4s, v24.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e3dde94 // fmul v20.4s, v20.4s, v29.4s
+	WORD $0x4f981a8f // fmla v15.4s, v20.4s, v24.s[2]
+	VAND V31.B16, V19.B16, V19.B16
+	WORD $0x6e3dde73 // fmul v19.4s, v19.4s, v29.4s
+	WORD $0x4fb81a6f // fmla v15.4s, v19.4s, v24.s[3]
+	SUBS $1, R23, R23
+	BNE lineFP8r1b4
+	ADD $64, R7, R7
+	ADD $1088, R19, R19
+	ADD $64, R8, R8
+	ADD $1088, R20, R20
+	ADD $64, R9, R9
+	ADD $1088, R21, R21
+	ADD $64, R10, R10
+	ADD $1088, R22, R22
+	SUBS $1, R6, R6
+	BNE groupFP8r1b4
+	MOVD R0, R15
+	FSTPQ (F0, F1), 0(R15)
+	FSTPQ (F2, F3), 32(R15)
+	FSTPQ (F4, F5), 64(R15)
+	FSTPQ (F6, F7), 96(R15)
+	FSTPQ (F8, F9), 128(R15)
+	FSTPQ (F10, F11), 160(R15)
+	FSTPQ (F12, F13), 192(R15)
+	FSTPQ (F14, F15), 224(R15)
+	RET
+
+// func mulFP8r1b1NEON(y *float32, ldy int, w *byte, stride int, x *float32, ldx, steps int)
+TEXT ·mulFP8r1b1NEON(SB), NOSPLIT, $0-56
+	MOVD y+0(FP), R0
+	MOVD ldy+8(FP), R1
+	MOVD w+16(FP), R2
+	MOVD stride+24(FP), R3
+	MOVD x+32(FP), R4
+	MOVD ldx+40(FP), R5
+	MOVD steps+48(FP), R6
+	LSL $2, R1, R1
+	LSL $2, R5, R5
+	MOVD R2, R7
+	ADD $1024, R7, R19
+	MOVD R4, R11
+	MOVD $0x87f00000, R15
+	VDUP R15, V31.S4
+	MOVD R0, R15
+	FLDPQ 0(R15), (F0, F1)
+	FLDPQ 32(R15), (F2, F3)
+
+groupFP8r1b1:
+	MOVD $16, R23
+
+lineFP8r1b1:
+	FMOVQ.P 16(R11), F24
+	VLD1.P 64(R7), [V16.B16, V17.B16, V18.B16, V19.B16]
+	FLDPQ 0(R19), (F22, F23)
+	FLDPQ 32(R19), (F28, F29)
+	VSHL $8, V16.H8, V20.H8
+	WORD $0x4f1c0610 // sshr v16.8h, v16.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e36deb5 // fmul v21.4s, v21.4s, v22.4s
+	WORD $0x4f9812a0 // fmla v0.4s, v21.4s, v24.s[0]
+	VSHL $16, V16.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e36deb5 // fmul v21.4s, v21.4s, v22.4s
+	WORD $0x4fb812a0 // fmla v0.4s, v21.4s, v24.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e36de94 // fmul v20.4s, v20.4s, v22.4s
+	WORD $0x4f981a80 // fmla v0.4s, v20.4s, v24.s[2]
+	VAND V31.B16, V16.B16, V16.B16
+	WORD $0x6e36de10 // fmul v16.4s, v16.4s, v22.4s
+	WORD $0x4fb81a00 // fmla v0.4s, v16.4s, v24.s[3]
+	VSHL $8, V17.H8, V20.H8
+	WORD $0x4f1c0631 // sshr v17.8h, v17.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e37deb5 // fmul v21.4s, v21.4s, v23.4s
+	WORD $0x4f9812a1 // fmla v1.4s, v21.4s, v24.s[0]
+	VSHL $16, V17.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e37deb5 // fmul v21.4s, v21.4s, v23.4s
+	WORD $0x4fb812a1 // fmla v1.4s, v21.4s, v24.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e37de94 // fmul v20.4s, v20.4s, v23.4s
+	WORD $0x4f981a81 // fmla v1.4s, v20.4s, v24.s[2]
+	VAND V31.B16, V17.B16, V17.B16
+	WORD $0x6e37de31 // fmul v17.4s, v17.4s, v23.4s
+	WORD $0x4fb81a21 // fmla v1.4s, v17.4s, v24.s[3]
+	VSHL $8, V18.H8, V20.H8
+	WORD $0x4f1c0652 // sshr v18.8h, v18.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3cdeb5 // fmul v21.4s, v21.4s, v28.4s
+	WORD $0x4f9812a2 // fmla v2.4s, v21.4s, v24.s[0]
+	VSHL $16, V18.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3cdeb5 // fmul v21.4s, v21.4s, v28.4s
+	WORD $0x4fb812a2 // fmla v2.4s, v21.4s, v24.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e3cde94 // fmul v20.4s, v20.4s, v28.4s
+	WORD $0x4f981a82 // fmla v2.4s, v20.4s, v24.s[2]
+	VAND V31.B16, V18.B16, V18.B16
+	WORD $0x6e3cde52 // fmul v18.4s, v18.4s, v28.4s
+	WORD $0x4fb81a42 // fmla v2.4s, v18.4s, v24.s[3]
+	VSHL $8, V19.H8, V20.H8
+	WORD $0x4f1c0673 // sshr v19.8h, v19.8h, #4
+	WORD $0x4f1c0694 // sshr v20.8h, v20.8h, #4
+	VSHL $16, V20.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3ddeb5 // fmul v21.4s, v21.4s, v29.4s
+	WORD $0x4f9812a3 // fmla v3.4s, v21.4s, v24.s[0]
+	VSHL $16, V19.S4, V21.S4
+	VAND V31.B16, V21.B16, V21.B16
+	WORD $0x6e3ddeb5 // fmul v21.4s, v21.4s, v29.4s
+	WORD $0x4fb812a3 // fmla v3.4s, v21.4s, v24.s[1]
+	VAND V31.B16, V20.B16, V20.B16
+	WORD $0x6e3dde94 // fmul v20.4s, v20.4s, v29.4s
+	WORD $0x4f981a83 // fmla v3.4s, v20.4s, v24.s[2]
+	VAND V31.B16, V19.B16, V19.B16
+	WORD $0x6e3dde73 // fmul v19.4s, v19.4s, v29.4s
+	WORD $0x4fb81a63 // fmla v3.4s, v19.4s, v24.s[3]
+	SUBS $1, R23, R23
+	BNE lineFP8r1b1
+	ADD $64, R7, R7
+	ADD $1088, R19, R19
+	SUBS $1, R6, R6
+	BNE groupFP8r1b1
+	MOVD R0, R15
+	FSTPQ (F0, F1), 0(R15)
+	FSTPQ (F2, F3), 32(R15)
+	RET

@@ -18,7 +18,7 @@ func TestMatrixSameBytes(t *testing.T) {
 		{70, 83, 259}, {8, 130, 513}, {6, 66, 2051}, {3, 70, 4101}}
 	withLevels(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(3, 4))
-		for d := WeightsF32; d <= WeightsInt4; d++ {
+		for d := WeightsF32; d <= lastFormat; d++ {
 			for _, s := range shapes {
 				for _, few := range []int{0, 4, 100} {
 					name := fmt.Sprintf("%s %v", d, s)
@@ -38,7 +38,7 @@ func extremeMatrix(t *testing.T, r *rand.Rand, n, k int, d Format, few int) *Mat
 	}
 	for i := range n {
 		row := extremeRow(r, k, few)
-		if d.Integer() { // scales are finite
+		if d.scaled() { // scales are finite
 			for j, v := range row {
 				if v != v || v > 1e4 || v < -1e4 {
 					row[j] = float32(j)
@@ -74,7 +74,7 @@ func TestMatrixRandomShapes(t *testing.T) {
 		r := rand.New(rand.NewPCG(27, 28))
 		for range 60 {
 			rows, n, k := r.IntN(20), 1+r.IntN(150), 1+r.IntN(40)
-			d := WeightsF32 + Format(r.IntN(4))
+			d := WeightsF32 + Format(r.IntN(int(lastFormat)))
 			m := extremeMatrix(t, r, n, k, d, 50)
 			x := tensor.Rows{Data: extremeRow(r, rows*k, 50), N: rows, Dim: k}
 			sameBytes(t, fmt.Sprintf("%s: %d rows, %d × %d", d, rows, n, k), m, x)

@@ -20,9 +20,12 @@ const (
 	PrecisionInt8
 	// PrecisionInt4 keeps weights in 4 bits with scales.
 	PrecisionInt4
+	// PrecisionFP8 keeps weights as e4m3 floats of 8 bits with scales, and multiplies
+	// them in float32.
+	PrecisionFP8
 )
 
-var precisionNames = [...]string{"", "exact", "bf16", "int8", "int4"}
+var precisionNames = [...]string{"", "exact", "bf16", "int8", "int4", "fp8"}
 
 // String returns the precision's name.
 func (p Precision) String() string {
@@ -54,8 +57,8 @@ const (
 
 var roleNames = [roles]string{"experts", "attention", "dense", "head", "kv", "rows"}
 
-// lowest is the narrowest precision of a role.
-var lowest = [roles]Precision{PrecisionInt4, PrecisionInt4, PrecisionInt4, PrecisionInt4,
+// last is the last precision that a role can have.
+var last = [roles]Precision{PrecisionFP8, PrecisionFP8, PrecisionFP8, PrecisionFP8,
 	PrecisionInt8, PrecisionBF16}
 
 // Mode is a numeric mode: the precision of each role. The bytes of an answer depend
@@ -76,10 +79,13 @@ const (
 	Int8 Mode = 0x223333
 	// Int4 keeps linear layers in 4 bits, the head in 8, rows and KV cache in bfloat16.
 	Int4 Mode = 0x223444
+	// FP8 keeps linear layers in e4m3, 8 bits, rows and KV cache in bfloat16; rows are
+	// multiplied in float32, as in BF16.
+	FP8 Mode = 0x225555
 )
 
 // bases are the modes that a mode's name begins with.
-var bases = [...]Mode{Exact, BF16, Int8, Int4}
+var bases = [...]Mode{Exact, BF16, Int8, Int4, FP8}
 
 // Precision returns the precision of a role.
 func (m Mode) Precision(r Role) Precision { return Precision(m >> (roleBits * r) & 15) }
@@ -89,7 +95,7 @@ func (m Mode) With(r Role, p Precision) Mode {
 	return m&^(15<<(roleBits*r)) | Mode(p)<<(roleBits*r)
 }
 
-// ParseMode reads a mode: exact, bf16, int8 or int4, and then, after commas, roles
+// ParseMode reads a mode: exact, bf16, int8, int4 or fp8, and then, after commas, roles
 // with a precision of their own, as in "int4,head=bf16,kv=int8".
 func ParseMode(s string) (Mode, error) {
 	base, rest, more := strings.Cut(s, ",")
@@ -100,7 +106,7 @@ func ParseMode(s string) (Mode, error) {
 		}
 	}
 	if m == 0 {
-		return 0, fmt.Errorf("numeric mode %q is unknown: use exact, bf16, int8 or int4", base)
+		return 0, fmt.Errorf("numeric mode %q is unknown: use exact, bf16, int8, int4 or fp8", base)
 	}
 	for more {
 		var part string
@@ -120,13 +126,13 @@ func (m Mode) parseRole(s string) (Mode, error) {
 		if known != name {
 			continue
 		}
-		for p := PrecisionExact; p <= lowest[r]; p++ {
+		for p := PrecisionExact; p <= last[r]; p++ {
 			if precisionNames[p] == value {
 				return m.With(Role(r), p), nil
 			}
 		}
 		return 0, fmt.Errorf("precision %q of %s: use one of %s", value, name,
-			strings.Join(precisionNames[1:lowest[r]+1], ", "))
+			strings.Join(precisionNames[1:last[r]+1], ", "))
 	}
 	return 0, fmt.Errorf("role %q is unknown: use %s, each with =precision",
 		name, strings.Join(roleNames[:], ", "))
@@ -166,6 +172,8 @@ func (m Mode) Weights(r Role, d tensor.DType) Format {
 		return WeightsInt8
 	case p == PrecisionInt4:
 		return WeightsInt4
+	case p == PrecisionFP8:
+		return WeightsFP8
 	case d == tensor.BF16:
 		return WeightsBF16
 	}

@@ -64,7 +64,7 @@ func (p *Packer) Pack(m *Matrix, first, count int, s Source) error {
 // or that there are weights that cannot be packed: the slow way says which.
 func (p *Packer) blocks(m *Matrix, first, count int, s Source) bool {
 	switch {
-	case m.format.Integer():
+	case m.format.scaled():
 		for g := 0; g*groupInputs < m.K; g++ {
 			for n := 0; n < count; n += blockRows {
 				p.tile.fill(s.from(n), g*groupInputs, min(groupInputs, m.K-g*groupInputs))
@@ -260,8 +260,11 @@ func spread(v uint64) uint64 {
 func packGroupGo(block []byte, g int, f Format, t *tileRows) bool {
 	var row [groupInputs]float32
 	set, size := setInt8, int8Bytes
-	if f == WeightsInt4 {
+	switch f {
+	case WeightsInt4:
 		set, size = setInt4, int4Bytes
+	case WeightsFP8:
+		set, size = setFP8, fp8Bytes
 	}
 	for r := range blockRows {
 		for i := range row {

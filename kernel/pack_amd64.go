@@ -11,6 +11,11 @@ func packInt8AVX2(block *byte, tile *float32) (bad int)
 //go:noescape
 func packInt4AVX2(block *byte, tile *float32) (bad int)
 
+// packFP8AVX2 is packInt8AVX2 for e4m3.
+//
+//go:noescape
+func packFP8AVX2(block *byte, tile *float32) (bad int)
+
 // widenColumnsAVX2 is widenColumnsGo; n is not 0.
 //
 //go:noescape
@@ -78,6 +83,8 @@ func packGroup(block []byte, g int, f Format, t *tileRows) bool {
 		return packGroupGo(block, g, f, t)
 	case f == WeightsInt8:
 		return packInt8AVX2(&block[g*int8Bytes : (g+1)*int8Bytes][0], &t[0]) == 0
+	case f == WeightsFP8:
+		return packFP8AVX2(&block[g*fp8Bytes : (g+1)*fp8Bytes][0], &t[0]) == 0
 	}
 	return packInt4AVX2(&block[g*int4Bytes : (g+1)*int4Bytes][0], &t[0]) == 0
 }

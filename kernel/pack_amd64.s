@@ -17,7 +17,13 @@ DATA packWords<>+32(SB)/4, $0x3f800000 // 1
 DATA packWords<>+36(SB)/4, $0x7f7fffff // the largest finite number
 DATA packWords<>+40(SB)/4, $8
 DATA packWords<>+44(SB)/4, $15
-GLOBL packWords<>(SB), RODATA|NOPTR, $48
+DATA packWords<>+48(SB)/4, $0x43e00000 // 448
+DATA packWords<>+52(SB)/4, $0x43000000 // 128
+DATA packWords<>+56(SB)/4, $0x46800000 // 2^14
+DATA packWords<>+60(SB)/4, $0x3c800000 // 2^-6
+DATA packWords<>+64(SB)/4, $0xc407ffff // 0x7ffff - 120<<23
+DATA packWords<>+68(SB)/4, $0x7b800000 // 2^120
+GLOBL packWords<>(SB), RODATA|NOPTR, $72
 
 // CODE8 puts the stored code of an input at ROW into byte SHIFT/8 of Y8.
 #define CODE8(ROW, SHIFT) \
@@ -83,6 +89,86 @@ line8:
 	ADDQ $32, DI
 	DECQ R10
 	JNZ  half8
+	MOVQ R9, bad+16(FP)
+	VZEROUPPER
+	RET
+
+// CODEFP8 puts the e4m3 of an input at ROW into byte SHIFT/8 of Y8. It rounds to multiples of
+// 2^-9 below 2^-6, by adding 2^14, and to three bits of mantissa above.
+#define CODEFP8(ROW, SHIFT) \
+	VMULPS ROW, Y1, Y9 \
+	VPAND Y9, Y15, Y2 \
+	VADDPS Y2, Y14, Y3 \
+	VPSUBD Y14, Y3, Y3 \
+	VPSLLD $11, Y2, Y4 \
+	VPSRLD $31, Y4, Y4 \
+	VPADDD Y2, Y4, Y4 \
+	VPADDD Y12, Y4, Y4 \
+	VPSRLD $20, Y4, Y4 \
+	VPCMPGTD Y2, Y13, Y5 \
+	VBLENDVPS Y5, Y3, Y4, Y4 \
+	VPSRLD $31, Y9, Y9 \
+	VPSLLD $7, Y9, Y9 \
+	VPOR Y9, Y4, Y4 \
+	VPSLLD $SHIFT, Y4, Y4 \
+	VPOR Y4, Y8, Y8
+
+// func packFP8AVX2(block *byte, tile *float32) (bad int)
+TEXT ·packFP8AVX2(SB), NOSPLIT, $0-24
+	MOVQ block+0(FP), DI
+	MOVQ tile+8(FP), SI
+	LEAQ packWords<>(SB), R8
+	VPBROADCASTD (R8), Y15
+	VBROADCASTSS 48(R8), Y10
+	VBROADCASTSS 8(R8), Y11
+	VPBROADCASTD 64(R8), Y12
+	VPBROADCASTD 60(R8), Y13
+	VPBROADCASTD 56(R8), Y14
+	XORQ R9, R9
+	MOVQ $2, R10
+
+halfFP8:
+	VPXOR Y0, Y0, Y0
+	MOVQ SI, DX
+	MOVQ $64, CX
+
+maxFP8:
+	VPAND (DX), Y15, Y2
+	VPMAXUD Y2, Y0, Y0
+	ADDQ $64, DX
+	DECQ CX
+	JNZ  maxFP8
+	VDIVPS Y10, Y0, Y2 // the scale: largest / 448
+	VDIVPS Y0, Y10, Y1 // 448 / largest
+	VPBROADCASTD 52(R8), Y3
+	VPCMPGTD Y3, Y2, Y3
+	VMOVMSKPS Y3, AX
+	ORQ AX, R9
+	VCMPPS $13, Y11, Y0, Y3
+	VANDPS Y3, Y2, Y2
+	VANDPS Y3, Y1, Y1
+	VBROADCASTSS 68(R8), Y3
+	VMULPS Y3, Y2, Y2
+	VMOVUPS Y2, 1024(DI)
+	MOVQ SI, DX
+	MOVQ DI, BX
+	MOVQ $16, CX
+
+lineFP8:
+	VPXOR Y8, Y8, Y8
+	CODEFP8((DX), 0)
+	CODEFP8(64(DX), 8)
+	CODEFP8(128(DX), 16)
+	CODEFP8(192(DX), 24)
+	VMOVDQU Y8, (BX)
+	ADDQ $256, DX
+	ADDQ $64, BX
+	DECQ CX
+	JNZ  lineFP8
+	ADDQ $32, SI
+	ADDQ $32, DI
+	DECQ R10
+	JNZ  halfFP8
 	MOVQ R9, bad+16(FP)
 	VZEROUPPER
 	RET

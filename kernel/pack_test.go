@@ -47,7 +47,7 @@ func testPack(t *testing.T) {
 				w.Data[i] = float32(i%17) / 16
 			}
 		}
-		for f := WeightsF32; f <= WeightsInt4; f++ {
+		for f := WeightsF32; f <= lastFormat; f++ {
 			for _, d := range []tensor.DType{tensor.BF16, tensor.F16, tensor.F32} {
 				for _, columns := range []bool{false, true} {
 					name := fmt.Sprintf("%v %v from %v, columns %v", shape, f, d, columns)
@@ -91,9 +91,9 @@ func TestPackRefuses(t *testing.T) { withLevels(t, testPackRefuses) }
 
 func testPackRefuses(t *testing.T) {
 	var p Packer
-	for f := WeightsF32; f <= WeightsInt4; f++ {
+	for f := WeightsF32; f <= lastFormat; f++ {
 		for _, v := range []float64{math.NaN(), math.Inf(1), math.Inf(-1), 2e38} {
-			if v == 2e38 && !f.Integer() {
+			if v == 2e38 && !f.scaled() {
 				continue
 			}
 			for _, columns := range []bool{false, true} {
@@ -134,7 +134,7 @@ func BenchmarkPack(b *testing.B) {
 				copy(into, s.Data)
 			}
 		})
-		for f := WeightsF32; f <= WeightsInt4; f++ {
+		for f := WeightsF32; f <= lastFormat; f++ {
 			m, err := NewMatrix(512, 5120, f)
 			if err != nil {
 				b.Fatal(err)

@@ -23,6 +23,8 @@ var recorded = map[string]uint64{
 	"expShifted":      0x1eefe933e1849e6c,
 	"f32 [1 96 320]":  0x746ed5f411a5d01b,
 	"f32 [7 83 131]":  0x46c1db4e9dfa7679,
+	"fp8 [1 96 320]":  0x9787d2b6b49d9d93,
+	"fp8 [7 83 131]":  0xf6a107b6ee864668,
 	"int4 [1 96 320]": 0x77f91a10ccb63b25,
 	"int4 [7 83 131]": 0x6088782ad017382,
 	"int8 [1 96 320]": 0x5d00931c6d29d59,
@@ -67,7 +69,7 @@ func TestRecordedBytes(t *testing.T) {
 				t.Errorf("not the recorded bytes, but\n%q: %#x,", name, got)
 			}
 		}
-		for f := WeightsF32; f <= WeightsInt4; f++ {
+		products := func(f Format) {
 			for _, s := range [][3]int{{1, 96, 320}, {7, 83, 131}} {
 				m, err := NewMatrix(s[1], s[2], f)
 				if err != nil {
@@ -83,6 +85,9 @@ func TestRecordedBytes(t *testing.T) {
 				check(fmt.Sprint(f, s), y.Data)
 			}
 		}
+		for f := WeightsF32; f <= WeightsInt4; f++ {
+			products(f)
+		}
 		a, b, y := exactRow(r, 1000), exactRow(r, 1000), exactRow(r, 1000)
 		for _, l := range loops {
 			l.fast(y, a, b, 1.25)
@@ -97,6 +102,7 @@ func TestRecordedBytes(t *testing.T) {
 		for _, kv := range []Precision{PrecisionExact, PrecisionBF16, PrecisionInt8} {
 			check(fmt.Sprint("attention ", kv), exactAttention(r, kv).Data)
 		}
+		products(WeightsFP8) // last: what it draws must not change the others
 	})
 }
 

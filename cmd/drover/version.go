@@ -35,7 +35,7 @@ func newVersionCommand(g *globals) *cobra.Command {
 			}{version, commit(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH,
 				kernel.Instructions(),
 				[]string{kernel.Class(kernel.Exact), kernel.Class(kernel.BF16),
-					kernel.Class(kernel.Int8), kernel.Class(kernel.Int4)}}
+					kernel.Class(kernel.Int8), kernel.Class(kernel.Int4), kernel.Class(kernel.FP8)}}
 			if asJSON {
 				return json.NewEncoder(g.out).Encode(v)
 			}

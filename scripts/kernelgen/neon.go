@@ -35,6 +35,7 @@ const (
 	sqxtn2x8H   = 0x4e614800
 	sqxtn8B     = 0x0e214800
 	sqxtn2x16B  = 0x4e214800
+	sshr8H4     = 0x4f1c0400
 	saddlp8H    = 0x4e202800
 	saddlp4S    = 0x4e602800
 	sadalp4S    = 0x4e606800
@@ -98,10 +99,14 @@ func neonHead(rules string) *neon {
 func neonFloatFile() string {
 	a := neonHead("// One chain of fused multiply-adds for each output, in ascending order of\n" +
 		"// input (K1).\n")
+	shapes := [][2]int{{4, 1}, {2, 2}, {1, 4}, {1, 1}}
 	for _, bf16 := range []bool{true, false} {
-		for _, shape := range [][2]int{{4, 1}, {2, 2}, {1, 4}, {1, 1}} {
+		for _, shape := range shapes {
 			neonFloat(a, bf16, shape[0], shape[1])
 		}
+	}
+	for _, shape := range shapes {
+		neonFP8(a, shape[0], shape[1])
 	}
 	return a.String()
 }
