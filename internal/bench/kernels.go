@@ -49,7 +49,7 @@ type KernelReport struct {
 type KernelWork struct {
 	// Kernel is one of the names in kernels_plan.go.
 	Kernel string `json:"kernel"`
-	// Mode is the format of the weights, or of the keys and values: f32, bf16, int8 or int4.
+	// Mode is the format of the weights, or of the keys and values: f32, bf16, int8, int4 or fp8.
 	Mode string `json:"mode"`
 	// Class is the kernel class of the numeric mode with this format.
 	Class string `json:"class"`
@@ -372,7 +372,7 @@ var arithmeticNames = map[limits.Kind]string{
 // kernels have none.
 func (w *KernelWork) goal() float64 {
 	product := w.Kernel == kernelMatmul && w.Mode != kernel.WeightsF32.String() && !w.Cached
-	integer := w.Mode != kernel.WeightsBF16.String()
+	scaled := w.Mode != kernel.WeightsBF16.String()
 	switch {
 	case w.Kernel == kernelDecode || w.Kernel == kernelPrefill:
 		return 0.75
@@ -381,8 +381,8 @@ func (w *KernelWork) goal() float64 {
 	case !product:
 		return 0
 	case w.M <= 2:
-		return map[string]float64{"bf16": 0.90, "int8": 0.88, "int4": 0.85}[w.Mode]
-	case w.M >= 64 && integer:
+		return map[string]float64{"bf16": 0.90, "fp8": 0.88, "int8": 0.88, "int4": 0.85}[w.Mode]
+	case w.M >= 64 && scaled:
 		return 0.75
 	}
 	return 0.80

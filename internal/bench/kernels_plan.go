@@ -26,7 +26,8 @@ const (
 
 // modes are the numeric modes by the format that they keep linear layers in.
 var modes = map[kernel.Format]kernel.Mode{kernel.WeightsF32: kernel.Exact,
-	kernel.WeightsBF16: kernel.BF16, kernel.WeightsInt8: kernel.Int8, kernel.WeightsInt4: kernel.Int4}
+	kernel.WeightsBF16: kernel.BF16, kernel.WeightsInt8: kernel.Int8, kernel.WeightsInt4: kernel.Int4,
+	kernel.WeightsFP8: kernel.FP8}
 
 // work describes a kernel with weights, or keys and values, of a format.
 func work(name string, f kernel.Format) KernelWork {
@@ -117,6 +118,7 @@ func kernelPlan(opts KernelOptions, threads int, m memory) []subjectKernel {
 		}
 	}
 	products(expert[:1], formats...)
+	products(expert[:1], kernel.WeightsFP8)
 	for _, f := range formats {
 		plan = append(plan, p.experts(smallExpert, f))
 	}
@@ -137,6 +139,10 @@ func kernelPlan(opts KernelOptions, threads int, m memory) []subjectKernel {
 		plan = append(plan, p.experts(maverickExpert, f))
 	}
 	products(others[len(others)/2:], formats...)
+	if !opts.Quick {
+		products(append(expert[1:], others...), kernel.WeightsFP8)
+		plan = append(plan, p.experts(maverickExpert, kernel.WeightsFP8))
+	}
 	products(append(expert, others...), kernel.WeightsF32)
 	return plan
 }

@@ -79,6 +79,8 @@ func TestKernelGoals(t *testing.T) {
 		"prefill":   {KernelWork{Kernel: kernelMatmul, Mode: "bf16", M: 64}, 0.8},
 		"float32":   {KernelWork{Kernel: kernelMatmul, Mode: "f32", M: 64}, 0},
 		"int8":      {KernelWork{Kernel: kernelMatmul, Mode: "int8", M: 1}, 0.88},
+		"fp8":       {KernelWork{Kernel: kernelMatmul, Mode: "fp8", M: 2}, 0.88},
+		"fp8 more":  {KernelWork{Kernel: kernelMatmul, Mode: "fp8", M: 64}, 0.75},
 		"int4":      {KernelWork{Kernel: kernelMatmul, Mode: "int4", M: 2}, 0.85},
 		"int4 more": {KernelWork{Kernel: kernelMatmul, Mode: "int4", M: 256}, 0.75},
 		"experts":   {KernelWork{Kernel: kernelExperts, Mode: "int4", M: 64}, 0.8},
@@ -302,7 +304,7 @@ func TestKernelPlan(t *testing.T) {
 			}
 			for _, want := range []string{"matmul f32 5120×16384", "matmul bf16 5120×16384",
 				"matmul int8 8192×5120", "matmul int4 5120×5120", "matmul int4 5120×1024",
-				"matmul int8 2048×1024", "matmul bf16 5120×202048", "experts int4 2048×2048",
+				"matmul fp8 5120×16384", "matmul int8 2048×1024", "matmul bf16 5120×202048", "experts int4 2048×2048",
 				"experts int8 5120×16384", "topk f32 128×128",
 				"attention_prefill int8 5120×512", "attention_decode bf16 5120×512"} {
 				if !measured[want] {

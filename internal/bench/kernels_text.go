@@ -89,7 +89,7 @@ func (r KernelReport) shortfalls(b *strings.Builder) {
 			return x.Kernel == kernelMatmul && x.Mode == mode && from <= x.M && x.M <= to
 		}
 	}
-	for _, mode := range []string{"bf16", "int8", "int4"} {
+	for _, mode := range []string{"bf16", "fp8", "int8", "int4"} {
 		r.shortfall(b, mode+" decode, m up to 2", product(mode, 1, 2))
 		r.shortfall(b, mode+" products between, m 4 to 32", product(mode, 3, 63))
 		r.shortfall(b, mode+" prefill, m from 64", product(mode, 64, 1<<30))
