@@ -12,7 +12,7 @@ import (
 )
 
 // modes are all precisions, alone and mixed.
-var modes = []string{"exact", "bf16", "int8", "int4", "int4,head=bf16,kv=int8",
+var modes = []string{"exact", "bf16", "int8", "int4", "fp8", "int4,head=bf16,kv=int8",
 	"bf16,experts=int4,dense=int8,kv=exact", "exact,attention=int8,rows=bf16"}
 
 // TestSameBytes runs three sequences through a model with several numbers of threads:

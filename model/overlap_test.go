@@ -96,7 +96,7 @@ func openApart(t *testing.T, mode kernel.Mode) (model.Model, *apart) {
 // TestMicroBatches is promise P2 for overlapped steps: any number of micro-batches
 // gives the bytes of one.
 func TestMicroBatches(t *testing.T) {
-	for _, mode := range []kernel.Mode{kernel.Exact, kernel.BF16, kernel.Int8, kernel.Int4} {
+	for _, mode := range []kernel.Mode{kernel.Exact, kernel.BF16, kernel.Int8, kernel.Int4, kernel.FP8} {
 		t.Run(mode.String(), func(t *testing.T) {
 			m, a := openApart(t, mode)
 			prompts := promptsFor(m)

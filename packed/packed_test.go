@@ -18,7 +18,7 @@ import (
 )
 
 var shapes = []kernel.Shape{{N: 48, K: 128, Format: kernel.WeightsInt4},
-	{N: 1000, K: 700, Format: kernel.WeightsBF16}}
+	{N: 1000, K: 700, Format: kernel.WeightsBF16}, {N: 40, K: 130, Format: kernel.WeightsFP8}}
 
 // fill packs pseudo-random weights.
 func fill(seed uint64) func([]*kernel.Matrix) error {

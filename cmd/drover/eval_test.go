@@ -11,6 +11,7 @@ func TestParseModes(t *testing.T) {
 		"bf16,int8,int4":                   {"bf16", "int8", "int4"},
 		"int4,head=bf16,int8,kv=int8":      {"int4,head=bf16", "int8,kv=int8"},
 		"int4,head=bf16,kv=int8,exact":     {"int4,head=bf16,kv=int8", "exact"},
+		"fp8,int4,experts=fp8":             {"fp8", "int4,experts=fp8"},
 		"int4,head=int8,experts=bf16,int8": {"int4,experts=bf16", "int8"},
 	} {
 		modes, err := parseModes(text)

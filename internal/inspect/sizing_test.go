@@ -113,7 +113,7 @@ func TestSizingTable(t *testing.T) {
 	for _, p := range []published{{"Scout", 16, 1}, {"Maverick", 128, 2}} {
 		dir := t.TempDir()
 		p.write(t, dir)
-		for _, mode := range []kernel.Mode{kernel.BF16, kernel.Int8, kernel.Int4} {
+		for _, mode := range []kernel.Mode{kernel.BF16, kernel.Int8, kernel.Int4, kernel.FP8} {
 			r, err := Dir(dir, mode, 0)
 			if err != nil {
 				t.Fatal(err)

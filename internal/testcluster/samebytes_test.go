@@ -116,7 +116,7 @@ func TestSameBytes(t *testing.T) {
 	all := questions(t, n)
 	mixed := kernel.Int4.With(kernel.RoleHead, kernel.PrecisionBF16).
 		With(kernel.RoleKV, kernel.PrecisionInt8)
-	for _, mode := range []kernel.Mode{kernel.Exact, kernel.BF16, kernel.Int8, kernel.Int4, mixed} {
+	for _, mode := range []kernel.Mode{kernel.Exact, kernel.BF16, kernel.Int8, kernel.Int4, kernel.FP8, mixed} {
 		t.Run(mode.String(), func(t *testing.T) {
 			var want [][32]byte
 			for _, nodes := range []int{0, 1, 2, 4, 7} {

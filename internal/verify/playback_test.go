@@ -327,7 +327,7 @@ func TestEndpoint(t *testing.T) {
 // TestQuantised leaves out models in modes whose rounding is as large as what is looked for.
 func TestQuantised(t *testing.T) {
 	for name, want := range map[string]bool{"exact": true, "bf16": true, "exact,rows=bf16": true,
-		"int8": false, "int4": false, "bf16,kv=int8": false, "bf16,head=int8": false} {
+		"int8": false, "int4": false, "fp8": false, "bf16,kv=int8": false, "bf16,head=int8": false} {
 		m, err := kernel.ParseMode(name)
 		if err != nil {
 			t.Fatal(err)
