@@ -118,7 +118,6 @@ func kernelPlan(opts KernelOptions, threads int, m memory) []subjectKernel {
 		}
 	}
 	products(expert[:1], formats...)
-	products(expert[:1], kernel.WeightsFP8)
 	for _, f := range formats {
 		plan = append(plan, p.experts(smallExpert, f))
 	}
@@ -133,6 +132,7 @@ func kernelPlan(opts KernelOptions, threads int, m memory) []subjectKernel {
 	for _, name := range smallKernels {
 		plan = append(plan, p.small(name))
 	}
+	products(expert[:1], kernel.WeightsFP8)
 	products(expert[1:], formats...)
 	products(others[:len(others)/2], formats...)
 	for _, f := range formats {
