@@ -120,6 +120,96 @@ func TestFP8Rounding(t *testing.T) {
 	}
 }
 
+// TestPackCodes packs weights that are e4m3 already, with scales for blocks, rows and all: in
+// float32 and in e4m3 they are codes times scales, in other formats what becomes of that.
+func TestPackCodes(t *testing.T) {
+	r := rand.New(rand.NewPCG(77, 78))
+	const n, k = 150, 300
+	for name, s := range map[string]*Scales{
+		"blocks": {Outputs: 128, Inputs: 128, Stride: 3, Values: make([]float32, 6)},
+		"rows":   {Outputs: 1, Inputs: k, Stride: 1, Values: make([]float32, n)},
+		"all":    {Outputs: n, Inputs: k, Stride: 1, Values: make([]float32, 1)},
+		"odd":    {Outputs: 16, Inputs: 48, Stride: 7, Values: make([]float32, 70)},
+	} {
+		for i := range s.Values {
+			s.Values[i] = r.Float32() / 1000
+		}
+		src := Source{Data: make([]byte, n*k), Type: tensor.F8E4M3, OutputStride: k, InputStride: 1,
+			Scales: s}
+		for i := range src.Data {
+			src.Data[i] = byte(r.IntN(0x7f) | r.IntN(2)<<7)
+		}
+		for f := WeightsF32; f <= lastFormat; f++ {
+			samePackedCodes(t, fmt.Sprintf("%s, %v", name, f), src, n, k, f)
+		}
+	}
+}
+
+func samePackedCodes(t *testing.T, name string, s Source, n, k int, f Format) {
+	t.Helper()
+	got, err := NewMatrix(n, k, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := NewMatrix(n, k, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p Packer
+	for from := 0; from < n; from += 80 { // neither blocks of 64 outputs nor of 128
+		if err := p.Pack(got, from, min(80, n-from), s.from(from)); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	row := make([]float32, k)
+	for i := range n {
+		for j := range row {
+			scale := s.Scales.Values[i/s.Scales.Outputs*s.Scales.Stride+j/s.Scales.Inputs]
+			row[j] = tensor.E4M3ToFloat32(s.Data[i*k+j]) * scale
+		}
+		if err := want.SetRow(i, row); err != nil {
+			t.Fatal(err)
+		}
+		for j, v := range row {
+			if f == WeightsFP8 && s.Scales.groups(k) { // kept as it is
+				if math.Float32bits(got.At(i, j)) != math.Float32bits(v) {
+					t.Fatalf("%s: weight %d, %d is %g, want %g", name, i, j, got.At(i, j), v)
+				}
+			} else if math.Float32bits(got.At(i, j)) != math.Float32bits(want.At(i, j)) {
+				t.Fatalf("%s: weight %d, %d is %g, want %g", name, i, j, got.At(i, j), want.At(i, j))
+			}
+		}
+	}
+}
+
+func TestPackCodesRefuses(t *testing.T) {
+	const n, k = 20, 70
+	for name, tc := range map[string]struct {
+		change func(s *Source)
+		says   string
+	}{
+		"NaN":            {func(s *Source) { s.Data[17*k+33] = 0xff }, "output 17: input 33"},
+		"no scales":      {func(s *Source) { s.Scales = nil }, "no scales"},
+		"few scales":     {func(s *Source) { s.Scales.Values = s.Scales.Values[:19] }, "too few"},
+		"columns":        {func(s *Source) { s.InputStride, s.OutputStride = n, 1 }, "neighbours"},
+		"infinite scale": {func(s *Source) { s.Scales.Values[3] = float32(math.Inf(1)) }, "output 3"},
+		"negative scale": {func(s *Source) { s.Scales.Values[3] = -1 }, "output 3"},
+		"large scale":    {func(s *Source) { s.Scales.Values[3] = 129 }, "at most 128"},
+	} {
+		m, err := NewMatrix(n, k, WeightsFP8)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := Source{Data: make([]byte, n*k), Type: tensor.F8E4M3, OutputStride: k, InputStride: 1,
+			Scales: &Scales{Outputs: 1, Inputs: 128, Stride: 1, Values: make([]float32, n)}}
+		tc.change(&s)
+		var p Packer
+		if err := p.Pack(m, 0, n, s); err == nil || !strings.Contains(err.Error(), tc.says) {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}
+
 func TestFP8Refuses(t *testing.T) {
 	m, err := NewMatrix(1, 100, WeightsFP8)
 	if err != nil {

@@ -172,7 +172,7 @@ func (m Mode) Weights(r Role, d tensor.DType) Format {
 		return WeightsInt8
 	case p == PrecisionInt4:
 		return WeightsInt4
-	case p == PrecisionFP8:
+	case p == PrecisionFP8 || d == tensor.F8E4M3:
 		return WeightsFP8
 	case d == tensor.BF16:
 		return WeightsBF16

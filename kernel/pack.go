@@ -12,12 +12,13 @@ import (
 // Source is the weights of a linear layer as they lie in a checkpoint, little-endian.
 type Source struct {
 	Data []byte
-	// Type is BF16, F16 or F32.
+	// Type is BF16, F16, F32, or F8E4M3 with Scales and inputs that are neighbours.
 	Type tensor.DType
 	// The weight of output n and input k is element n*OutputStride + k*InputStride.
 	OutputStride, InputStride int
-	// First is the number of output 0 in messages.
-	First int
+	// First is the number of output 0 in messages, and among Scales.
+	First  int
+	Scales *Scales
 }
 
 // Packer is the memory that packing needs. One Packer serves one goroutine.
@@ -50,6 +51,12 @@ func (p *Packer) Pack(m *Matrix, first, count int, s Source) error {
 	}
 	for n := 0; n < count; n += panelOutputs {
 		now := min(panelOutputs, count-n)
+		if s.Type == tensor.F8E4M3 {
+			if err := p.codes(m, first+n, now, s.from(n)); err != nil {
+				return err
+			}
+			continue
+		}
 		if now%blockRows == 0 && first%blockRows == 0 && p.blocks(m, first+n, now, s.from(n)) {
 			continue
 		}
