@@ -77,8 +77,8 @@ func openDense(dir string) error {
 // TestUnsupported checks that what is sound but not run here says so.
 func TestUnsupported(t *testing.T) {
 	for _, dir := range []string{"models/deepseek_v3", "models/gpt_oss", "models/qwen3_moe",
-		"models/gemma3_text", "models/mistral3_pixtral", "quant/q_llama4_maverick_fp8",
-		"quant/q_llama3_w4a16_sym_g32"} {
+		"models/gemma3_text", "models/mistral3_pixtral", "quant/q_deepseek_v3_fp8_block",
+		"quant/q_llama3_w4a16_sym_g32", "quant/q_llama3_w8a8_int8"} {
 		if err := openDense(filepath.Join("../testdata/fixtures", dir)); !errors.Is(err, model.ErrUnsupported) {
 			t.Errorf("%s: %v, want ErrUnsupported", dir, err)
 		}

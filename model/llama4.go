@@ -145,29 +145,35 @@ func (c *llama4Config) groups(mode kernel.Mode) []KVGroup {
 	return groups
 }
 
-// expertNames returns the names of a layer's fused expert tensors.
-func (c *llama4Config) expertNames(layer int) (gateUp, down string) {
+// expert is the weights of one of a layer's experts, not yet loaded: slices of two tensors that
+// fuse all experts, gate_up_proj [E, hidden, 2*width] with gate's columns first and down_proj
+// [E, width, hidden]; or, as in F8_E4M3, tensors of its own, with an output a row.
+func (c *llama4Config) expert(l *loader, layer, expert int) (gateUp, down linear) {
+	m := &c.spec.MoE
 	p := fmt.Sprintf("%smodel.layers.%d.feed_forward.experts.", c.prefix, layer)
-	return p + "gate_up_proj", p + "down_proj"
+	own := fmt.Sprintf("%s%d.", p, expert)
+	if l.ck.Has(own + "down_proj.weight") {
+		return l.rows(kernel.RoleExperts, m.Hidden, m.Width, own+"gate_proj.weight",
+				own+"up_proj.weight"),
+			l.rows(kernel.RoleExperts, m.Width, m.Hidden, own+"down_proj.weight")
+	}
+	return l.columns(p+"gate_up_proj", expert, m.Experts, m.Hidden, 2*m.Width),
+		l.columns(p+"down_proj", expert, m.Experts, m.Width, m.Hidden)
 }
 
-// sizeReplicas computes the size of a packed expert from the first layer's headers.
+// sizeReplicas computes the size of a packed expert from the headers: of the largest, since
+// layers may be of different types.
 func (c *llama4Config) sizeReplicas(ck *checkpoint.Checkpoint, mode kernel.Mode) error {
 	m := &c.spec.MoE
-	if len(m.Layers) == 0 {
-		return nil
-	}
-	gateUp, down := c.expertNames(m.Layers[0])
-	for _, part := range []struct {
-		name string
-		n, k int
-	}{{gateUp, 2 * m.Width, m.Hidden}, {down, m.Hidden, m.Width}} {
-		t, err := ck.Tensor(part.name)
-		if err != nil {
-			return err
+	for _, layer := range m.Layers {
+		l := &loader{Options: Options{Mode: mode}, ck: ck}
+		gateUp, down := c.expert(l, layer, 0)
+		if l.err != nil {
+			return l.err
 		}
-		f := mode.Weights(kernel.RoleExperts, t.DType)
-		m.ReplicaBytes += int64(kernel.MatrixBytes(part.n, part.k, f))
+		size := kernel.MatrixBytes(gateUp.N, gateUp.K, gateUp.Format) +
+			kernel.MatrixBytes(down.N, down.K, down.Format)
+		m.ReplicaBytes = max(m.ReplicaBytes, int64(size))
 	}
 	return nil
 }
@@ -186,8 +192,7 @@ func llama4Spec(ck *checkpoint.Checkpoint, mode kernel.Mode) (Spec, error) {
 	return c.spec, nil
 }
 
-// llama4Experts reads Llama 4's fused expert tensors: gate_up_proj [E, hidden,
-// 2*width] with gate's columns first, down_proj [E, width, hidden].
+// llama4Experts reads Llama 4's routed experts.
 type llama4Experts struct {
 	ck   *checkpoint.Checkpoint
 	opts Options
@@ -210,9 +215,7 @@ func (e *llama4Experts) Load(layer, expert int) (*moe.Expert, error) {
 		return nil, fmt.Errorf("load expert %d.%d: the model has no such expert", layer, expert)
 	}
 	l := &loader{Options: e.opts, ck: e.ck}
-	gateUp, down := e.cfg.expertNames(layer)
-	loaded := l.expert(l.columns(gateUp, expert, m.Experts, m.Hidden, 2*m.Width),
-		l.columns(down, expert, m.Experts, m.Width, m.Hidden))
+	loaded := l.expert(e.cfg.expert(l, layer, expert))
 	if l.err != nil {
 		return nil, fmt.Errorf("load expert %d.%d: %w", layer, expert, l.err)
 	}

@@ -54,9 +54,8 @@ type architecture struct {
 
 func find(ck *checkpoint.Checkpoint) (architecture, error) {
 	kind := ck.Config().ModelType()
-	if ck.Config().Has("quantization_config") {
-		return architecture{}, fmt.Errorf("%s: config.json: quantised weights (quantization_config): %w",
-			ck.Dir(), ErrUnsupported)
+	if err := checkQuantised(ck); err != nil {
+		return architecture{}, err
 	}
 	switch kind {
 	case "llama4", "llama4_text":

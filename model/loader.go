@@ -22,8 +22,8 @@ type loader struct {
 	err    error
 }
 
-// tensor returns a tensor of the given shape and of a type that can be converted.
-func (l *loader) tensor(name string, shape ...int) (checkpoint.Tensor, bool) {
+// find returns a tensor of the given shape.
+func (l *loader) find(name string, shape ...int) (checkpoint.Tensor, bool) {
 	if l.err != nil {
 		return checkpoint.Tensor{}, false
 	}
@@ -35,6 +35,15 @@ func (l *loader) tensor(name string, shape ...int) (checkpoint.Tensor, bool) {
 	if !slices.Equal(t.Shape, shape) {
 		l.err = fmt.Errorf("%s: tensor %s: shape is %v, config.json asks for %v",
 			t.File(), t.Name, t.Shape, shape)
+		return t, false
+	}
+	return t, true
+}
+
+// tensor returns a tensor of the given shape and of a type that can be converted.
+func (l *loader) tensor(name string, shape ...int) (checkpoint.Tensor, bool) {
+	t, ok := l.find(name, shape...)
+	if !ok {
 		return t, false
 	}
 	switch t.DType {
@@ -67,9 +76,10 @@ type linear struct {
 }
 
 // part is outputs of a linear layer from first on. Its tensor has an output a row, or,
-// with columns, an input a row.
+// with columns, an input a row. One of F8_E4M3 has scales and an output a row.
 type part struct {
 	t       checkpoint.Tensor
+	scales  *scales
 	first   int
 	columns bool
 }
@@ -87,19 +97,30 @@ func (l *loader) rows(role kernel.Role, k int, outputs int, names ...string) lin
 	var w linear
 	d := tensor.DType(0)
 	for i, name := range names {
-		t, ok := l.tensor(name, outputs, k)
+		p, ok := l.part(name, outputs, k)
 		if !ok {
 			return linear{}
 		}
-		if i == 0 || t.DType == d {
-			d = t.DType
+		if i == 0 || p.t.DType == d {
+			d = p.t.DType
 		} else {
 			d = tensor.F32
 		}
-		w.parts = append(w.parts, part{t: t, first: i * outputs})
+		p.first = i * outputs
+		w.parts = append(w.parts, p)
 	}
 	w.Shape = kernel.Shape{N: outputs * len(names), K: k, Format: l.Mode.Weights(role, d)}
 	return w
+}
+
+// part returns a tensor (outputs, k) with its scales, if it is of F8_E4M3.
+func (l *loader) part(name string, outputs, k int) (p part, ok bool) {
+	if p.t, ok = l.find(name, outputs, k); ok && p.t.DType == tensor.F8E4M3 {
+		p.scales, l.err = l.scales(p.t)
+		return p, l.err == nil
+	}
+	p.t, ok = l.tensor(name, outputs, k)
+	return p, ok
 }
 
 // columns asks for the linear layer of expert i of a tensor (count, k, n): an input a row.
@@ -176,6 +197,13 @@ func (l *loader) key(all []linear) (string, error) {
 				return "", err
 			}
 			fmt.Fprintf(&key, "\n%q %v %v %d %t", source, p.t.DType, p.t.Shape, p.first, p.columns)
+			if p.scales == nil {
+				continue
+			}
+			if source, err = p.scales.t.Source(); err != nil {
+				return "", err
+			}
+			fmt.Fprintf(&key, " %q %d %d", source, p.scales.outputs, p.scales.inputs)
 		}
 	}
 	return key.String(), nil
@@ -205,6 +233,12 @@ func (l *loader) pack(p *part, m *kernel.Matrix) error {
 	s := kernel.Source{Type: p.t.DType, OutputStride: m.K, InputStride: 1}
 	if p.columns {
 		s.OutputStride, s.InputStride = 1, n
+	}
+	if p.scales != nil {
+		var err error
+		if s.Scales, err = p.scales.read(); err != nil {
+			return err
+		}
 	}
 	// Shares are whole blocks of outputs of m, so that no two write to the same one.
 	shares := max(1, min(runtime.GOMAXPROCS(0), n*m.K/leastShare))

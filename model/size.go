@@ -13,7 +13,7 @@ import (
 func PackedBytes(ck *checkpoint.Checkpoint, mode kernel.Mode) int64 {
 	total := int64(0)
 	for _, name := range ck.Names() {
-		if t, err := ck.Tensor(name); err == nil && PartOf(name) != VisionPart {
+		if t, err := ck.Tensor(name); err == nil && PartOf(name) != VisionPart && !isScale(name) {
 			total += packedBytes(name, t, mode)
 		}
 	}
@@ -26,7 +26,7 @@ func CoordinatorBytes(ck *checkpoint.Checkpoint, mode kernel.Mode) int64 {
 	total, head := int64(0), int64(0)
 	for _, name := range ck.Names() {
 		t, err := ck.Tensor(name)
-		if err != nil || PartOf(name) != TextPart {
+		if err != nil || PartOf(name) != TextPart || isScale(name) {
 			continue
 		}
 		if n := packedBytes(name, t, mode); n > 0 {

@@ -36,7 +36,7 @@ func serve(ctx context.Context, dir string, mode kernel.Mode) (
 // runs lists the model fixtures that this build runs: a new architecture adds its own.
 var runs = []string{
 	"llama3", "llama4_guard_dense", "llama4_maverick_vision", "llama4_scout_causal",
-	"llama4_scout_cond",
+	"llama4_scout_cond", "q_llama3_w8a8_fp8", "q_llama4_maverick_fp8",
 }
 
 // TestModels runs every model fixture in every mode.
