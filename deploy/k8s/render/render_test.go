@@ -57,7 +57,7 @@ var sets = map[string]values{
 	"pull": in("model", values{"source": "pull", "path": "scout", "pull": values{"source": "hf:a/b@v1",
 		"hub": "https://hub.example:8443", "tokenSecret": "t", "authoritySecret": "c"}}),
 	"pull whole": in("model", values{"source": "pull", "path": "scout", "pull": values{
-		"source": "https://h/m/", "slices": false, "size": "1Ti"}}),
+		"source": "https://h/m/", "slices": false, "size": "1Ti", "ephemeralStorage": "2Ti"}}),
 	"image": all(in("model", values{"source": "image", "image": values{"reference": "r"}}), in("ipv6", true)),
 	"bare": all(in("serviceAccount.create", false), in("commonLabels", values{"team": "a"}),
 		in("image.pullSecrets", []any{"s"}), in("coordinator.extraArgs", []any{"--debug"}),
