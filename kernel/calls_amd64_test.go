@@ -64,7 +64,7 @@ func record(t *testing.T) *recorder {
 			t.Cleanup(func() { copy(table, kept) })
 			for i, of := range kept {
 				table[i].mul = func(_ *float32, _, _ int, _ *byte, _ int, _ *int32, groups, _ int,
-					_ *byte, _ int) {
+					_ *byte, _, _ int) {
 					c.note(of.blocks*groups*size, of.rows*of.blocks*blockRows*groups*groupInputs)
 				}
 			}

@@ -9,15 +9,15 @@ import "drover/tensor"
 // rows of y in elements, w the first block, stride the distance of the blocks in bytes,
 // x the panel and groups, not 0, the number of its groups. Tiles of one of several panels
 // add to y if add is not 0, and fetch weights for later calls: 16 times in a group, of each
-// block by turns, from next in the first block on, with the distance step. Others ignore
-// these three.
+// block by turns, from next in the first block on, with the distance step; in each group
+// they fetch that of x which lies so many bytes ahead. Others ignore these four.
 type integerTile struct {
 	rows, blocks int
 	mul          integerMul
 }
 
 type integerMul func(y *float32, ldy, outputs int, w *byte, stride int, x *int32,
-	groups, add int, next *byte, step int)
+	groups, add int, next *byte, step, ahead int)
 
 // integerTiles are the tiles of an instruction set.
 type integerTiles struct {
@@ -102,18 +102,19 @@ func (m *Matrix) mulPanel(y tensor.Rows, a *Activations, panel, n0, hi int) {
 
 // integerCall is most of the arguments of a tile.
 type integerCall struct {
-	outputs, stride   int
-	w                 []byte
-	x                 []int32
-	groups, add, step int
-	next              []byte
+	outputs, stride          int
+	w                        []byte
+	x                        []int32
+	groups, add, step, ahead int
+	next                     []byte
 }
 
 // mulIntegerTile is mulTile for formats of integers.
 //
 //go:noinline
 func (m *Matrix) mulIntegerTile(y []float32, c *integerCall, t integerTile) {
-	t.mul(&y[0], m.N, c.outputs, &c.w[0], c.stride, &c.x[0], c.groups, c.add, &c.next[0], c.step)
+	t.mul(&y[0], m.N, c.outputs, &c.w[0], c.stride, &c.x[0], c.groups, c.add, &c.next[0], c.step,
+		c.ahead)
 }
 
 // quantiseVector is quantiseRow by vector instructions; false means that there are none.

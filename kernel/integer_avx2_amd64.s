@@ -9,7 +9,7 @@
 
 // Rules: VEX encodings only, VZEROUPPER before every return.
 
-TEXT ·mulInt8r1b4AVX2(SB), 0, $288-80
+TEXT ·mulInt8r1b4AVX2(SB), 0, $288-88
 	LEAQ sums-288(SP), DI
 	ADDQ $31, DI
 	ANDQ $-32, DI
@@ -432,7 +432,7 @@ store:
 	VZEROUPPER
 	RET
 
-TEXT ·mulInt8r2b2AVX2(SB), 0, $288-80
+TEXT ·mulInt8r2b2AVX2(SB), 0, $288-88
 	LEAQ sums-288(SP), DI
 	ADDQ $31, DI
 	ANDQ $-32, DI
@@ -776,7 +776,7 @@ store:
 	VZEROUPPER
 	RET
 
-TEXT ·mulInt8r3b1AVX2(SB), 0, $224-80
+TEXT ·mulInt8r3b1AVX2(SB), 0, $224-88
 	LEAQ sums-224(SP), DI
 	ADDQ $31, DI
 	ANDQ $-32, DI
@@ -1028,7 +1028,7 @@ store:
 	VZEROUPPER
 	RET
 
-TEXT ·mulInt8r4b1AVX2(SB), 0, $288-80
+TEXT ·mulInt8r4b1AVX2(SB), 0, $288-88
 	LEAQ sums-288(SP), DI
 	ADDQ $31, DI
 	ANDQ $-32, DI
@@ -1333,7 +1333,7 @@ store:
 	VZEROUPPER
 	RET
 
-TEXT ·mulInt4r1b4AVX2(SB), 0, $544-80
+TEXT ·mulInt4r1b4AVX2(SB), 0, $544-88
 	LEAQ sums-544(SP), DI
 	ADDQ $31, DI
 	ANDQ $-32, DI
@@ -1881,7 +1881,7 @@ store:
 	VZEROUPPER
 	RET
 
-TEXT ·mulInt4r2b2AVX2(SB), 0, $544-80
+TEXT ·mulInt4r2b2AVX2(SB), 0, $544-88
 	LEAQ sums-544(SP), DI
 	ADDQ $31, DI
 	ANDQ $-32, DI
@@ -2330,7 +2330,7 @@ store:
 	VZEROUPPER
 	RET
 
-TEXT ·mulInt4r3b1AVX2(SB), 0, $416-80
+TEXT ·mulInt4r3b1AVX2(SB), 0, $416-88
 	LEAQ sums-416(SP), DI
 	ADDQ $31, DI
 	ANDQ $-32, DI
@@ -2659,7 +2659,7 @@ store:
 	VZEROUPPER
 	RET
 
-TEXT ·mulInt4r4b1AVX2(SB), 0, $544-80
+TEXT ·mulInt4r4b1AVX2(SB), 0, $544-88
 	LEAQ sums-544(SP), DI
 	ADDQ $31, DI
 	ANDQ $-32, DI

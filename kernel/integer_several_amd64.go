@@ -5,7 +5,8 @@ import "drover/tensor"
 // severalPanels is a product of some outputs with several panels of rows. While all panels
 // are multiplied with a part of the weights, each fetches its share of the next part:
 // memory is read as evenly as it can be. The weights of a part, the next and a slice of all
-// rows stay in the second cache, and so do the sums of a chunk of outputs.
+// rows stay in the second cache, and so do the sums of a chunk of outputs. Many panels fetch
+// their inputs into the first, ahead of use: in the first part of a slice they come from afar.
 type severalPanels struct {
 	m      *Matrix
 	y      tensor.Rows
@@ -19,6 +20,7 @@ type severalPanels struct {
 	first, rows, longer int
 	// step is the distance of the lines that a panel fetches, and share that of panels.
 	step, share int
+	ahead       bool // whether panels fetch inputs
 }
 
 const (
@@ -31,6 +33,11 @@ const (
 	chunkOutputs = 512
 	// fetches is how often a tile fetches in a group.
 	fetches = 16
+	// groupsAhead is by how many groups inputs are fetched ahead.
+	groupsAhead = 8
+	// aheadPanels is the least number of panels that fetch inputs. With fewer, all wait for
+	// weights, and each fetch that is under way keeps another one waiting.
+	aheadPanels = 6
 	// cachedBytes is the size of a slice of all rows and two parts: second caches of
 	// processors with VNNI have 1 MiB or more.
 	cachedBytes = 704 << 10
@@ -62,6 +69,7 @@ func (s *severalPanels) turn() {
 	s.groups = (a.groups + slices - 1) / slices
 	s.step = min((s.unit*partOutputs/blockRows/fetches+panels-1)/panels, lineBytes)
 	s.share = s.groups * s.unit / panels
+	s.ahead = panels >= aheadPanels
 	here := part{s.lo, s.lo, 0}
 	for here.n < s.hi {
 		next := s.after(here)
@@ -110,6 +118,9 @@ func (s *severalPanels) part(here, next part) {
 			rows++
 		}
 		c.x = a.packed[(row*a.groups+here.g*rows)*words:]
+		if s.ahead {
+			c.ahead = groupsAhead * rows * words * 4
+		}
 		m.mulIntegerTile(s.y.Data[row*s.y.Dim+here.n:], &c, s.tiles[rows-fewest])
 		c.next = c.next[share:]
 		row += rows

@@ -4,155 +4,155 @@ package kernel
 
 //go:noescape
 func mulInt8r1b4VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt8r2b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt8r3b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt8r4b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt8r5b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt8r6b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt8r7b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt8r8b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt8r9b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt8r10b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt8r11b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt8r12b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt8r4b2VNNISeveral(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt8r5b2VNNISeveral(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt8r6b2VNNISeveral(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt4r1b4VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt4r2b4VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt4r3b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt4r4b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt4r5b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt4r6b2VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt4r7b1VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt4r8b1VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt4r9b1VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt4r10b1VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt4r11b1VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt4r12b1VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt4r4b2VNNISeveral(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt4r5b2VNNISeveral(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt4r6b2VNNISeveral(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt8r1b4AVX2(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt8r2b2AVX2(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt8r3b1AVX2(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt8r4b1AVX2(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt4r1b4AVX2(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt4r2b2AVX2(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt4r3b1AVX2(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func mulInt4r4b1AVX2(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step int)
+	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
 func quantiseInt8AVX2(codes *int32, scale *int32, x *float32, groups, unit, rows int)

@@ -103,7 +103,7 @@ func (p product) name() string {
 }
 
 const arguments = "y *float32, ldy, outputs int, w *byte, stride int,\n\t" +
-	"x *int32, groups, add int, next *byte, step int"
+	"x *int32, groups, add int, next *byte, step, ahead int"
 
 // rowCodes is the bytes of the codes of a row's group: with AVX2 and 8 bits they are wide.
 func (p product) rowCodes() int {
@@ -177,6 +177,17 @@ func (p product) fetchNext(a *asm, turn int) {
 	}
 }
 
+// fetchInputs fetches a group of inputs that will be needed later: R9 is by how many bytes. DX is
+// behind the codes of the first row.
+func (p product) fetchInputs(a *asm) {
+	if !p.several {
+		return
+	}
+	for at := 0; at < p.unit(); at += lineBytes {
+		a.op("PREFETCHT0 %s(DX)(R9*1)", place(at-groupInputs))
+	}
+}
+
 // advance moves SI, and R13 with it.
 func (p product) advance(a *asm, lines int) {
 	a.op("ADDQ $%d, SI", lines*lineBytes)
@@ -221,7 +232,7 @@ const asmHead = fileHead + `#include "textflag.h"
 // begin writes a function's head: it loads the arguments, and makes DI the place of the
 // sums in the frame, which begins at a multiple of align and has size bytes.
 func (p product) begin(a *asm, align, size int) {
-	fmt.Fprintf(a, "\nTEXT ·%s(SB), 0, $%d-80\n", p.name(), size+align)
+	fmt.Fprintf(a, "\nTEXT ·%s(SB), 0, $%d-88\n", p.name(), size+align)
 	a.op("LEAQ sums-%d(SP), DI", size+align)
 	a.op("ADDQ $%d, DI", align-1)
 	a.op("ANDQ $-%d, DI", align)
@@ -235,6 +246,7 @@ func (p product) begin(a *asm, align, size int) {
 	if p.several {
 		a.op("MOVQ next+64(FP), R13")
 		a.op("MOVQ step+72(FP), R12")
+		a.op("MOVQ ahead+80(FP), R9")
 	}
 	if p.ahead > 0 {
 		a.op("LEAQ -%d(CX), R12", p.ahead)

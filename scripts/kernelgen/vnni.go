@@ -122,6 +122,7 @@ func (p product) vnniGroup8(a *asm) {
 		p.vnniAdd(a, r, b)
 	})
 	p.fetch(a, 0)
+	p.fetchInputs(a)
 	p.advance(a, 1)
 	a.op("ADDQ $%d, DX", p.unit()-groupInputs)
 }
@@ -161,6 +162,7 @@ func (p product) vnniGroup4(a *asm) {
 		p.vnniScale4(a, half)
 	}
 	p.fetch(a, 0)
+	p.fetchInputs(a)
 	p.advance(a, 1)
 	a.op("ADDQ $%d, DX", p.unit()-groupInputs)
 }
