@@ -66,7 +66,7 @@ func (m *Matrix) mulInteger(y tensor.Rows, a *Activations, lo, hi int) bool {
 		return false
 	}
 	if a.panels > 1 && t.several != nil {
-		s := severalPanels{m: m, y: y, a: a, tiles: t.several, lo: lo, hi: hi}
+		s := severalPanels{m: m, y: y, a: a, tiles: t, lo: lo, hi: hi}
 		s.mul()
 		return true
 	}

@@ -11,7 +11,7 @@ type severalPanels struct {
 	m      *Matrix
 	y      tensor.Rows
 	a      *Activations
-	tiles  []integerTile
+	tiles  integerTiles
 	lo, hi int // outputs
 	unit   int // bytes of a group of a block
 	// from and to are the panels that are multiplied together, each in slices of groups.
@@ -20,7 +20,9 @@ type severalPanels struct {
 	first, rows, longer int
 	// step is the distance of the lines that a panel fetches, and share that of panels.
 	step, share int
-	ahead       bool // whether panels fetch inputs
+	// fetched says that something fetched the weights of the part, ahead that panels fetch
+	// inputs.
+	fetched, ahead bool
 }
 
 const (
@@ -53,11 +55,13 @@ func (s *severalPanels) mul() {
 	turns := (s.a.panels + mostPanels - 1) / mostPanels
 	for i := range turns {
 		s.from, s.to = i*s.a.panels/turns, (i+1)*s.a.panels/turns
-		s.turn()
+		s.turn(i+1 < turns)
 	}
 }
 
-func (s *severalPanels) turn() {
+// turn multiplies panels with all weights. Unless it is the last turn, another begins with
+// the same weights then.
+func (s *severalPanels) turn(another bool) {
 	a := s.a
 	first, _ := a.panel(s.from)
 	last, rows := a.panel(s.to - 1)
@@ -67,15 +71,24 @@ func (s *severalPanels) turn() {
 	s.longer = rows - panels*s.rows
 	slices := (a.groups*(rows*a.rowWords()*4+4*s.unit) + cachedBytes - 1) / cachedBytes
 	s.groups = (a.groups + slices - 1) / slices
-	s.step = min((s.unit*partOutputs/blockRows/fetches+panels-1)/panels, lineBytes)
+	s.step = s.pace(panels)
 	s.share = s.groups * s.unit / panels
 	s.ahead = panels >= aheadPanels
-	here := part{s.lo, s.lo, 0}
-	for here.n < s.hi {
+	begin := part{s.lo, s.lo, 0}
+	for here := begin; here.n < s.hi; s.fetched = true {
 		next := s.after(here)
-		s.part(here, next)
+		fetch := next
+		if next.n >= s.hi && another {
+			fetch = begin
+		}
+		s.part(here, fetch)
 		here = next
 	}
+}
+
+// pace is the distance of the lines that each of so many panels fetches of the next part.
+func (s *severalPanels) pace(panels int) int {
+	return min((s.unit*partOutputs/blockRows/fetches+panels-1)/panels, lineBytes)
 }
 
 // after is the next part; behind the last, n is hi or more.
@@ -92,7 +105,8 @@ func (s *severalPanels) after(here part) part {
 }
 
 // part multiplies the panels with the part here. Where groups are few, a division for each
-// of them would take a fifth of the time.
+// of them would take a fifth of the time. If nothing fetched the part, the first panel reads
+// it from memory as if it were alone, and the others fetch the next part.
 func (s *severalPanels) part(here, next part) {
 	m, a := s.m, s.a
 	c := integerCall{
@@ -106,9 +120,12 @@ func (s *severalPanels) part(here, next part) {
 	c.next = c.w
 	share := 0
 	if next.n < s.hi {
-		c.next, c.step = m.block(next.n)[next.g*s.unit:], s.step
-		if share = s.share; a.groups-next.g < s.groups {
-			share = (a.groups - next.g) * s.unit / (s.to - s.from)
+		c.next, c.step, share = m.block(next.n)[next.g*s.unit:], s.step, s.share
+		if panels := s.to - s.from; !s.fetched {
+			c.step = s.pace(panels - 1)
+			share = min(s.groups, a.groups-next.g) * s.unit / (panels - 1)
+		} else if a.groups-next.g < s.groups {
+			share = (a.groups - next.g) * s.unit / panels
 		}
 	}
 	row, words := s.first, a.rowWords()
@@ -121,8 +138,14 @@ func (s *severalPanels) part(here, next part) {
 		if s.ahead {
 			c.ahead = groupsAhead * rows * words * 4
 		}
-		m.mulIntegerTile(s.y.Data[row*s.y.Dim+here.n:], &c, s.tiles[rows-fewest])
-		c.next = c.next[share:]
+		tiles := s.tiles.several[rows-fewest:]
+		if p == 0 && !s.fetched {
+			tiles = s.tiles.alone[rows-1:]
+		}
+		m.mulIntegerTile(s.y.Data[row*s.y.Dim+here.n:], &c, tiles[0])
+		if p > 0 || s.fetched {
+			c.next = c.next[share:]
+		}
 		row += rows
 	}
 }
