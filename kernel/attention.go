@@ -138,15 +138,8 @@ func (r *AttentionRun) Prepare(a *Attention, out, q tensor.Rows, seqs []Attentio
 	r.pieces, r.merges = r.pieces[:0], r.merges[:0]
 	row, parts := 0, 0
 	for i := range seqs {
-		end := seqs[i].Start + seqs[i].Count
-		for pos := seqs[i].Start; pos < end; {
-			n := min(end-pos, pieceTokens)
-			if a.Chunk > 0 { // all queries of a piece see the same first position
-				n = min(n, a.from(pos)+a.Chunk-pos)
-			}
-			parts = r.addPieces(attentionPiece{seq: i, row: row, pos: pos, n: n}, parts)
-			pos, row = pos+n, row+n
-		}
+		parts = r.addSequence(i, row, parts)
+		row += seqs[i].Count
 	}
 	if row != q.N {
 		panic(fmt.Sprintf("kernel: attention of %d rows for sequences of %d", q.N, row))
@@ -160,15 +153,44 @@ func (r *AttentionRun) release() {
 	r.out, r.q, r.seqs, r.tiles = tensor.Rows{}, tensor.Rows{}, nil, nil
 }
 
-// addPieces adds the pieces of some queries: for each group of key heads one, or one for
-// each span. parts is the memory that partial results need so far.
+// addSequence adds the pieces of a sequence, which begins with a row. Those of many queries
+// come head by head: keys and values of one, which all of its queries read, are in nearer caches
+// than those of all. parts is the memory that partial results need so far.
+func (r *AttentionRun) addSequence(seq, row, parts int) int {
+	begin, count := r.seqs[seq].Start, r.seqs[seq].Count
+	end := begin + count
+	row -= begin // of position 0
+	for head := 0; head < r.a.KV.Heads && count > parallelTokens; head++ {
+		for pos, n := begin, 0; pos < end; pos += n {
+			if n = r.queries(pos, end); n > parallelTokens {
+				r.pieces = append(r.pieces, attentionPiece{seq: seq, row: row + pos, pos: pos, n: n,
+					head: head, heads: 1, span: r.a.from(pos) / r.span, merge: -1})
+			}
+		}
+	}
+	for pos, n := begin, 0; pos < end; pos += n {
+		if n = r.queries(pos, end); n <= parallelTokens {
+			parts = r.addPieces(attentionPiece{seq: seq, row: row + pos, pos: pos, n: n}, parts)
+		}
+	}
+	return parts
+}
+
+// queries is the number of queries of a piece that begins at pos, of a sequence that ends at
+// end: all of them see the same first position.
+func (r *AttentionRun) queries(pos, end int) int {
+	n := min(end-pos, pieceTokens)
+	if r.a.Chunk > 0 {
+		n = min(n, r.a.from(pos)+r.a.Chunk-pos)
+	}
+	return n
+}
+
+// addPieces adds the pieces of few queries: for each group of key heads one, or one for each
+// span.
 func (r *AttentionRun) addPieces(p attentionPiece, parts int) int {
 	first, last := r.a.from(p.pos)/r.span, (p.pos+p.n-1)/r.span
-	alone := first == last || p.n > parallelTokens
-	most := 1
-	if p.n <= parallelTokens {
-		most = r.together
-	}
+	alone, most := first == last, r.together
 	groups := (r.a.KV.Heads + most - 1) / most
 	merges, begin := len(r.merges), len(r.pieces)
 	for p.span = first; p.span <= last; p.span++ {
