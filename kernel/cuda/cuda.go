@@ -59,10 +59,13 @@ const (
 	// all architectures from sm_80 on have (mma.sync, 16×8×16). Newer ones have others, which
 	// reach more.
 	LimitBF16 Limit = "bf16"
+	// LimitTensorInt8 is operations on 8-bit integers by tensor cores, in the same way (mma.sync,
+	// 16×8×32).
+	LimitTensorInt8 Limit = "tensor-int8"
 )
 
 // Limits are all that Measure measures.
-var Limits = []Limit{LimitRead, LimitFMA, LimitInt8, LimitBF16}
+var Limits = []Limit{LimitRead, LimitFMA, LimitInt8, LimitBF16, LimitTensorInt8}
 
 // Listing is what a machine's driver tells.
 type Listing struct {

@@ -2,27 +2,67 @@
 
 package cuda
 
-const (
-	// mulRows and mulOutputs are what a block of threads computes of a product: ROWS and
-	// OUTPUTS of src/mul.cu, ROWS8 and OUTPUTS8 of src/integer.cu.
-	mulRows, mulOutputs = 8, 64
-	// fewOutputs is that of src/mul_few.cu, a thread for each.
-	fewOutputs = 32
-	// fewPanels is how many panels a matrix may have so that reading weights is what takes
-	// time, by the arithmetic of docs/gpu.md; it was not measured.
-	fewPanels = 2
+import (
+	"math"
+	"slices"
+
+	"drover/kernel"
 )
 
-// mulPanel is the kernels' MulPanel: rows neighbouring rows from first on, at most mulRows,
-// which are multiplied with the matrix at an address.
+// Constants of src/mul.cu, and of mul_grouped: rows of a panel, and outputs of a block of
+// threads, one for each.
+const mulRows, mulOutputs = 8, 64
+
+// Rows of a matrix, on average, up to which the kernels for few of them are used: by the
+// arithmetic of docs/gpu.md, not measured.
+const (
+	// fewRows is where reading weights is what takes time.
+	fewRows = 16
+	// fewestRows is that for integers without tensor cores.
+	fewestRows = 4
+)
+
+// panelKernel multiplies panels of neighbouring rows with a matrix each. A launch has those of
+// matrices of one shape and format:
 //
-// A launch has panels of matrices of one shape and format:
+//	mul_few_F, mul_grouped_F(y, x, panels, outputs, inputs)             F is f32 or bf16
+//	mul_few_F, mul_narrow_F, mul_tensor_F(y, codes, scales, panels, outputs, inputs)
+//	                                                                    F is int8 or int4
 //
-//	mul_grouped_F(y, x, panels, outputs, inputs)              F is f32 or bf16
-//	mul_grouped_F(y, codes, scales, panels, outputs, inputs)  F is int8 or int4
-//
-// mul_few_F has the same arguments. It is for matrices with one panel, or few, each: then
-// reading weights is all that takes time, and these kernels keep more of it under way.
+// A block of threads has a panel of up to rows rows, and so many outputs.
+type panelKernel struct {
+	kernel                 kernelID
+	rows, outputs, threads int
+	// upTo is the number of rows that a matrix has at most on average.
+	upTo int
+}
+
+// panelKernels are those of a format, the ones for fewest rows first.
+var panelKernels = map[kernel.Format][]panelKernel{
+	kernel.WeightsF32: {{mulFewF32, 8, 32, 32, fewRows},
+		{mulGroupedF32, mulRows, mulOutputs, mulOutputs, math.MaxInt}},
+	kernel.WeightsBF16: {{mulFewBF16, 8, 32, 32, fewRows},
+		{mulGroupedBF16, mulRows, mulOutputs, mulOutputs, math.MaxInt}},
+	kernel.WeightsInt8: {{mulFewInt8, 8, 32, 32, fewestRows}, {mulNarrowInt8, 16, 32, 32, fewRows},
+		{mulTensorInt8, 64, 128, 128, math.MaxInt}},
+	kernel.WeightsInt4: {{mulFewInt4, 8, 32, 32, fewestRows}, {mulNarrowInt4, 16, 32, 32, fewRows},
+		{mulTensorInt4, 64, 128, 128, math.MaxInt}},
+}
+
+// panelKernelOf returns the kernel for some rows and so many matrices.
+func panelKernelOf(f kernel.Format, rows, matrices int) *panelKernel {
+	all, average := panelKernels[f], (rows+matrices-1)/matrices
+	i := slices.IndexFunc(all, func(k panelKernel) bool { return average <= k.upTo })
+	return &all[i]
+}
+
+// grid is that of a launch.
+func (k *panelKernel) grid(panels, outputs int) Grid {
+	return Grid{uint32(panels), uint32((outputs + k.outputs - 1) / k.outputs), uint32(k.threads)}
+}
+
+// mulPanel is the kernels' MulPanel: neighbouring rows from first on, which are multiplied with
+// the matrix at an address.
 type mulPanel struct {
 	packed      uint64
 	first, rows int32
@@ -30,19 +70,9 @@ type mulPanel struct {
 
 // addPanels adds the panels of rows from to to, without to, and one matrix. Those of one
 // matrix stand together, so that they run at about the same time.
-func addPanels(panels []mulPanel, packed uint64, from, to int) []mulPanel {
-	for ; from < to; from += mulRows {
-		panels = append(panels, mulPanel{packed, int32(from), int32(min(to-from, mulRows))})
+func (k *panelKernel) addPanels(panels []mulPanel, packed uint64, from, to int) []mulPanel {
+	for ; from < to; from += k.rows {
+		panels = append(panels, mulPanel{packed, int32(from), int32(min(to-from, k.rows))})
 	}
 	return panels
-}
-
-// groupedGrid is the grid of a launch.
-func groupedGrid(panels, outputs int) Grid {
-	return Grid{uint32(panels), uint32((outputs + mulOutputs - 1) / mulOutputs), mulOutputs}
-}
-
-// fewGrid is the grid of a launch of mul_few_F.
-func fewGrid(panels, outputs int) Grid {
-	return Grid{uint32(panels), uint32((outputs + fewOutputs - 1) / fewOutputs), fewOutputs}
 }

@@ -3,7 +3,6 @@
 package cuda
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"testing"
 
@@ -33,20 +32,17 @@ func newMatrix(t *testing.T, rng *rand.Rand, n, k int, f kernel.Format) *kernel.
 
 // grouped launches products of parts of x with their matrices; parts without rows have
 // no panels.
-func (b *bench) grouped(few bool, f kernel.Format, x *Memory, rows, outputs, inputs int,
+func (b *bench) grouped(k *panelKernel, f kernel.Format, x *Memory, rows, outputs, inputs int,
 	matrices []*Memory, ends []int) *Memory {
 	b.Helper()
 	var panels []mulPanel
 	from := 0
 	for i, m := range matrices {
-		panels = addPanels(panels, m.At(0), from, ends[i])
+		panels = k.addPanels(panels, m.At(0), from, ends[i])
 		from = ends[i]
 	}
 	y, table := b.on(make([]byte, 4*rows*outputs)), b.on(memoryOf(panels))
-	grid, name := groupedGrid(len(panels), outputs), "mul_grouped_"+f.String()
-	if few {
-		grid, name = fewGrid(len(panels), outputs), "mul_few_"+f.String()
-	}
+	grid, name := k.grid(len(panels), outputs), kernelNames[k.kernel]
 	if !f.Integer() {
 		b.launch(name, grid, y.At(0), x.At(0), table.At(0), uint64(outputs), uint64(inputs))
 		return y
@@ -60,15 +56,18 @@ func (b *bench) grouped(few bool, f kernel.Format, x *Memory, rows, outputs, inp
 	return y
 }
 
+// formats are all formats of weights.
+var formats = []kernel.Format{kernel.WeightsF32, kernel.WeightsBF16, kernel.WeightsInt8,
+	kernel.WeightsInt4}
+
 // testExperts runs feed-forward networks with skewed rows, from none to many, in four
-// launches for all of them.
-func testExperts(t *testing.T, few bool) {
+// launches for all of them, with all kernels.
+func testExperts(t *testing.T) {
 	b := newBench(t)
 	rng := rand.New(rand.NewPCG(21, 22))
-	for _, f := range []kernel.Format{kernel.WeightsF32, kernel.WeightsBF16, kernel.WeightsInt8,
-		kernel.WeightsInt4} {
+	for _, f := range formats {
 		for _, s := range []struct{ experts, hidden, width, most int }{{128, 20, 9, 3},
-			{6, 130, 70, 40}, {2, 900, 1300, 3}} {
+			{6, 130, 70, 40}, {3, 200, 150, 90}, {2, 900, 1300, 3}} {
 			var experts []expert
 			var gateUp, down []*Memory
 			var ends []int
@@ -94,33 +93,34 @@ func testExperts(t *testing.T, few bool) {
 				e.down.Mul(want.Slice(from, ends[i]), act)
 				from = ends[i]
 			}
-			inner := b.grouped(few, f, b.on(bytesOf(x.Data)), rows, 2*s.width, s.hidden, gateUp, ends)
-			act := b.on(make([]byte, 4*rows*s.width))
-			b.launch("swiglu_rows", Grid{ceil(rows*s.width, 128), 1, 128}, act.At(0), inner.At(0),
-				uint64(rows*s.width), uint64(s.width))
-			y := b.grouped(few, f, act, rows, s.hidden, s.width, down, ends)
-			b.same(y, want.Data, "%s", fmt.Sprintf("%v, %+v, %d rows", f, s, rows))
+			for i := range panelKernels[f] {
+				k := &panelKernels[f][i]
+				inner := b.grouped(k, f, b.on(bytesOf(x.Data)), rows, 2*s.width, s.hidden, gateUp, ends)
+				act := b.on(make([]byte, 4*rows*s.width))
+				b.launch("swiglu_rows", Grid{ceil(rows*s.width, 128), 1, 128}, act.At(0), inner.At(0),
+					uint64(rows*s.width), uint64(s.width))
+				y := b.grouped(k, f, act, rows, s.hidden, s.width, down, ends)
+				b.same(y, want.Data, "%s, %+v, %d rows", kernelNames[k.kernel], s, rows)
+			}
 		}
 	}
 }
 
-func TestExperts(t *testing.T) { testExperts(t, false) }
-
-// TestExpertsFew and the two after it have kernels whose threads wait for each other and for
+// TestExperts and the two after it have kernels whose threads wait for each other and for
 // copies: with threads in order, which copy as late as can be, and in others.
-func TestExpertsFew(t *testing.T) {
+func TestExperts(t *testing.T) {
 	needStandIn(t)
-	testExperts(t, true)
+	testExperts(t)
 }
 
-func TestExpertsFewReverse(t *testing.T) {
+func TestExpertsReverse(t *testing.T) {
 	if with(t, "STANDIN", "reverse") {
-		testExperts(t, true)
+		testExperts(t)
 	}
 }
 
-func TestExpertsFewShuffle(t *testing.T) {
+func TestExpertsShuffle(t *testing.T) {
 	if with(t, "STANDIN", "shuffle") {
-		testExperts(t, true)
+		testExperts(t)
 	}
 }

@@ -20,38 +20,59 @@ func smallScales(rng *rand.Rand, k int) []float32 {
 	return w
 }
 
+// testCodes compares products with those of a CPU, by all kernels.
+func testCodes(b *bench, m *kernel.Matrix, x tensor.Rows) {
+	b.Helper()
+	want := tensor.MakeRows(x.N, m.N)
+	m.Mul(want, x)
+	packed, in := b.on(m.Packed()), b.on(bytesOf(x.Data))
+	for i := range panelKernels[m.Format()] {
+		k := &panelKernels[m.Format()][i]
+		y := b.grouped(k, m.Format(), in, x.N, m.N, m.K, []*Memory{packed}, []int{x.N})
+		b.same(y, want.Data, "%s, %d rows × %d×%d", kernelNames[k.kernel], x.N, m.N, m.K)
+	}
+}
+
 func TestMulCodes(t *testing.T) {
 	b := newBench(t)
 	rng := rand.New(rand.NewPCG(7, 8))
-	for name, f := range map[string]kernel.Format{
-		"mul_int8": kernel.WeightsInt8, "mul_int4": kernel.WeightsInt4} {
+	for _, f := range []kernel.Format{kernel.WeightsInt8, kernel.WeightsInt4} {
 		for i, s := range [][3]int{{1, 1, 1}, {1, 64, 64}, {3, 17, 33}, {8, 65, 200}, {9, 15, 130},
-			{17, 150, 67}, {1, 31, 513}, {70, 33, 5}} {
-			rows, n, k := s[0], s[1], s[2]
-			m, err := kernel.NewMatrix(n, k, f)
-			if err != nil {
+			{17, 150, 67}, {1, 31, 513}, {70, 33, 5}, {64, 128, 64}, {63, 127, 640}, {129, 130, 65},
+			{5, 33, 1500}} {
+			m := newMatrix(t, rng, s[1], s[2], f)
+			x := randomRows(rng, s[0], s[2], i%2 == 1)
+			if x.N > 8 {
+				x.Data[0], x.Data[x.Dim], x.Data[2*x.Dim] = float32(math.Inf(1)), float32(math.NaN()), 0x1p-101
+			}
+			testCodes(b, m, x)
+		}
+	}
+}
+
+// TestMulLargestCodes has sums as large as they can be, of both signs.
+func TestMulLargestCodes(t *testing.T) {
+	b := newBench(t)
+	const n, k = 20, 128
+	for _, f := range []kernel.Format{kernel.WeightsInt8, kernel.WeightsInt4} {
+		m, err := kernel.NewMatrix(n, k, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range n {
+			row := make([]float32, k)
+			for j := range row {
+				row[j] = float32(1 - 2*(i%2))
+			}
+			if err := m.SetRow(i, row); err != nil {
 				t.Fatal(err)
 			}
-			for j := range n {
-				if err := m.SetRow(j, smallScales(rng, k)); err != nil {
-					t.Fatal(err)
-				}
-			}
-			x := tensor.Rows{Data: numbers(rng, rows*k, i%2 == 1), N: rows, Dim: k}
-			if rows > 8 {
-				x.Data[0], x.Data[k], x.Data[2*k] = float32(math.Inf(1)), float32(math.NaN()), 0x1p-101
-			}
-			want := tensor.MakeRows(rows, n)
-			m.Mul(want, x)
-			groups := (k + 63) / 64
-			codes, scales := b.on(make([]byte, rows*groups*64)), b.on(make([]byte, 4*rows*groups))
-			y := b.on(make([]byte, 4*rows*n))
-			b.launch("quantise_rows", Grid{ceil(rows*groups, 128), 1, 128}, codes.At(0), scales.At(0),
-				b.on(bytesOf(x.Data)).At(0), uint64(rows), uint64(k))
-			b.launch(name, Grid{ceil(n, 64), ceil(rows, 8), 64}, y.At(0), codes.At(0), scales.At(0),
-				b.on(m.Packed()).At(0), uint64(rows), uint64(n), uint64(k))
-			b.same(y, want.Data, "%s, %d rows × %d×%d", name, rows, n, k)
 		}
+		x := tensor.MakeRows(18, k)
+		for i := range x.Data {
+			x.Data[i] = float32(3 - 6*(i/k%2))
+		}
+		testCodes(b, m, x)
 	}
 }
 

@@ -8,16 +8,16 @@ type kernelID int
 const (
 	mulF32 kernelID = iota
 	mulBF16
-	mulInt8
-	mulInt4
 	mulFewF32
 	mulFewBF16
 	mulFewInt8
 	mulFewInt4
 	mulGroupedF32
 	mulGroupedBF16
-	mulGroupedInt8
-	mulGroupedInt4
+	mulNarrowInt8
+	mulNarrowInt4
+	mulTensorInt8
+	mulTensorInt4
 	quantiseRows
 	normSums
 	normFactors
@@ -42,16 +42,16 @@ const (
 var kernelNames = [kernelCount]string{
 	mulF32:         "mul_f32",
 	mulBF16:        "mul_bf16",
-	mulInt8:        "mul_int8",
-	mulInt4:        "mul_int4",
 	mulFewF32:      "mul_few_f32",
 	mulFewBF16:     "mul_few_bf16",
 	mulFewInt8:     "mul_few_int8",
 	mulFewInt4:     "mul_few_int4",
 	mulGroupedF32:  "mul_grouped_f32",
 	mulGroupedBF16: "mul_grouped_bf16",
-	mulGroupedInt8: "mul_grouped_int8",
-	mulGroupedInt4: "mul_grouped_int4",
+	mulNarrowInt8:  "mul_narrow_int8",
+	mulNarrowInt4:  "mul_narrow_int4",
+	mulTensorInt8:  "mul_tensor_int8",
+	mulTensorInt4:  "mul_tensor_int4",
 	quantiseRows:   "quantise_rows",
 	normSums:       "norm_sums",
 	normFactors:    "norm_factors",

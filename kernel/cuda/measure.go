@@ -74,7 +74,7 @@ const (
 	// readBytes is far more than a GPU's caches hold.
 	readBytes, smallReadBytes = 2 << 30, 8 << 20
 	// computeTimes is how often each thread's sums are added to: some 10 ms.
-	computeTimes, smallComputeTimes = 1 << 14, 4
+	computeTimes, smallComputeTimes = 1 << 14, 1
 	// computeBlocks is how many blocks of threads a multiprocessor has to compute.
 	computeBlocks, smallComputeBlocks = 16, 1
 )
@@ -92,11 +92,14 @@ type limitKernel struct {
 }
 
 // limitKernels measure by operands that are ones. A thread's part of a warp's product of
-// (16,16) by (16,8) is a 32nd of it; its four sums are added up.
+// (16,16) by (16,8), or of integers (16,32) by (32,8), is a 32nd of it; its four sums are added
+// up.
 var limitKernels = map[Limit]limitKernel{
 	LimitFMA:  {"measure_fma", 0x3f800000, 28, 1, 2, true},
 	LimitInt8: {"measure_int8", 0x01010101, 28, 4, 8, false},
 	LimitBF16: {"measure_bf16", 0x3f803f80, 4 * 28, 4 * 16, 2 * 16 * 16 * 8 / 32, true},
+	LimitTensorInt8: {"measure_tensor_int8", 0x01010101, 4 * 28, 4 * 32, 2 * 16 * 32 * 8 / 32,
+		false},
 }
 
 // Measure measures a limit once, in units of it a second.

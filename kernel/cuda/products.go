@@ -27,12 +27,6 @@ type quantised struct{ codes, scales uint64 }
 
 func inputGroups(inputs int) int { return (inputs + groupInputs - 1) / groupInputs }
 
-// from is q without its first rows of so many inputs.
-func (q quantised) from(rows, inputs int) quantised {
-	n := uint64(rows * inputGroups(inputs))
-	return quantised{q.codes + groupInputs*n, q.scales + 4*n}
-}
-
 // quantise queues the quantisation of rows to scratch memory, which the next one takes.
 func (d *Device) quantise(x uint64, rows, inputs int) quantised {
 	n := rows * inputGroups(inputs)
@@ -41,52 +35,35 @@ func (d *Device) quantise(x uint64, rows, inputs int) quantised {
 	return q
 }
 
-// productKernels are the kernels that multiply with weights of a format.
-type productKernels struct{ plain, few, grouped kernelID }
-
-var productKernelsOf = map[kernel.Format]productKernels{
-	kernel.WeightsF32:  {mulF32, mulFewF32, mulGroupedF32},
-	kernel.WeightsBF16: {mulBF16, mulFewBF16, mulGroupedBF16},
-	kernel.WeightsInt8: {mulInt8, mulFewInt8, mulGroupedInt8},
-	kernel.WeightsInt4: {mulInt4, mulFewInt4, mulGroupedInt4},
-}
-
 // multiply queues y = x wᵀ. Of x, q are the codes where w needs them.
 func (d *Device) multiply(w *weights, y, x uint64, q quantised, rows int) {
 	d.hold(w)
-	if rows <= fewPanels*mulRows {
-		d.panels = addPanels(d.panels[:0], w.memory.At(0), 0, rows)
-		d.multiplyPanels(w.shape, y, x, q, 1)
+	if rows <= fewRows || w.shape.Format.Integer() {
+		k := panelKernelOf(w.shape.Format, rows, 1)
+		d.panels = k.addPanels(d.panels[:0], w.memory.At(0), 0, rows)
+		d.multiplyPanels(k, w.shape, y, x, q)
 		return
 	}
-	n, k := w.shape.N, w.shape.K
+	plain, n, inputs := mulF32, w.shape.N, w.shape.K
+	if w.shape.Format == kernel.WeightsBF16 {
+		plain = mulBF16
+	}
 	for rows > 0 {
 		now := min(rows, mostPanels*mulRows)
 		grid := Grid{uint32((n + mulOutputs - 1) / mulOutputs), uint32((now + mulRows - 1) / mulRows),
 			mulOutputs}
-		packed, r, outputs, inputs := w.memory.At(0), uint64(now), uint64(n), uint64(k)
-		use := productKernelsOf[w.shape.Format].plain
-		if w.shape.Format.Integer() {
-			d.launch(use, grid, y, q.codes, q.scales, packed, r, outputs, inputs)
-		} else {
-			d.launch(use, grid, y, x, packed, r, outputs, inputs)
-		}
-		y, x, q, rows = y+uint64(4*now*n), x+uint64(4*now*k), q.from(now, k), rows-now
+		d.launch(plain, grid, y, x, w.memory.At(0), uint64(now), uint64(n), uint64(inputs))
+		y, x, rows = y+uint64(4*now*n), x+uint64(4*now*inputs), rows-now
 	}
 }
 
-// multiplyPanels queues the products of d.panels, of so many matrices of one shape.
-func (d *Device) multiplyPanels(s kernel.Shape, y, x uint64, q quantised, matrices int) {
-	use, few := productKernelsOf[s.Format], len(d.panels) <= fewPanels*matrices
-	grid, launch := groupedGrid(len(d.panels), s.N), use.grouped
-	if few {
-		grid, launch = fewGrid(len(d.panels), s.N), use.few
-	}
-	panels, outputs, inputs := d.argument(memoryOf(d.panels)), uint64(s.N), uint64(s.K)
+// multiplyPanels queues the products of d.panels.
+func (d *Device) multiplyPanels(k *panelKernel, s kernel.Shape, y, x uint64, q quantised) {
+	grid, panels := k.grid(len(d.panels), s.N), d.argument(memoryOf(d.panels))
 	if s.Format.Integer() {
-		d.launch(launch, grid, y, q.codes, q.scales, panels, outputs, inputs)
+		d.launch(k.kernel, grid, y, q.codes, q.scales, panels, uint64(s.N), uint64(s.K))
 	} else {
-		d.launch(launch, grid, y, x, panels, outputs, inputs)
+		d.launch(k.kernel, grid, y, x, panels, uint64(s.N), uint64(s.K))
 	}
 }
 
@@ -205,20 +182,28 @@ func (d *Device) forward(y, x kernel.Rows) {
 	if first.gateUp.shape.Format.Integer() {
 		q = d.quantise(in, rows, x.Dim)
 	}
-	d.panels = d.panels[:0]
-	for _, p := range n.parts {
-		d.hold(p.gateUp)
-		d.panels = addPanels(d.panels, p.gateUp.memory.At(0), p.from-n.lo, p.to-n.lo)
-	}
-	d.multiplyPanels(first.gateUp.shape, inner, in, q, len(n.parts))
+	d.multiplyParts(inner, in, q, func(p *networkPart) *weights { return p.gateUp })
 	d.elements(swigluRows, rows*width, act, inner, uint64(rows*width), uint64(width))
 	if first.down.shape.Format.Integer() {
 		q = d.quantise(act, rows, width)
 	}
-	d.panels = d.panels[:0]
+	d.multiplyParts(out, act, q, func(p *networkPart) *weights { return p.down })
+}
+
+// multiplyParts queues the products of d.networks with one of each part's matrices.
+func (d *Device) multiplyParts(y, x uint64, q quantised, of func(p *networkPart) *weights) {
+	n := &d.networks
+	shape, rows := of(&n.parts[0]).shape, 0
 	for _, p := range n.parts {
-		d.hold(p.down)
-		d.panels = addPanels(d.panels, p.down.memory.At(0), p.from-n.lo, p.to-n.lo)
+		rows += p.to - p.from
 	}
-	d.multiplyPanels(first.down.shape, out, act, q, len(n.parts))
+	k := panelKernelOf(shape.Format, rows, len(n.parts))
+	d.panels = d.panels[:0]
+	for i := range n.parts {
+		p := &n.parts[i]
+		w := of(p)
+		d.hold(w)
+		d.panels = k.addPanels(d.panels, w.memory.At(0), p.from-n.lo, p.to-n.lo)
+	}
+	d.multiplyPanels(k, shape, y, x, q)
 }

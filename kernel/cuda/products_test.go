@@ -113,48 +113,58 @@ func (e *experts) run(t *testing.T, d kernel.Device, x tensor.Rows, what string)
 	}
 }
 
+// launchesOf counts launches of kernels by the rows that a matrix has of them on average.
+func launchesOf(f kernel.Format, times int, average int) (names []string, want []int) {
+	for _, k := range panelKernels[f] {
+		names, want = append(names, kernelNames[k.kernel]), append(want, 0)
+		if average <= k.upTo && average > 0 {
+			want[len(want)-1], average = times, 0
+		}
+	}
+	return names, want
+}
+
 // TestExpertsTogether counts launches: whatever experts a frame has, their products are two,
-// of the kernels for few rows where each expert has few.
+// of the kernels for as few rows as each expert has.
 func TestExpertsTogether(t *testing.T) {
 	d, rng := openDevice(t), rand.New(rand.NewPCG(31, 32))
-	for _, f := range []kernel.Format{kernel.WeightsF32, kernel.WeightsBF16, kernel.WeightsInt8,
-		kernel.WeightsInt4} {
+	for _, f := range formats {
 		e := newExperts(t, d, rng, 5, 72, 40, f)
-		names := []string{"mul_few_" + f.String(), "mul_grouped_" + f.String(), "mul_" + f.String()}
-		for _, c := range []struct{ rows, want []int }{
-			{[]int{1, 2, 1, 9, 3}, []int{2, 0, 0}},
-			{[]int{0, 0, 1, 0, 0}, []int{2, 0, 0}},
-			{[]int{100, 1, 1, 17, 40}, []int{0, 2, 0}},
-		} {
+		for _, c := range []struct {
+			rows    []int
+			average int
+		}{{[]int{1, 2, 1, 9, 3}, 4}, {[]int{0, 0, 1, 0, 0}, 1}, {[]int{100, 1, 1, 17, 40}, 32},
+			{[]int{0, 0, 5, 0, 0}, 5}, {[]int{3, 8, 40, 10, 19}, 16}} {
+			names, want := launchesOf(f, 2, c.average)
 			x := randomRows(rng, e.rows(c.rows...), 72, false)
 			got := counted(t, func() { e.run(t, d, x, f.String()) }, names...)
-			if !slices.Equal(got, c.want) {
-				t.Errorf("%v, rows %v: %v times %v, want %v", f, c.rows, got, names, c.want)
+			if !slices.Equal(got, want) {
+				t.Errorf("%v, rows %v: %v times %v, want %v", f, c.rows, got, names, want)
 			}
 		}
-		for _, c := range []struct {
-			rows int
-			want []int
-		}{{1, []int{1, 0, 0}}, {16, []int{1, 0, 0}}, {17, []int{0, 0, 1}}} {
-			x, want := randomRows(rng, c.rows, 72, false), tensor.MakeRows(c.rows, 80)
-			in, _ := d.Allocate(c.rows, 72)
-			out, err := d.Allocate(c.rows, 80)
-			if err != nil {
-				t.Fatal(err)
+		for _, rows := range []int{1, 4, 5, 16, 17, 200} {
+			names, want := launchesOf(f, 1, rows)
+			if !f.Integer() && rows > fewRows {
+				names, want = []string{"mul_" + f.String()}, []int{1}
 			}
-			e.gateUp[0].Mul(want, x)
-			d.Write(in, x)
-			got := counted(t, func() {
-				d.Mul(in, []kernel.Product{{Y: out, W: e.parts[0].GateUp}})
-				have, err := d.Read(out)
-				if err != nil || !slices.Equal(have.Data, want.Data) {
-					t.Errorf("%v, %d rows: %v, or other bytes than a CPU's", f, c.rows, err)
-				}
-			}, names...)
-			if !slices.Equal(got, c.want) {
-				t.Errorf("%v, a product of %d rows: %v times %v, want %v", f, c.rows, got, names, c.want)
+			got := counted(t, func() { e.mul(t, d, randomRows(rng, rows, 72, false)) }, names...)
+			if !slices.Equal(got, want) {
+				t.Errorf("%v, a product of %d rows: %v times %v, want %v", f, rows, got, names, want)
 			}
 		}
+	}
+}
+
+// mul compares the first product of some rows with a CPU's.
+func (e *experts) mul(t *testing.T, d kernel.Device, x tensor.Rows) {
+	t.Helper()
+	want := tensor.MakeRows(x.N, e.gateUp[0].N)
+	e.gateUp[0].Mul(want, x)
+	in, out := must1(d.Allocate(x.N, x.Dim))(t), must1(d.Allocate(x.N, want.Dim))(t)
+	d.Write(in, x)
+	d.Mul(in, []kernel.Product{{Y: out, W: e.parts[0].GateUp}})
+	if have := must1(d.Read(out))(t); !slices.Equal(have.Data, want.Data) {
+		t.Errorf("%v, %d rows: other bytes than a CPU's", e.gateUp[0].Format(), x.N)
 	}
 }
 

@@ -27,10 +27,16 @@ template <int N> __device__ __forceinline__ void wait_copies() {
 
 // The float16 h as float32, exactly.
 __device__ __forceinline__ float widen_half(unsigned h) {
+#ifdef __CUDACC__
+  float f;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"((unsigned short)h));
+  return f;
+#else
   const unsigned sign = (h & 0x8000u) << 16, rest = h & 0x7fffu;
   if (rest >= 0x7c00u) return __uint_as_float(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
   const float magnitude = __fmul_rn(__uint_as_float(rest << 13), 0x1p112f);  // exact
   return sign ? -magnitude : magnitude;
+#endif
 }
 
 // v as bfloat16, rounded to even; a NaN stays one.

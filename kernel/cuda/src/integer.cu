@@ -1,13 +1,12 @@
-// Products with weights of 8 and 4 bits: kernel/integer.go has the formulas. Rows are
-// quantised first, a thread for each group of 64 inputs; products of codes are exact
-// integers, and a thread adds its groups in one chain over ascending groups (K1, K3).
+// What products with weights of 8 and 4 bits need: kernel/integer.go has the formulas. Rows
+// are quantised first, a thread for each group of 64 inputs; products of codes are exact
+// integers, and a thread adds its groups in one chain over ascending groups (K1, K3):
+// mul_few.cu for the fewest rows, mul_tensor.cu for more.
 
 #pragma once
 #include "drover.h"
 
 #define GROUP 64
-#define ROWS8 8
-#define OUTPUTS8 64
 #define LINE8 16  // dwords
 
 // x is (rows, inputs); codes (rows, groups, 64) int8, scales (rows, groups).
@@ -83,52 +82,4 @@ template <bool GLOBAL>
 __device__ __forceinline__ float group(const Int4<GLOBAL> &f, const unsigned *w, const int *c,
                                        int r) {
   return f(w, c, r);
-}
-
-// A thread has output n of panel rows from first on.
-template <typename F>
-__device__ __forceinline__ void mul_codes_panel(float *y, const int *codes, const float *scales,
-                                                const unsigned *packed, long long first,
-                                                int panel, long long n, long long outputs,
-                                                long long inputs, F f) {
-  const long long groups = (inputs + GROUP - 1) / GROUP;
-  if (n >= outputs) return;
-  const unsigned *w = packed + n / 16 * groups * (F::lines * LINE8) + n % 16;
-  float acc[ROWS8];
-#pragma unroll
-  for (int i = 0; i < ROWS8; i++) acc[i] = 0.0f;
-  for (long long g = 0; g < groups; g++, w += F::lines * LINE8) {
-#pragma unroll
-    for (int i = 0; i < ROWS8; i++) {
-      if (i >= panel) break;
-      const long long at = (first + i) * groups + g;
-      acc[i] = __fmaf_rn(group(f, w, codes + at * (GROUP / 4), (int)(n % 16)),
-                         __ldg(scales + at), acc[i]);
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < ROWS8; i++)
-    if (i < panel) y[(first + i) * outputs + n] = acc[i];
-}
-
-template <typename F>
-__device__ __forceinline__ void mul_codes(float *y, const int *codes, const float *scales,
-                                          const unsigned *packed, long long rows,
-                                          long long outputs, long long inputs, F f) {
-  const long long first = (long long)blockIdx.y * ROWS8;
-  const int panel = rows - first < ROWS8 ? (int)(rows - first) : ROWS8;
-  mul_codes_panel(y, codes, scales, packed, first, panel,
-                  (long long)blockIdx.x * OUTPUTS8 + threadIdx.x, outputs, inputs, f);
-}
-
-extern "C" __global__ void __launch_bounds__(OUTPUTS8)
-mul_int8(float *y, const int *codes, const float *scales, const unsigned *packed,
-         long long rows, long long outputs, long long inputs) {
-  mul_codes(y, codes, scales, packed, rows, outputs, inputs, Int8<true>());
-}
-
-extern "C" __global__ void __launch_bounds__(OUTPUTS8)
-mul_int4(float *y, const int *codes, const float *scales, const unsigned *packed,
-         long long rows, long long outputs, long long inputs) {
-  mul_codes(y, codes, scales, packed, rows, outputs, inputs, Int4<true>());
 }

@@ -3,6 +3,7 @@
 // measurement counts only if the work was done.
 
 #include "drover.h"
+#include "tensor.h"
 
 #define READS 16
 #define CHAINS 8
@@ -56,24 +57,11 @@ extern "C" __global__ void __launch_bounds__(256) measure_int8(int *sums, const 
   sums[(long long)blockIdx.x * blockDim.x + threadIdx.x] = sum;
 }
 
-// Adds a product of a warp's fragments, (16,16) times (16,8) of bfloat16, to a thread's four
-// of the (16,8) sums. All elements of a and all of b are alike here.
-__device__ __forceinline__ void add_product(float (&c)[4], unsigned a, unsigned b) {
-#ifdef __CUDACC__
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-               "{%0,%1,%2,%3}, {%4,%4,%4,%4}, {%5,%5}, {%0,%1,%2,%3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a), "r"(b));
-#else  // one thread at a time has no warp to multiply with, and with such elements needs none
-  const float product = __uint_as_float(a << 16) * __uint_as_float(b << 16);
-  for (float &sum : c) sum += 16 * product;
-#endif
-}
-
-// CHAINS sums of times products on tensor cores; the words of ab hold two elements each.
+// CHAINS sums of times products on tensor cores, of bfloat16; all elements of A are alike, and
+// all of B.
 extern "C" __global__ void __launch_bounds__(256) measure_bf16(float *sums, const unsigned *ab,
                                                                 long long times) {
-  const unsigned a = ab[0], b = ab[1];
+  const unsigned a[4] = {ab[0], ab[0], ab[0], ab[0]}, b = ab[1];
   float c[CHAINS][4];
 #pragma unroll
   for (int i = 0; i < CHAINS; i++) {
@@ -83,13 +71,37 @@ extern "C" __global__ void __launch_bounds__(256) measure_bf16(float *sums, cons
 #pragma unroll 4
   for (long long n = 0; n < times; n++) {
 #pragma unroll
-    for (int i = 0; i < CHAINS; i++) add_product(c[i], a, b);
+    for (int i = 0; i < CHAINS; i++) mma_bf16(c[i], a, b, b);
   }
   float sum = 0.0f;
 #pragma unroll
   for (int i = 0; i < CHAINS; i++) {
 #pragma unroll
     for (int j = 0; j < 4; j++) sum = __fadd_rn(sum, c[i][j]);
+  }
+  sums[(long long)blockIdx.x * blockDim.x + threadIdx.x] = sum;
+}
+
+// The same of 8-bit integers.
+extern "C" __global__ void __launch_bounds__(256)
+measure_tensor_int8(int *sums, const unsigned *ab, long long times) {
+  const unsigned a[4] = {ab[0], ab[0], ab[0], ab[0]}, b = ab[1];
+  int c[CHAINS][4];
+#pragma unroll
+  for (int i = 0; i < CHAINS; i++) {
+#pragma unroll
+    for (int j = 0; j < 4; j++) c[i][j] = i;
+  }
+#pragma unroll 4
+  for (long long n = 0; n < times; n++) {
+#pragma unroll
+    for (int i = 0; i < CHAINS; i++) mma_int8(c[i], a, b, b);
+  }
+  int sum = 0;
+#pragma unroll
+  for (int i = 0; i < CHAINS; i++) {
+#pragma unroll
+    for (int j = 0; j < 4; j++) sum += c[i][j];
   }
   sums[(long long)blockIdx.x * blockDim.x + threadIdx.x] = sum;
 }

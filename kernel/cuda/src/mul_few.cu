@@ -5,6 +5,7 @@
 // sum, one chain over ascending inputs, is that of the other products.
 
 #include "drover.h"
+#include "integer.cu"
 #include "mul_grouped.cu"
 
 #define FEW_THREADS 32

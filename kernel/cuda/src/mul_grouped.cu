@@ -7,10 +7,9 @@
 
 #pragma once
 #include "drover.h"
-#include "integer.cu"
 #include "mul.cu"
 
-// Up to 8 neighbouring rows and their matrix: see mulPanel in kernel/cuda/grouped.go.
+// Neighbouring rows, here up to 8, and their matrix: see mulPanel in kernel/cuda/grouped.go.
 struct MulPanel {
   const unsigned *packed;
   int first, rows;
@@ -25,15 +24,6 @@ __device__ __forceinline__ void mul_grouped(float *y, const float *x, const MulP
             outputs, inputs, lines, sum);
 }
 
-template <typename F>
-__device__ __forceinline__ void mul_grouped_codes(float *y, const int *codes, const float *scales,
-                                                  const MulPanel *panels, long long outputs,
-                                                  long long inputs, F f) {
-  const MulPanel p = panels[blockIdx.x];
-  mul_codes_panel(y, codes, scales, p.packed, p.first, p.rows,
-                  (long long)blockIdx.y * OUTPUTS8 + threadIdx.x, outputs, inputs, f);
-}
-
 extern "C" __global__ void __launch_bounds__(OUTPUTS)
 mul_grouped_f32(float *y, const float *x, const MulPanel *panels, long long outputs,
                 long long inputs) {
@@ -44,16 +34,4 @@ extern "C" __global__ void __launch_bounds__(OUTPUTS)
 mul_grouped_bf16(float *y, const float *x, const MulPanel *panels, long long outputs,
                  long long inputs) {
   mul_grouped(y, x, panels, outputs, inputs, (inputs + 1) / 2, SumBF16());
-}
-
-extern "C" __global__ void __launch_bounds__(OUTPUTS8)
-mul_grouped_int8(float *y, const int *codes, const float *scales, const MulPanel *panels,
-                 long long outputs, long long inputs) {
-  mul_grouped_codes(y, codes, scales, panels, outputs, inputs, Int8<true>());
-}
-
-extern "C" __global__ void __launch_bounds__(OUTPUTS8)
-mul_grouped_int4(float *y, const int *codes, const float *scales, const MulPanel *panels,
-                 long long outputs, long long inputs) {
-  mul_grouped_codes(y, codes, scales, panels, outputs, inputs, Int4<true>());
 }

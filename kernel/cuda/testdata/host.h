@@ -20,6 +20,11 @@ static inline void begin_copy4(void *to, const void *from) { begin_copy(to, from
 static inline void begin_copy16(void *to, const void *from) { begin_copy(to, from, 16); }
 template <int N> static inline void wait_copies() { wait_copies_to(N); }
 
+// Products of a warp's threads together: see threads.h.
+void mma_int8(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
+void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
+
+struct alignas(8) uint2 { unsigned x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 struct Index { unsigned x, y, z; };

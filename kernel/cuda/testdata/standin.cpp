@@ -38,6 +38,7 @@
 #include "../src/mul.cu"
 #include "../src/mul_few.cu"
 #include "../src/mul_grouped.cu"
+#include "../src/mul_tensor.cu"
 #include "../src/norm.cu"
 #include "../src/rows.cu"
 
@@ -73,8 +74,7 @@ template <typename... A> Known waiting(const char *name, void (*f)(A...)) {
 std::vector<Known> kernels = {
     known("mul_f32", mul_f32), known("mul_bf16", mul_bf16), known("add_rows", add_rows),
     known("scale_rows", scale_rows), known("rotate_rows", rotate_rows),
-    known("quantise_rows", quantise_rows), known("mul_int8", mul_int8),
-    known("mul_int4", mul_int4), known("norm_sums", norm_sums),
+    known("quantise_rows", quantise_rows), known("norm_sums", norm_sums),
     known("norm_factors", norm_factors), known("norm_apply", norm_apply),
     known("swiglu_rows", swiglu_rows), known("embed_rows", embed_rows),
     known("gather_rows", gather_rows), known("scatter_rows", scatter_rows),
@@ -82,14 +82,15 @@ std::vector<Known> kernels = {
     known("attend_store_int8", attend_store_int8), waiting("attend_f32", attend_f32),
     waiting("attend_bf16", attend_bf16), waiting("attend_int8", attend_int8),
     known("attend_merge", attend_merge), known("mul_grouped_f32", mul_grouped_f32),
-    known("mul_grouped_bf16", mul_grouped_bf16), known("mul_grouped_int8", mul_grouped_int8),
-    known("mul_grouped_int4", mul_grouped_int4), known("gate_topk", gate_topk),
+    known("mul_grouped_bf16", mul_grouped_bf16), known("gate_topk", gate_topk),
     waiting("sample_topk", sample_topk), waiting("sample_merge", sample_merge),
     known("sample_read", sample_read), waiting("mul_few_f32", mul_few_f32),
     waiting("mul_few_bf16", mul_few_bf16), waiting("mul_few_int8", mul_few_int8),
-    waiting("mul_few_int4", mul_few_int4), known("measure_read", measure_read),
+    waiting("mul_few_int4", mul_few_int4), waiting("mul_tensor_int8", mul_tensor_int8),
+    waiting("mul_tensor_int4", mul_tensor_int4), waiting("mul_narrow_int8", mul_narrow_int8),
+    waiting("mul_narrow_int4", mul_narrow_int4), known("measure_read", measure_read),
     known("measure_fma", measure_fma), known("measure_int8", measure_int8),
-    known("measure_bf16", measure_bf16)};
+    waiting("measure_bf16", measure_bf16), waiting("measure_tensor_int8", measure_tensor_int8)};
 
 std::mutex guard;
 std::map<uintptr_t, size_t> memory, pinned;

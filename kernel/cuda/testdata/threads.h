@@ -1,5 +1,6 @@
 // The grid of a launch on one CPU thread. Threads of a block that wait for each other have a
-// stack each and take turns at barriers. Which goes first is free on a GPU, so here it is
+// stack each and take turns at barriers, and at products of a warp, which are computed when all
+// of it have come to the same one. Which goes first is free on a GPU, so here it is
 // what STANDIN says: in order, reverse, or shuffle, which is another order at each barrier.
 #pragma once
 #include <setjmp.h>
@@ -37,12 +38,20 @@ std::vector<unsigned> ordered(unsigned n, Order o) {
 
 const unsigned stack_bytes = 64 << 10;
 struct Copy { void *to; const void *from; int size; };
+// What a thread brings to a warp's product: see src/tensor.h. NONE if it waits for no product.
+struct Operands {
+  enum { NONE, INT8, BF16 } kind;
+  void *c;
+  const unsigned *a;
+  unsigned b[2];
+};
 struct Thread {
   ucontext_t context;
   jmp_buf at;
   std::vector<char> stack;
   bool begun, ended;
   std::deque<std::vector<Copy>> copies;  // groups, the last of which has no end yet
+  Operands operands;
 };
 std::vector<Thread> threads;
 jmp_buf scheduler;  // jumps need no system call, as contexts do
@@ -66,6 +75,64 @@ void resume(unsigned i) {
   setcontext(&t.context);
 }
 
+// Elements of A and B as the threads of a warp have them, and sums that they are added to.
+void multiply_int8(const Thread *warp) {
+  int8_t a[16][32], b[32][8];
+  for (int t = 0; t < 32; t++)
+    for (int j = 0; j < 4; j++) {
+      const Operands &o = warp[t].operands;
+      for (int r = 0; r < 4; r++)
+        a[t / 4 + r % 2 * 8][t % 4 * 4 + j + r / 2 * 16] = (int8_t)(o.a[r] >> 8 * j);
+      for (int r = 0; r < 2; r++) b[t % 4 * 4 + j + r * 16][t / 4] = (int8_t)(o.b[r] >> 8 * j);
+    }
+  for (int t = 0; t < 32; t++)
+    for (int i = 0; i < 4; i++) {
+      int &c = static_cast<int *>(warp[t].operands.c)[i];
+      for (int k = 0; k < 32; k++) c += a[t / 4 + i / 2 * 8][k] * b[k][t % 4 * 2 + i % 2];
+    }
+}
+
+// The order is a choice of this stand-in: ascending, in float64, rounded once. GPUs do it
+// otherwise, and round otherwise, too.
+void multiply_bf16(const Thread *warp) {
+  float a[16][16], b[16][8];
+  for (int t = 0; t < 32; t++)
+    for (int j = 0; j < 2; j++) {
+      const Operands &o = warp[t].operands;
+      for (int r = 0; r < 4; r++)
+        a[t / 4 + r % 2 * 8][t % 4 * 2 + j + r / 2 * 8] =
+            __uint_as_float(o.a[r] >> 16 * j << 16);
+      for (int r = 0; r < 2; r++)
+        b[t % 4 * 2 + j + r * 8][t / 4] = __uint_as_float(o.b[r] >> 16 * j << 16);
+    }
+  for (int t = 0; t < 32; t++)
+    for (int i = 0; i < 4; i++) {
+      float &c = static_cast<float *>(warp[t].operands.c)[i];
+      double sum = c;
+      for (int k = 0; k < 16; k++)
+        sum += (double)a[t / 4 + i / 2 * 8][k] * b[k][t % 4 * 2 + i % 2];
+      c = (float)sum;
+    }
+}
+
+// Computes the products of n threads from the first on, as long as they come to some, one after
+// the other. False if some of a warp come to one and others do not, or to another one.
+bool run_products(unsigned first, unsigned n, Order order) {
+  for (;;) {
+    Thread *warp = &threads[first];
+    const auto kind = warp[0].operands.kind;
+    for (unsigned i = 0; i < n; i++)
+      if (warp[i].operands.kind != kind) return false;
+    if (kind == Operands::NONE) return true;
+    if (n != 32) return false;
+    kind == Operands::INT8 ? multiply_int8(warp) : multiply_bf16(warp);
+    for (unsigned i : ordered(n, order)) {
+      warp[i].operands.kind = Operands::NONE;
+      resume(first + i);
+    }
+  }
+}
+
 // Runs a block's threads from barrier to barrier. False if some wait for others that ended.
 bool run_waiting(unsigned n, Order order, const std::function<void()> &body) {
   if (threads.size() < n) threads.resize(n);
@@ -75,17 +142,18 @@ bool run_waiting(unsigned n, Order order, const std::function<void()> &body) {
     t.stack.resize(stack_bytes);
     t.begun = t.ended = false;
     t.copies.assign(1, {});
+    t.operands.kind = Operands::NONE;
     getcontext(&t.context);
     t.context.uc_stack.ss_sp = t.stack.data(), t.context.uc_stack.ss_size = stack_bytes;
     t.context.uc_link = nullptr;
     makecontext(&t.context, thread_main, 0);
   }
   for (;;) {
+    for (unsigned i : ordered(n, order)) resume(i);
+    for (unsigned w : ordered((n + 31) / 32, order))
+      if (!run_products(32 * w, n - 32 * w < 32 ? n - 32 * w : 32, order)) return false;
     unsigned waiting = 0;
-    for (unsigned i : ordered(n, order)) {
-      resume(i);
-      waiting += !threads[i].ended;
-    }
+    for (unsigned i = 0; i < n; i++) waiting += !threads[i].ended;
     if (waiting != 0 && waiting != n) return false;
     if (waiting == 0) return true;
   }
@@ -129,6 +197,16 @@ void wait_copies_to(unsigned groups) {
     for (const Copy &c : copies.front()) std::memcpy(c.to, c.from, c.size);
 }
 
-void __syncthreads() {
+// Lets others run.
+void pause_thread() {
   if (!_setjmp(threads[running].at)) _longjmp(scheduler, 1);
+}
+void __syncthreads() { pause_thread(); }
+void mma_int8(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  threads[running].operands = {Operands::INT8, c, a, {b0, b1}};
+  pause_thread();
+}
+void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  threads[running].operands = {Operands::BF16, c, a, {b0, b1}};
+  pause_thread();
 }
