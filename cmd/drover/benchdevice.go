@@ -19,14 +19,15 @@ type gpuKernels struct {
 }
 
 const gpuKernelsHelp = `With --device cuda:N it measures a GPU instead, by the GPU's own clock: its limits (reading its
-memory; float32; 8-bit integers; bfloat16 on tensor cores, by the instruction that all
-architectures have), an expert of Maverick with 1 to 1024 rows, and attention over 8192 positions.
---json then prints {"device":{…},"driver","cuda","limits":[{"limit","min","median","max"}],
+memory; float32; 8-bit integers; bfloat16 and 8-bit integers on tensor cores, by the instructions
+that all architectures have), an expert of Maverick with 1 to 1024 rows, and attention over 8192
+positions; with cuda-tensor:N the expert in bfloat16 only, whose products are on tensor cores then.
+--json then prints {"device":{…},"kind","driver","cuda","limits":[{"limit","min","median","max"}],
 "results":[{"kernel","mode","m","k","n","micros":{…},"gbps","gflops","limit","fraction","goal"}],
 "skipped":[{…,"why"}]}.`
 
 func (k *gpuKernels) flags(c *cobra.Command) {
-	c.Flags().StringVar(&k.device, "device", "", "measure a GPU, cuda:N")
+	c.Flags().StringVar(&k.device, "device", "", "measure a GPU, cuda:N or cuda-tensor:N")
 	c.Flags().BoolVar(&k.opts.Small, "small", false,
 		"with --device: tiny shapes, to see that all works; rates tell nothing")
 	c.Flags().DurationVar(&k.opts.Within, "within", 0,
@@ -45,10 +46,11 @@ func (k *gpuKernels) bench(ctx context.Context, g *globals, of bench.KernelOptio
 		return rep, false, usagef("--device measures a GPU: --quick, --threads and --instructions are " +
 			"for the CPU")
 	}
-	if k.opts.GPU, err = role.ParseDevice(k.device); err != nil {
+	gpu, err := role.ParseDevice(k.device)
+	if err != nil {
 		return rep, false, usagef("--device: %w", err)
 	}
-	if k.opts.GPU < 0 {
+	if k.opts.Kind, k.opts.GPU = gpu.Kind, gpu.Index; gpu.Kind == "" {
 		return rep, false, usagef("--device %s: name a GPU, cuda:N, or leave it out to measure the CPU",
 			k.device)
 	}

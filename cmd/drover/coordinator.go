@@ -63,7 +63,8 @@ was ready.`,
 	c.Flags().Float64Var(&f.spare, "spare", 0.125, "extra replicas of hot experts, at most this "+
 		"fraction of all, as far as the nodes' capacity goes")
 	c.Flags().StringVar(&f.expertDevice, "expert-device", "", "kind of devices that compute the "+
-		"experts: cpu, cuda, or any, which lets them be mixed (default: as this coordinator's)")
+		"experts: cpu, cuda, cuda-tensor, or any, which lets them be mixed (default: as this "+
+		"coordinator's)")
 	repairFlags(c, &f.lastResort, &f.checkFraction)
 	f.rest.flags(c)
 	c.Flags().BoolVar(&f.allowScore, "allow-score", false,
@@ -165,8 +166,9 @@ func (f *coordinatorFlags) options(g *globals) (role.CoordinatorOptions, error) 
 		err = usagef("--replicas and --min-nodes must be at least 1")
 	case f.parts < 1 || f.parts > coordinator.MaxMicroBatches:
 		err = usagef("--micro-batches is %d, must be 1 to %d", f.parts, coordinator.MaxMicroBatches)
-	case !slices.Contains([]string{"", "cpu", cuda.Kind, role.AnyDevice}, f.expertDevice):
-		err = usagef("--expert-device is %q, must be cpu, cuda or any", f.expertDevice)
+	case !slices.Contains([]string{"", "cpu", cuda.Kind, cuda.TensorKind, role.AnyDevice},
+		f.expertDevice):
+		err = usagef("--expert-device is %q, must be cpu, cuda, cuda-tensor or any", f.expertDevice)
 	case !(f.spare >= 0 && f.spare <= 64):
 		err = usagef("--spare is %v, must be 0 to 64", f.spare)
 	default:

@@ -15,8 +15,9 @@ import (
 
 // DeviceOptions says what to measure of a GPU's kernels.
 type DeviceOptions struct {
-	// GPU is its number in cuda.List.
-	GPU int
+	// Kind is the kind of device, as cuda.OpenDevice takes it; GPU is its number in cuda.List.
+	Kind string
+	GPU  int
 	// Small has small matrices and few rows, to see that everything works: its rates tell
 	// nothing.
 	Small bool
@@ -29,9 +30,11 @@ type DeviceOptions struct {
 // DeviceReport is what was measured of a GPU's kernels.
 type DeviceReport struct {
 	Device cuda.GPU `json:"device"`
-	Driver string   `json:"driver,omitempty"`
-	CUDA   string   `json:"cuda"`
-	Small  bool     `json:"small,omitempty"`
+	// Kind is the kind of device that it computed as.
+	Kind   string `json:"kind"`
+	Driver string `json:"driver,omitempty"`
+	CUDA   string `json:"cuda"`
+	Small  bool   `json:"small,omitempty"`
 	// Limits are in billions a second: bytes, or operations.
 	Limits  []DeviceLimit  `json:"limits"`
 	Results []DeviceResult `json:"results"`
@@ -115,15 +118,15 @@ func Device(ctx context.Context, opts DeviceOptions) (DeviceReport, error) {
 	if err != nil {
 		return rep, err
 	}
-	d, err := cuda.OpenDevice(opts.GPU)
+	d, err := cuda.OpenDevice(opts.Kind, opts.GPU)
 	if err != nil {
 		return rep, err
 	}
 	defer d.Close()
-	rep.Driver, rep.CUDA, rep.Device = list.Driver, list.CUDA, list.GPUs[opts.GPU]
+	rep.Driver, rep.CUDA, rep.Device, rep.Kind = list.Driver, list.CUDA, list.GPUs[opts.GPU], opts.Kind
 	b := &deviceBench{opts: opts, device: d, deadline: time.Now().Add(opts.Within),
 		rates: map[cuda.Limit][]float64{}, rep: &rep}
-	return rep, b.run(ctx, devicePlan(opts.Small))
+	return rep, b.run(ctx, devicePlan(opts.Kind, opts.Small))
 }
 
 // run measures limits, then jobs, then limits again, which may have become lower since the
@@ -276,11 +279,15 @@ func (b *deviceBench) measure(w DeviceWork, c deviceCall) error {
 }
 
 // compare says which of two limits bounds a result, and how much of it is reached. The limit of
-// arithmetic is that of tensor cores for matrices, whether or not kernels use them.
+// arithmetic is that of tensor cores for matrices, whether or not kernels use them: of integers
+// where both operands are.
 func (b *deviceBench) compare(r *DeviceResult) {
 	arithmetic := cuda.LimitBF16
-	if r.Kernel == kernelDecode || r.Mode == kernel.WeightsF32.String() {
+	switch {
+	case r.Kernel == kernelDecode || r.Mode == kernel.WeightsF32.String():
 		arithmetic = cuda.LimitFMA
+	case r.Mode == kernel.WeightsInt8.String() || r.Mode == kernel.WeightsInt4.String():
+		arithmetic = cuda.LimitTensorInt8
 	}
 	read := r.GBps / limits.SpreadOf(b.rates[cuda.LimitRead]).Median
 	compute := r.GFlops / limits.SpreadOf(b.rates[arithmetic]).Median
@@ -293,12 +300,15 @@ func (b *deviceBench) compare(r *DeviceResult) {
 	}
 }
 
-// devicePlan lists the jobs.
-func devicePlan(small bool) []deviceJob {
+// devicePlan lists the jobs: of a kind that multiplies some formats in a way of its own, those.
+func devicePlan(kind string, small bool) []deviceJob {
 	s, rows := maverickExpert, []int{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024}
 	context, sequences := 8192, []int{1, 16, 64}
 	if small {
 		s, rows, context, sequences = expertShape{128, 256}, []int{1, 4, 512}, 256, []int{1, 2}
+	}
+	if kind == cuda.TensorKind {
+		return []deviceJob{deviceExpert(s, kernel.WeightsBF16, rows)}
 	}
 	var plan []deviceJob
 	for _, f := range []kernel.Format{kernel.WeightsBF16, kernel.WeightsInt8, kernel.WeightsInt4} {

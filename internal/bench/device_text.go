@@ -8,8 +8,8 @@ import (
 // Text is the report as a table for people.
 func (r DeviceReport) Text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %s, driver %s, CUDA %s\n", r.Device.Name, r.Device.Architecture,
-		orUnknown(r.Driver), r.CUDA)
+	fmt.Fprintf(&b, "%s as %s, %s, driver %s, CUDA %s\n", r.Device.Name, r.Kind,
+		r.Device.Architecture, orUnknown(r.Driver), r.CUDA)
 	if r.Small {
 		b.WriteString("small shapes: these rates tell nothing of the GPU\n")
 	}
@@ -18,19 +18,19 @@ func (r DeviceReport) Text() string {
 		switch l.Limit {
 		case "read":
 			unit = "GB/s"
-		case "int8":
+		case "int8", "tensor-int8":
 			unit = "GOP/s"
 		}
-		fmt.Fprintf(&b, "limit %-5s %9.1f %s (%.1f to %.1f)\n", l.Limit, l.Median, unit, l.Min, l.Max)
+		fmt.Fprintf(&b, "limit %-11s %9.1f %s (%.1f to %.1f)\n", l.Limit, l.Median, unit, l.Min, l.Max)
 	}
-	fmt.Fprintf(&b, "%-18s %-5s %5s %6s %6s %10s %8s %9s %-5s %8s\n", "kernel", "mode", "m", "k", "n",
+	fmt.Fprintf(&b, "%-18s %-5s %5s %6s %6s %10s %8s %9s %-11s %8s\n", "kernel", "mode", "m", "k", "n",
 		"µs", "GB/s", "GFLOP/s", "limit", "fraction")
 	for _, x := range r.Results {
 		below := ""
 		if x.Fraction < x.Goal {
 			below = fmt.Sprintf(", below %.0f%%", 100*x.Goal)
 		}
-		fmt.Fprintf(&b, "%-18s %-5s %5d %6d %6d %10.1f %8s %9s %-5s %7.0f%%%s\n", x.Kernel, x.Mode, x.M,
+		fmt.Fprintf(&b, "%-18s %-5s %5d %6d %6d %10.1f %8s %9s %-11s %7.0f%%%s\n", x.Kernel, x.Mode, x.M,
 			x.K, x.N, x.Micros.Median, rateText(x.GBps), rateText(x.GFlops), x.Limit, 100*x.Fraction,
 			below)
 	}

@@ -104,7 +104,7 @@ func Random(ctx context.Context, mode kernel.Mode, opts RandomOptions) (
 	if opts.Nodes < 0 || opts.Nodes > maxNodes {
 		return rep, fmt.Errorf("number of nodes is %d, must be 0 to %d", opts.Nodes, maxNodes)
 	}
-	device, done, err := role.OpenDevice(opts.compute(), nil)
+	device, done, err := role.OpenDevice(opts.compute(), mode, nil)
 	if err != nil {
 		return rep, err
 	}
@@ -209,7 +209,7 @@ func (l *local) randomExperts(ctx context.Context, m *role.Model, how model.Opti
 	ns, err := startNodesOn(ctx, m, opts.Nodes, opts.Plaintext, func() (hosting, error) {
 		var on hosting
 		var err error
-		if on.device, on.done, err = role.OpenDevice(opts.compute(), nil); err != nil {
+		if on.device, on.done, err = role.OpenDevice(opts.compute(), m.Mode, nil); err != nil {
 			return on, err
 		}
 		own := how

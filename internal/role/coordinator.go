@@ -40,8 +40,8 @@ type CoordinatorOptions struct {
 	Mode     kernel.Mode
 	// Compute says with what.
 	Compute Compute
-	// ExpertDevice is what kind of devices compute the experts, cpu or cuda: nodes of others
-	// are not used. AnyDevice lets kinds be mixed. Empty means the coordinator's own.
+	// ExpertDevice is what kind of devices compute the experts, cpu or one of kernel/cuda: nodes
+	// of others are not used. AnyDevice lets kinds be mixed. Empty means the coordinator's own.
 	ExpertDevice string
 	Weights      Weights
 	// Store is the cluster's authority; ClusterName its name there.
@@ -132,7 +132,7 @@ func (c *Coordinator) start(ctx context.Context, o CoordinatorOptions) error {
 	}
 	c.undo.push(stop)
 	o.Weights.Loaded = &c.notes.weightBytes
-	device, err := c.undo.device(o.Compute, o.Log)
+	device, err := c.undo.device(o.Compute, o.Mode, o.Log)
 	if err != nil {
 		return err
 	}

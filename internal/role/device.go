@@ -37,21 +37,47 @@ func UsualDevice() string {
 // maxGPU bounds the number of a GPU in a name.
 const maxGPU = 1023
 
-// ParseDevice checks the name of a device: cpu; cuda:N, or cuda for cuda:0, a GPU as CUDA
-// numbers it; or auto, the first GPU if there is one that works.
-func ParseDevice(name string) (gpu int, err error) {
+// GPU is a GPU by name.
+type GPU struct {
+	// Kind is the kind of device that it computes as: cuda.Kind or cuda.TensorKind. It is empty
+	// for no GPU.
+	Kind string
+	// Index is its number, as CUDA numbers them.
+	Index int
+}
+
+// ParseDevice reads the name of a device: cpu; cuda:N, or cuda for cuda:0, a GPU as CUDA
+// numbers it; cuda-tensor:N, the same with products of bfloat16 on tensor cores; or auto, the
+// first GPU if there is one that works.
+func ParseDevice(name string) (GPU, error) {
 	switch name {
 	case "", deviceCPU, deviceAuto:
-		return -1, nil
-	case cuda.Kind:
-		return 0, nil
+		return GPU{}, nil
+	case cuda.Kind, cuda.TensorKind:
+		return GPU{Kind: name}, nil
 	}
-	number, ok := strings.CutPrefix(name, cuda.Kind+":")
-	gpu, err = strconv.Atoi(number)
-	if !ok || err != nil || gpu < 0 || gpu > maxGPU {
-		return -1, fmt.Errorf("device %q is unknown: use cpu, cuda:N (see drover devices) or auto", name)
+	kind, number, _ := strings.Cut(name, ":")
+	index, err := strconv.Atoi(number)
+	if kind != cuda.Kind && kind != cuda.TensorKind || err != nil || index < 0 || index > maxGPU {
+		return GPU{}, fmt.Errorf("device %q is unknown: use cpu, cuda:N (see drover devices), "+
+			"cuda-tensor:N or auto", name)
 	}
-	return gpu, nil
+	return GPU{kind, index}, nil
+}
+
+// fits refuses a numeric mode whose rows a device would round.
+func (g GPU) fits(m kernel.Mode) error {
+	if g.Kind != cuda.TensorKind {
+		return nil
+	}
+	for _, r := range []kernel.Role{kernel.RoleExperts, kernel.RoleAttention, kernel.RoleDense,
+		kernel.RoleHead} {
+		if m.Precision(r) == kernel.PrecisionExact {
+			return fmt.Errorf("%s:%d rounds rows to bfloat16, which mode %v keeps in float32: use mode "+
+				"bf16, or %s:%d", g.Kind, g.Index, m, cuda.Kind, g.Index)
+		}
+	}
+	return nil
 }
 
 // GPUs names the devices of several processes on this machine that are to share what auto
@@ -71,27 +97,31 @@ func GPUs(device string) []string {
 	return names
 }
 
-// OpenDevice opens what computes, until done.
-func OpenDevice(c Compute, log *slog.Logger) (d kernel.Device, done func(), err error) {
+// OpenDevice opens what computes in a numeric mode, until done.
+func OpenDevice(c Compute, m kernel.Mode, log *slog.Logger) (d kernel.Device, done func(),
+	err error) {
 	var undo stack
-	d, err = undo.device(c, log)
+	d, err = undo.device(c, m, log)
 	return d, undo.run, err
 }
 
 // device opens what computes, until s is undone.
-func (s *stack) device(c Compute, log *slog.Logger) (kernel.Device, error) {
+func (s *stack) device(c Compute, m kernel.Mode, log *slog.Logger) (kernel.Device, error) {
 	gpu, err := ParseDevice(c.Device)
+	if err == nil {
+		err = gpu.fits(m)
+	}
 	if err != nil {
 		return nil, err
 	}
 	auto := c.Device == deviceAuto
 	if auto {
-		gpu = 0
+		gpu.Kind = cuda.Kind
 	}
-	if gpu < 0 {
+	if gpu.Kind == "" {
 		return s.cpu(c.Threads), nil
 	}
-	d, err := cuda.OpenDevice(gpu)
+	d, err := cuda.OpenDevice(gpu.Kind, gpu.Index)
 	switch {
 	case err != nil && auto:
 		if log != nil {

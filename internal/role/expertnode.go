@@ -201,7 +201,7 @@ func (n *ExpertNode) open(ctx context.Context, o ExpertNodeOptions) (*Model, mod
 // openOn opens a device and the model for it. Both are open until the stack is undone.
 func (o *ExpertNodeOptions) openOn(ctx context.Context, c Compute, s *stack) (
 	m *Model, how model.Options, err error) {
-	device, err := s.device(c, o.Log)
+	device, err := s.device(c, o.Mode, o.Log)
 	if err != nil {
 		return nil, how, err
 	}

@@ -32,7 +32,7 @@ func InProcess(ctx context.Context, dir string, opts InProcessOptions) (
 			undo.run()
 		}
 	}()
-	device, err := undo.device(opts.Compute, opts.Weights.Log)
+	device, err := undo.device(opts.Compute, opts.Mode, opts.Weights.Log)
 	if err != nil {
 		return nil, nil, err
 	}

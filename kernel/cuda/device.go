@@ -18,6 +18,7 @@ const Built = true
 // of their own.
 type Device struct {
 	index   int
+	kind    string
 	c       *Context
 	module  *Module
 	kernels [kernelCount]*Kernel
@@ -45,14 +46,17 @@ type Device struct {
 
 var _ Accelerator = (*Device)(nil)
 
-// OpenDevice opens a GPU by its number in List, with all kernels. It is to be closed, after
-// everything that computes with it.
-func OpenDevice(index int) (Accelerator, error) {
+// OpenDevice opens a GPU by its number in List, with all kernels, to compute as Kind or as
+// TensorKind. It is to be closed, after everything that computes with it.
+func OpenDevice(kind string, index int) (Accelerator, error) {
+	if kind != Kind && kind != TensorKind {
+		return nil, fmt.Errorf("open GPU %d: no devices are of the kind %q", index, kind)
+	}
 	c, err := Open(index)
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{index: index, c: c, lost: make(chan struct{})}
+	d := &Device{index: index, kind: kind, c: c, lost: make(chan struct{})}
 	d.streams.now = 1
 	d.memory = newPool(c.allocate, (*Memory).Free)
 	d.pinned = newPool(c.AllocateHost, (*Host).Free)
@@ -99,7 +103,7 @@ func (d *Device) Close() error {
 }
 
 // Class names the kernel class of a mode.
-func (d *Device) Class(m kernel.Mode) string { return kernel.ClassOn(Kind, m) }
+func (d *Device) Class(m kernel.Mode) string { return kernel.ClassOn(d.kind, m) }
 
 // MemoryInfo is how much of the device's memory is free, and how much there is.
 func (d *Device) MemoryInfo() (free, total int64, err error) { return d.c.MemoryInfo() }

@@ -17,7 +17,7 @@ import (
 func openDevice(t *testing.T) *Device {
 	t.Helper()
 	needStandIn(t)
-	a, err := OpenDevice(0)
+	a, err := OpenDevice(Kind, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestDeviceLost(t *testing.T) {
 	if !with(t, "STANDIN_LOST", "3") {
 		return
 	}
-	a, err := OpenDevice(0)
+	a, err := OpenDevice(Kind, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestOpenDeviceRefuses(t *testing.T) {
 	if !with(t, "STANDIN", "sm_75") {
 		return
 	}
-	_, err := OpenDevice(0)
+	_, err := OpenDevice(Kind, 0)
 	oneLine(t, err, "open GPU 0: load kernels", "sm_75", "sm_80 or newer")
 }
 
@@ -128,7 +128,7 @@ func TestOpenDeviceDamaged(t *testing.T) {
 	if !with(t, "STANDIN", "damaged") {
 		return
 	}
-	_, err := OpenDevice(0)
+	_, err := OpenDevice(Kind, 0)
 	oneLine(t, err, "open GPU 0: load kernels", "CUDA_ERROR_INVALID_IMAGE")
 }
 

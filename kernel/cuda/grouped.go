@@ -28,6 +28,7 @@ const (
 //	mul_few_F, mul_grouped_F(y, x, panels, outputs, inputs)             F is f32 or bf16
 //	mul_few_F, mul_narrow_F, mul_tensor_F(y, codes, scales, panels, outputs, inputs)
 //	                                                                    F is int8 or int4
+//	mul_narrow_bf16, mul_tensor_bf16(y, halves, panels, outputs, inputs)
 //
 // A block of threads has a panel of up to rows rows, and so many outputs.
 type panelKernel struct {
@@ -49,9 +50,22 @@ var panelKernels = map[kernel.Format][]panelKernel{
 		{mulTensorInt4, 64, 128, 128, math.MaxInt}},
 }
 
+// tensorBF16Kernels are those of bfloat16 on devices of TensorKind: the bytes of both are alike,
+// and differ from all others.
+var tensorBF16Kernels = []panelKernel{{mulNarrowBF16, 16, 32, 32, fewRows},
+	{mulTensorBF16, 128, 128, 256, math.MaxInt}}
+
+// panelKernels are those of a format on this device.
+func (d *Device) panelKernels(f kernel.Format) []panelKernel {
+	if d.splits(f) {
+		return tensorBF16Kernels
+	}
+	return panelKernels[f]
+}
+
 // panelKernelOf returns the kernel for some rows and so many matrices.
-func panelKernelOf(f kernel.Format, rows, matrices int) *panelKernel {
-	all, average := panelKernels[f], (rows+matrices-1)/matrices
+func (d *Device) panelKernelOf(f kernel.Format, rows, matrices int) *panelKernel {
+	all, average := d.panelKernels(f), (rows+matrices-1)/matrices
 	i := slices.IndexFunc(all, func(k panelKernel) bool { return average <= k.upTo })
 	return &all[i]
 }

@@ -14,11 +14,14 @@ const (
 	mulFewInt4
 	mulGroupedF32
 	mulGroupedBF16
+	mulNarrowBF16
 	mulNarrowInt8
 	mulNarrowInt4
+	mulTensorBF16
 	mulTensorInt8
 	mulTensorInt4
 	quantiseRows
+	splitRows
 	normSums
 	normFactors
 	normApply
@@ -48,11 +51,14 @@ var kernelNames = [kernelCount]string{
 	mulFewInt4:     "mul_few_int4",
 	mulGroupedF32:  "mul_grouped_f32",
 	mulGroupedBF16: "mul_grouped_bf16",
+	mulNarrowBF16:  "mul_narrow_bf16",
 	mulNarrowInt8:  "mul_narrow_int8",
 	mulNarrowInt4:  "mul_narrow_int4",
+	mulTensorBF16:  "mul_tensor_bf16",
 	mulTensorInt8:  "mul_tensor_int8",
 	mulTensorInt4:  "mul_tensor_int4",
 	quantiseRows:   "quantise_rows",
+	splitRows:      "split_rows",
 	normSums:       "norm_sums",
 	normFactors:    "norm_factors",
 	normApply:      "norm_apply",
@@ -87,6 +93,7 @@ type scratchID int
 
 const (
 	scratchCodes scratchID = iota
+	scratchHalves
 	scratchScales
 	scratchSums
 	scratchFactors

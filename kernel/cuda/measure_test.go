@@ -43,7 +43,7 @@ func TestMeasureLost(t *testing.T) {
 	if !with(t, "STANDIN", "lost") {
 		return
 	}
-	a, err := OpenDevice(0)
+	a, err := OpenDevice(Kind, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,4 +9,4 @@ const Built = false
 func List() (Listing, error) { return Listing{}, ErrNotBuilt }
 
 // OpenDevice returns ErrNotBuilt.
-func OpenDevice(int) (Accelerator, error) { return nil, ErrNotBuilt }
+func OpenDevice(string, int) (Accelerator, error) { return nil, ErrNotBuilt }

@@ -13,6 +13,8 @@ const (
 	mostPanels = 65535
 	// groupInputs is the number of a row's inputs that share a scale.
 	groupInputs = 64
+	// halvesInputs is the number of inputs that a row in halves has a multiple of.
+	halvesInputs = 32
 )
 
 // weightsOf returns weights that are this device's.
@@ -22,29 +24,47 @@ func (d *Device) weightsOf(w kernel.Weights) *weights {
 	return own
 }
 
-// quantised are rows of int8 codes with scales.
-type quantised struct{ codes, scales uint64 }
+// operand is rows as products of a format take them.
+type operand struct {
+	rows          uint64 // of float32; halves for products that take those
+	codes, scales uint64 // int8 and their scales, where the format has integers
+}
 
 func inputGroups(inputs int) int { return (inputs + groupInputs - 1) / groupInputs }
 
-// quantise queues the quantisation of rows to scratch memory, which the next one takes.
-func (d *Device) quantise(x uint64, rows, inputs int) quantised {
-	n := rows * inputGroups(inputs)
-	q := quantised{d.room(scratchCodes, groupInputs*n), d.room(scratchScales, 4*n)}
-	d.elements(quantiseRows, n, q.codes, q.scales, x, uint64(rows), uint64(inputs))
-	return q
+// splits reports whether rows are split into halves, two bfloat16 for each number, for products
+// with weights of a format.
+func (d *Device) splits(f kernel.Format) bool {
+	return d.kind == TensorKind && f == kernel.WeightsBF16
 }
 
-// multiply queues y = x wᵀ. Of x, q are the codes where w needs them.
-func (d *Device) multiply(w *weights, y, x uint64, q quantised, rows int) {
+// operand queues what makes rows ready for products with weights of a format, in scratch memory,
+// which the next rows take.
+func (d *Device) operand(f kernel.Format, x uint64, rows, inputs int) operand {
+	switch n := rows * inputGroups(inputs); {
+	case f.Integer():
+		o := operand{codes: d.room(scratchCodes, groupInputs*n), scales: d.room(scratchScales, 4*n)}
+		d.elements(quantiseRows, n, o.codes, o.scales, x, uint64(rows), uint64(inputs))
+		return o
+	case d.splits(f):
+		words := rows * ((inputs + halvesInputs - 1) / halvesInputs) * (halvesInputs / 2)
+		o := operand{rows: d.room(scratchHalves, 2*4*words)}
+		d.elements(splitRows, words, o.rows, x, uint64(rows), uint64(inputs))
+		return o
+	}
+	return operand{rows: x}
+}
+
+// multiply queues y = x wᵀ.
+func (d *Device) multiply(w *weights, y uint64, o operand, rows int) {
 	d.hold(w)
-	if rows <= fewRows || w.shape.Format.Integer() {
-		k := panelKernelOf(w.shape.Format, rows, 1)
+	if f := w.shape.Format; rows <= fewRows || f.Integer() || d.splits(f) {
+		k := d.panelKernelOf(f, rows, 1)
 		d.panels = k.addPanels(d.panels[:0], w.memory.At(0), 0, rows)
-		d.multiplyPanels(k, w.shape, y, x, q)
+		d.multiplyPanels(k, w.shape, y, o)
 		return
 	}
-	plain, n, inputs := mulF32, w.shape.N, w.shape.K
+	plain, x, n, inputs := mulF32, o.rows, w.shape.N, w.shape.K
 	if w.shape.Format == kernel.WeightsBF16 {
 		plain = mulBF16
 	}
@@ -58,35 +78,42 @@ func (d *Device) multiply(w *weights, y, x uint64, q quantised, rows int) {
 }
 
 // multiplyPanels queues the products of d.panels.
-func (d *Device) multiplyPanels(k *panelKernel, s kernel.Shape, y, x uint64, q quantised) {
+func (d *Device) multiplyPanels(k *panelKernel, s kernel.Shape, y uint64, o operand) {
 	grid, panels := k.grid(len(d.panels), s.N), d.argument(memoryOf(d.panels))
 	if s.Format.Integer() {
-		d.launch(k.kernel, grid, y, q.codes, q.scales, panels, uint64(s.N), uint64(s.K))
+		d.launch(k.kernel, grid, y, o.codes, o.scales, panels, uint64(s.N), uint64(s.K))
 	} else {
-		d.launch(k.kernel, grid, y, x, panels, uint64(s.N), uint64(s.K))
+		d.launch(k.kernel, grid, y, o.rows, panels, uint64(s.N), uint64(s.K))
 	}
 }
 
-// Mul quantises the rows once for all products that need it.
+// Mul makes the rows ready once for all products that need them in the same way.
 func (d *Device) Mul(x kernel.Rows, products []kernel.Product) {
 	d.begin()
-	integer := false
 	for i := range products {
 		p := &products[i]
 		w := d.weightsOf(p.W)
 		must(w.shape.K == x.Dim && p.Y.N == x.N && p.Y.Dim == w.shape.N,
 			"(%d,%d) × %d×%d matrix into (%d,%d)", x.N, x.Dim, w.shape.N, w.shape.K, p.Y.N, p.Y.Dim)
-		integer = integer || w.shape.Format.Integer()
 	}
 	if x.N == 0 {
 		return
 	}
-	in, q := d.at(x), quantised{}
-	if integer {
-		q = d.quantise(in, x.N, x.Dim)
-	}
+	in := d.at(x)
+	codes, rows := operand{}, operand{} // of integers, and of bfloat16
 	for i := range products {
-		d.multiply(d.weightsOf(products[i].W), d.at(products[i].Y), in, q, x.N)
+		w := d.weightsOf(products[i].W)
+		o, f := &rows, w.shape.Format
+		switch {
+		case f.Integer():
+			o = &codes
+		case !d.splits(f):
+			o = &operand{rows: in}
+		}
+		if *o == (operand{}) {
+			*o = d.operand(f, in, x.N, x.Dim)
+		}
+		d.multiply(w, d.at(products[i].Y), *o, x.N)
 	}
 }
 
@@ -178,26 +205,21 @@ func (d *Device) forward(y, x kernel.Rows) {
 	in, out := d.at(x)+uint64(4*n.lo*x.Dim), d.at(y)+uint64(4*n.lo*y.Dim)
 	inner := d.room(scratchInner, 8*rows*width)
 	act := d.room(scratchActivations, 4*rows*width)
-	q := quantised{}
-	if first.gateUp.shape.Format.Integer() {
-		q = d.quantise(in, rows, x.Dim)
-	}
-	d.multiplyParts(inner, in, q, func(p *networkPart) *weights { return p.gateUp })
+	o := d.operand(first.gateUp.shape.Format, in, rows, x.Dim)
+	d.multiplyParts(inner, o, func(p *networkPart) *weights { return p.gateUp })
 	d.elements(swigluRows, rows*width, act, inner, uint64(rows*width), uint64(width))
-	if first.down.shape.Format.Integer() {
-		q = d.quantise(act, rows, width)
-	}
-	d.multiplyParts(out, act, q, func(p *networkPart) *weights { return p.down })
+	o = d.operand(first.down.shape.Format, act, rows, width)
+	d.multiplyParts(out, o, func(p *networkPart) *weights { return p.down })
 }
 
 // multiplyParts queues the products of d.networks with one of each part's matrices.
-func (d *Device) multiplyParts(y, x uint64, q quantised, of func(p *networkPart) *weights) {
+func (d *Device) multiplyParts(y uint64, o operand, of func(p *networkPart) *weights) {
 	n := &d.networks
 	shape, rows := of(&n.parts[0]).shape, 0
 	for _, p := range n.parts {
 		rows += p.to - p.from
 	}
-	k := panelKernelOf(shape.Format, rows, len(n.parts))
+	k := d.panelKernelOf(shape.Format, rows, len(n.parts))
 	d.panels = d.panels[:0]
 	for i := range n.parts {
 		p := &n.parts[i]
@@ -205,5 +227,5 @@ func (d *Device) multiplyParts(y, x uint64, q quantised, of func(p *networkPart)
 		d.hold(w)
 		d.panels = k.addPanels(d.panels, w.memory.At(0), p.from-n.lo, p.to-n.lo)
 	}
-	d.multiplyPanels(k, shape, y, x, q)
+	d.multiplyPanels(k, shape, y, o)
 }

@@ -47,9 +47,9 @@ __device__ __forceinline__ uint2 weight_words(const unsigned *w, int part, Lane 
 __device__ __forceinline__ int row_piece(int row, int piece) { return piece ^ row / 2 % 2 * 2; }
 
 // What a format of weights is in a slab: its lines, of which the last one has scales if they are
-// scaled, and its inputs.
+// scaled, its inputs, and how many parts a row's numbers have.
 struct TensorInt8 {
-  static const int lines = 17, inputs = GROUP;
+  static const int lines = 17, inputs = GROUP, parts = 1;
   static const bool scaled = true;
   unsigned a[2][4];
   float scales[2];
@@ -74,7 +74,9 @@ struct TensorInt8 {
   static __device__ __forceinline__ uint4 row_words(const unsigned *x, Lane at) {
     return *reinterpret_cast<const uint4 *>(x + 4 * row_piece(at.row, at.word));
   }
-  __device__ __forceinline__ void add(float (&acc)[4], uint4 b, const float (&rows)[2]) const {
+  __device__ __forceinline__ void add(float (&acc)[4], const uint4 (&words)[parts],
+                                      const float (&rows)[2]) const {
+    const uint4 b = words[0];
     int c[4] = {SUM_BEGIN, SUM_BEGIN, SUM_BEGIN, SUM_BEGIN};
     mma_int8(c, a[0], b.x, b.y);
     mma_int8(c, a[1], b.z, b.w);
@@ -85,7 +87,7 @@ struct TensorInt8 {
 };
 
 struct TensorInt4 {
-  static const int lines = 9, inputs = GROUP;
+  static const int lines = 9, inputs = GROUP, parts = 1;
   static const bool scaled = true;
   unsigned a[2][4];
   float scales[2][2];  // of half a group, of an output
@@ -119,7 +121,9 @@ struct TensorInt4 {
         *reinterpret_cast<const uint2 *>(x + 4 * row_piece(at.row, piece + 2) + in);
     return uint4{low.x, low.y, high.x, high.y};
   }
-  __device__ __forceinline__ void add(float (&acc)[4], uint4 b, const float (&rows)[2]) const {
+  __device__ __forceinline__ void add(float (&acc)[4], const uint4 (&words)[parts],
+                                      const float (&rows)[2]) const {
+    const uint4 b = words[0];
     int c[2][4] = {{SUM_BEGIN, SUM_BEGIN, SUM_BEGIN, SUM_BEGIN},
                    {SUM_BEGIN, SUM_BEGIN, SUM_BEGIN, SUM_BEGIN}};
     mma_int8(c[0], a[0], b.x, b.y);
@@ -132,6 +136,44 @@ struct TensorInt4 {
   }
 };
 
+// Weights of bfloat16, of which a slab is 32 inputs. A row's numbers are sums of two bfloat16:
+// see split_rows. A sum is one chain over slabs, parts, halves of slabs, and what the hardware
+// makes of 16 inputs, the same for each row whatever stands beside it; but not that of a CPU,
+// nor of other kernels: this is a kernel class of its own.
+struct TensorBF16 {
+  static const int lines = 16, inputs = 32, parts = 2;
+  static const bool scaled = false;
+  unsigned a[2][4];
+
+  static __device__ __forceinline__ long long all_lines(long long k) { return (k + 1) / 2; }
+  static const int copies = 4;
+  static __device__ __forceinline__ int line(int t, int i) { return TensorInt8::line(t, i); }
+  __device__ __forceinline__ void load(const unsigned *w, Lane at) {
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      const uint2 two = weight_words(w, j, at);
+      a[j / 2][j % 2 * 2] = two.x;
+      a[j / 2][j % 2 * 2 + 1] = two.y;
+    }
+  }
+  static __device__ __forceinline__ uint4 row_words(const unsigned *x, Lane at) {
+    return TensorInt8::row_words(x, at);
+  }
+  __device__ __forceinline__ void add(float (&acc)[4], const uint4 (&words)[parts],
+                                      const float (&)[2]) const {
+#pragma unroll
+    for (int part = 0; part < parts; part++) {
+      mma_bf16(acc, a[0], words[part].x, words[part].y);
+      mma_bf16(acc, a[1], words[part].z, words[part].w);
+    }
+  }
+};
+
+template <bool SCALED, int STAGES, int N> struct TensorScales {
+  float scales[STAGES][N];
+};
+template <int STAGES, int N> struct TensorScales<false, STAGES, N> {};
+
 // What a block of threads computes: WARPS times ROW_WARPS warps, each with WARP_BLOCKS blocks of
 // outputs and TILES times TILE_ROWS rows, STAGES - 1 slabs ahead.
 template <typename FORMAT, int WARPS, int ROW_WARPS, int TILES, int STAGES> struct Tensor {
@@ -141,10 +183,9 @@ template <typename FORMAT, int WARPS, int ROW_WARPS, int TILES, int STAGES> stru
   static const int warp_rows = TILES * TILE_ROWS, rows = ROW_WARPS * warp_rows;
   static const int copies = F::copies / ROW_WARPS;  // of a thread, of weights
 
-  struct alignas(16) Shared {
-    unsigned w[STAGES][blocks][F::lines * LINE];
-    unsigned x[STAGES][rows][SLAB_WORDS];
-    float scales[F::scaled ? STAGES : 1][F::scaled ? rows : 4];
+  struct Shared : TensorScales<F::scaled, STAGES, rows> {
+    alignas(16) unsigned w[STAGES][blocks][F::lines * LINE];
+    unsigned x[STAGES][rows][F::parts][SLAB_WORDS];
   };
 };
 
@@ -183,12 +224,15 @@ template <typename T> struct TensorCopy {
 #pragma unroll
     for (int i = 0; i < T::rows * 4 / T::threads; i++) {
       const int r = threadIdx.x / 4 + i * (T::threads / 4);
-      if (r < panel)
-        begin_copy16(&s.x[stage][r][4 * row_piece(r, threadIdx.x % 4)], x + i * skip);
+      if (r >= panel) break;
+#pragma unroll
+      for (int part = 0; part < F::parts; part++)
+        begin_copy16(&s.x[stage][r][part][4 * row_piece(r, threadIdx.x % 4)],
+                     x + i * skip + part * SLAB_WORDS);
     }
-    if (F::scaled && (int)threadIdx.x < panel)
-      begin_copy4(&s.scales[stage][threadIdx.x], scale);
-    w += F::lines * LINE, x += SLAB_WORDS, scale++, lines -= F::lines;
+    if constexpr (F::scaled)
+      if ((int)threadIdx.x < panel) begin_copy4(&s.scales[stage][threadIdx.x], scale);
+    w += F::lines * LINE, x += F::parts * SLAB_WORDS, scale++, lines -= F::lines;
   }
 };
 
@@ -205,9 +249,12 @@ __device__ __forceinline__ void add_slab(float (&acc)[WARP_BLOCKS][T::tiles][4],
   for (int i = 0; i < T::tiles; i++) {
     const int row = first + i * TILE_ROWS;
     if (row >= rows) break;  // the same for a whole warp
-    const uint4 words = T::F::row_words(s.x[stage][row + at.row], at);
+    uint4 words[T::F::parts];
+#pragma unroll
+    for (int part = 0; part < T::F::parts; part++)
+      words[part] = T::F::row_words(s.x[stage][row + at.row][part], at);
     float scales[2] = {1.0f, 1.0f};
-    if (T::F::scaled) {
+    if constexpr (T::F::scaled) {
       scales[0] = s.scales[stage][row + 2 * at.word];
       scales[1] = s.scales[stage][row + 2 * at.word + 1];
     }
@@ -216,7 +263,7 @@ __device__ __forceinline__ void add_slab(float (&acc)[WARP_BLOCKS][T::tiles][4],
   }
 }
 
-// x is (rows, slabs, 16) words. Rows that are not there have in shared memory what was there,
+// x is (rows, slabs, parts, 16) words. Rows that are not there have in shared memory what was there,
 // and are not stored: no other row's sums know of it.
 template <typename T>
 __device__ __forceinline__ void mul_tensor(typename T::Shared &s, float *y, const int *x,
@@ -225,13 +272,14 @@ __device__ __forceinline__ void mul_tensor(typename T::Shared &s, float *y, cons
   typedef typename T::F F;
   const MulPanel p = panels[blockIdx.x];
   const long long slabs = (inputs + F::inputs - 1) / F::inputs;
+  const long long words = slabs * F::parts * SLAB_WORDS;  // of a row
   TensorCopy<T> copy;
   const long long mine = (long long)blockIdx.y * T::blocks + copy.block();
   copy.outputs = mine * 16 < outputs, copy.panel = p.rows, copy.lines = F::all_lines(inputs);
   copy.w = p.packed + mine * copy.lines * LINE;
   copy.x = reinterpret_cast<const unsigned *>(x) + 4 * (threadIdx.x % 4) +
-           (p.first + (int)threadIdx.x / 4) * slabs * SLAB_WORDS;
-  copy.skip = T::threads / 4 * slabs * SLAB_WORDS;
+           (p.first + (int)threadIdx.x / 4) * words;
+  copy.skip = T::threads / 4 * words;
   copy.scale = scales + (p.first + (int)threadIdx.x) * slabs;
   float acc[WARP_BLOCKS][T::tiles][4];
 #pragma unroll
@@ -263,12 +311,14 @@ __device__ __forceinline__ void mul_tensor(typename T::Shared &s, float *y, cons
   }
 }
 
-// Many rows: 128 outputs of up to 64 rows. Few rows, whose time is that of reading weights: 32
+// Many rows: 128 outputs of up to 64 rows, of bfloat16 128. Few rows, whose time is that of reading weights: 32
 // outputs of up to 16 rows, with many slabs under way.
 typedef Tensor<TensorInt8, 4, 1, 8, 3> ManyInt8;
 typedef Tensor<TensorInt4, 4, 1, 8, 5> ManyInt4;
+typedef Tensor<TensorBF16, 4, 2, 8, 2> ManyBF16;
 typedef Tensor<TensorInt8, 1, 1, 2, 12> NarrowInt8;
 typedef Tensor<TensorInt4, 1, 1, 2, 20> NarrowInt4;
+typedef Tensor<TensorBF16, 1, 1, 2, 11> NarrowBF16;
 
 extern "C" __global__ void __launch_bounds__(ManyInt8::threads)
 mul_tensor_int8(float *y, const int *codes, const float *scales, const MulPanel *panels,
@@ -296,4 +346,39 @@ mul_narrow_int4(float *y, const int *codes, const float *scales, const MulPanel 
                 long long outputs, long long inputs) {
   __shared__ NarrowInt4::Shared s;
   mul_tensor<NarrowInt4>(s, y, codes, scales, panels, outputs, inputs);
+}
+
+// Rows as sums of two bfloat16: the number rounded to even, and so what is left of it, which
+// together have 16 bits of 24 at least. What is no finite bfloat16 has nothing left. x is (rows,
+// inputs), halves (rows, slabs, 2, 16) words of two, behind the last input zeros. A thread has a
+// word of both parts.
+extern "C" __global__ void split_rows(unsigned *halves, const float *x, long long rows,
+                                      long long inputs) {
+  const long long words = (inputs + TensorBF16::inputs - 1) / TensorBF16::inputs * SLAB_WORDS;
+  const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x, k = 2 * (i % words);
+  if (i >= rows * words) return;
+  unsigned parts[2] = {0, 0};
+  for (int j = 0; j < 2 && k + j < inputs; j++) {
+    const float v = x[i / words * inputs + k + j];
+    const unsigned first = narrow_bf16(v);
+    parts[0] |= first << 16 * j;
+    if ((first & 0x7f80u) != 0x7f80u)
+      parts[1] |= narrow_bf16(__fsub_rn(v, __uint_as_float(first << 16))) << 16 * j;
+  }
+  unsigned *out = halves + i / SLAB_WORDS * (2 * SLAB_WORDS) + i % SLAB_WORDS;
+  out[0] = parts[0], out[SLAB_WORDS] = parts[1];
+}
+
+extern "C" __global__ void __launch_bounds__(ManyBF16::threads)
+mul_tensor_bf16(float *y, const int *halves, const MulPanel *panels, long long outputs,
+                long long inputs) {
+  __shared__ ManyBF16::Shared s;
+  mul_tensor<ManyBF16>(s, y, halves, nullptr, panels, outputs, inputs);
+}
+
+extern "C" __global__ void __launch_bounds__(NarrowBF16::threads)
+mul_narrow_bf16(float *y, const int *halves, const MulPanel *panels, long long outputs,
+                long long inputs) {
+  __shared__ NarrowBF16::Shared s;
+  mul_tensor<NarrowBF16>(s, y, halves, nullptr, panels, outputs, inputs);
 }
