@@ -94,15 +94,45 @@ func TestGPUCheck(t *testing.T) {
 		"kernels": func(part []byte) error {
 			var v struct {
 				Limits  []struct{ Median float64 }
-				Results []struct{ Fraction, Gbps float64 }
+				Results []struct {
+					Kernel         string
+					Fraction, Gbps float64
+					Differs        *float64
+				}
 			}
-			if err := json.Unmarshal(part, &v); err != nil || len(v.Limits) != 4 || len(v.Results) != 13 {
+			if err := json.Unmarshal(part, &v); err != nil || len(v.Limits) != 5 || len(v.Results) != 13 {
 				return fmt.Errorf("%+v, %w", v, err)
 			}
 			for _, r := range v.Results {
-				if r.Fraction <= 0 || r.Gbps <= 0 {
+				compared := r.Differs != nil && *r.Differs == 0
+				if r.Fraction <= 0 || r.Gbps <= 0 || compared != (r.Kernel == "experts") {
 					return fmt.Errorf("a result is %+v", r)
 				}
+			}
+			return nil
+		},
+		"kernels tensor": func(part []byte) error {
+			var v struct {
+				Kind    string
+				Results []struct {
+					Mode    string
+					Differs float64
+				}
+			}
+			if err := json.Unmarshal(part, &v); err != nil || v.Kind != "cuda-tensor" || len(v.Results) != 3 {
+				return fmt.Errorf("%+v, %w", v, err)
+			}
+			for _, r := range v.Results {
+				if r.Mode != "bf16" || r.Differs <= 0 || r.Differs > 1e-3 {
+					return fmt.Errorf("a result is %+v", r)
+				}
+			}
+			return nil
+		},
+		"verify bf16 tensor": func(part []byte) error {
+			var v struct{ Summary struct{ Passed, Failed int } }
+			if err := json.Unmarshal(part, &v); err != nil || v.Summary.Passed < 5 || v.Summary.Failed > 0 {
+				return fmt.Errorf("%+v, %w", v, err)
 			}
 			return nil
 		},
@@ -143,7 +173,8 @@ func TestGPUCheckLost(t *testing.T) {
 	for _, l := range doc.LeftOut {
 		left[l.What] = l.Why
 	}
-	for _, part := range []string{"kernels", "wire", "model bf16", "model int4"} {
+	for _, part := range []string{"kernels", "kernels tensor", "wire", "model bf16", "model int4",
+		"model bf16 tensor"} {
 		if why, ok := left[part]; !ok || !strings.Contains(why, "the device is lost") {
 			t.Errorf("%s is left out since %q", part, why)
 		}

@@ -73,6 +73,10 @@ type DeviceResult struct {
 	Fraction float64    `json:"fraction"`
 	// Goal is what the fraction should be, 0 where there is no goal.
 	Goal float64 `json:"goal,omitempty"`
+	// Differs is how far results of experts are from a CPU's, relative to the largest: 0 means the
+	// same bytes. Wrong tells that they are further than devices of this kind may be.
+	Differs *float64 `json:"differs,omitempty"`
+	Wrong   bool     `json:"wrong,omitempty"`
 }
 
 // DeviceSkip is what was not measured.
@@ -95,6 +99,8 @@ type deviceJob struct {
 type deviceCall struct {
 	bytes, flops float64
 	do           func()
+	// check returns how far results are from a CPU's, nil if nothing compares them.
+	check func() (float64, error)
 }
 
 // deviceBench measures jobs.
@@ -201,9 +207,18 @@ func (b *deviceBench) job(ctx context.Context, j deviceJob) error {
 		if err != nil {
 			return err
 		}
-		if err := b.measure(w, call); err != nil {
+		r, err := b.measure(w, call)
+		if err != nil {
 			return err
 		}
+		if call.check != nil {
+			differs, err := call.check()
+			if err != nil {
+				return err
+			}
+			r.Differs, r.Wrong = &differs, !(differs <= allowedDifference(b.opts.Kind, j.format))
+		}
+		b.rep.Results = append(b.rep.Results, r)
 		b.progress()
 	}
 	return nil
@@ -241,7 +256,8 @@ const (
 )
 
 // measure takes the time of a call, many in a row, after some that do not count.
-func (b *deviceBench) measure(w DeviceWork, c deviceCall) error {
+func (b *deviceBench) measure(w DeviceWork, c deviceCall) (DeviceResult, error) {
+	r := DeviceResult{DeviceWork: w}
 	timed := func(n int) (time.Duration, error) {
 		return b.device.Time(func() {
 			for range n {
@@ -254,7 +270,7 @@ func (b *deviceBench) measure(w DeviceWork, c deviceCall) error {
 		once, err = timed(1) // warm
 	}
 	if err != nil {
-		return err
+		return r, err
 	}
 	calls, samples := 1, 1
 	if !b.opts.Small {
@@ -265,17 +281,16 @@ func (b *deviceBench) measure(w DeviceWork, c deviceCall) error {
 	for range samples {
 		took, err := timed(calls)
 		if err != nil {
-			return err
+			return r, err
 		}
 		if took <= 0 {
-			return errors.New("it took no time that could be measured")
+			return r, errors.New("it took no time that could be measured")
 		}
 		micros = append(micros, float64(took)/float64(calls)/float64(time.Microsecond))
 	}
-	r := DeviceResult{DeviceWork: w, Micros: limits.SpreadOf(micros)}
+	r.Micros = limits.SpreadOf(micros)
 	r.GBps, r.GFlops = c.bytes/r.Micros.Median/1e3, c.flops/r.Micros.Median/1e3
-	b.rep.Results = append(b.rep.Results, r)
-	return nil
+	return r, nil
 }
 
 // compare says which of two limits bounds a result, and how much of it is reached. The limit of
@@ -327,7 +342,7 @@ const expertCopies = 4
 // deviceExpert is rows through one expert of a shape.
 func deviceExpert(s expertShape, f kernel.Format, rows []int) deviceJob {
 	open := func(d cuda.Accelerator) (func(int) (deviceCall, error), error) {
-		parts, err := uploadExperts(d, s, f)
+		parts, check, err := uploadExperts(d, s, f)
 		if err != nil {
 			return nil, noRoom(err)
 		}
@@ -345,22 +360,23 @@ func deviceExpert(s expertShape, f kernel.Format, rows []int) deviceJob {
 				p.To = m
 				d.FeedForward(y, x, []kernel.FeedForwardPart{p})
 			}
+			c.check = func() (float64, error) { return check.differs(y, x, m) }
 			return c, nil
 		}, nil
 	}
 	return deviceJob{kernelExperts, f, s.hidden, s.width, rows, open}
 }
 
-// uploadExperts makes experts on the device.
+// uploadExperts makes experts on the device, all of the same weights.
 func uploadExperts(d cuda.Accelerator, s expertShape, f kernel.Format) (
-	[]kernel.FeedForwardPart, error) {
+	[]kernel.FeedForwardPart, *expertCheck, error) {
 	up, err := makeMatrices(1, 2*s.width, s.hidden, f)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	down, err := makeMatrices(1, s.hidden, s.width, f)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	parts := make([]kernel.FeedForwardPart, expertCopies)
 	for i := range parts {
@@ -368,10 +384,10 @@ func uploadExperts(d cuda.Accelerator, s expertShape, f kernel.Format) (
 			parts[i].Down, err = d.Upload(down[0])
 		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return parts, nil
+	return parts, &expertCheck{d, parts[0], up[0], down[0]}, nil
 }
 
 // deviceRows makes rows of random numbers and others for what comes out.

@@ -30,6 +30,9 @@ func (r DeviceReport) Text() string {
 		if x.Fraction < x.Goal {
 			below = fmt.Sprintf(", below %.0f%%", 100*x.Goal)
 		}
+		if x.Wrong {
+			below += fmt.Sprintf(", WRONG: %.2g from a CPU's", *x.Differs)
+		}
 		fmt.Fprintf(&b, "%-18s %-5s %5d %6d %6d %10.1f %8s %9s %-11s %7.0f%%%s\n", x.Kernel, x.Mode, x.M,
 			x.K, x.N, x.Micros.Median, rateText(x.GBps), rateText(x.GFlops), x.Limit, 100*x.Fraction,
 			below)
