@@ -185,7 +185,7 @@ template <typename FORMAT, int WARPS, int ROW_WARPS, int TILES, int STAGES> stru
 
   struct Shared : TensorScales<F::scaled, STAGES, rows> {
     alignas(16) unsigned w[STAGES][blocks][F::lines * LINE];
-    unsigned x[STAGES][rows][F::parts][SLAB_WORDS];
+    unsigned x[STAGES][F::parts][rows][SLAB_WORDS];
   };
 };
 
@@ -227,7 +227,7 @@ template <typename T> struct TensorCopy {
       if (r >= panel) break;
 #pragma unroll
       for (int part = 0; part < F::parts; part++)
-        begin_copy16(&s.x[stage][r][part][4 * row_piece(r, threadIdx.x % 4)],
+        begin_copy16(&s.x[stage][part][r][4 * row_piece(r, threadIdx.x % 4)],
                      x + i * skip + part * SLAB_WORDS);
     }
     if constexpr (F::scaled)
@@ -252,7 +252,7 @@ __device__ __forceinline__ void add_slab(float (&acc)[WARP_BLOCKS][T::tiles][4],
     uint4 words[T::F::parts];
 #pragma unroll
     for (int part = 0; part < T::F::parts; part++)
-      words[part] = T::F::row_words(s.x[stage][row + at.row][part], at);
+      words[part] = T::F::row_words(s.x[stage][part][row + at.row], at);
     float scales[2] = {1.0f, 1.0f};
     if constexpr (T::F::scaled) {
       scales[0] = s.scales[stage][row + 2 * at.word];
