@@ -73,8 +73,8 @@ Exit codes: 0 ended by an interrupt after it was ready, 1 an error, 2 wrong usag
 	c.Flags().StringVar(&f.mode, "mode", "bf16", modeHelp)
 	c.Flags().IntVar(&o.Threads, "threads", 0, "threads that compute in each process "+
 		"(default: as many as processors may be used, shared by the nodes)")
-	c.Flags().StringVar(&o.Device, "device", "cpu", "what computes in each process: cpu, cuda:N or "+
-		"auto, GPUs in turn")
+	c.Flags().StringVar(&o.Device, "device", "cpu", "what computes in each process: cpu, cuda:N, "+
+		"cuda-tensor:N or auto, GPUs in turn")
 	cacheFlag(c, &o.Cache, "")
 	repairFlags(c, &o.LastResort, &o.CheckFraction)
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print one line of JSON when ready, then log")

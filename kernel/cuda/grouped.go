@@ -20,14 +20,16 @@ const (
 	fewRows = 16
 	// fewestRows is that for integers without tensor cores.
 	fewestRows = 4
+	// someRows is where panels of 128 rows would be half empty.
+	someRows = 64
 )
 
 // panelKernel multiplies panels of neighbouring rows with a matrix each. A launch has those of
 // matrices of one shape and format:
 //
 //	mul_few_F, mul_grouped_F(y, x, panels, outputs, inputs)             F is f32 or bf16
-//	mul_few_F, mul_narrow_F, mul_tensor_F(y, codes, scales, panels, outputs, inputs)
-//	                                                                    F is int8 or int4
+//	mul_few_F, mul_narrow_F, mul_tensor_F, mul_wide_int8(y, codes, scales, panels, outputs,
+//	  inputs)                                                           F is int8 or int4
 //	mul_narrow_bf16, mul_tensor_bf16(y, halves, panels, outputs, inputs)
 //
 // A block of threads has a panel of up to rows rows, and so many outputs.
@@ -45,7 +47,7 @@ var panelKernels = map[kernel.Format][]panelKernel{
 	kernel.WeightsBF16: {{mulFewBF16, 8, 32, 32, fewRows},
 		{mulGroupedBF16, mulRows, mulOutputs, mulOutputs, math.MaxInt}},
 	kernel.WeightsInt8: {{mulFewInt8, 8, 32, 32, fewestRows}, {mulNarrowInt8, 16, 32, 32, fewRows},
-		{mulTensorInt8, 64, 128, 128, math.MaxInt}},
+		{mulTensorInt8, 64, 128, 128, someRows}, {mulWideInt8, 128, 128, 256, math.MaxInt}},
 	kernel.WeightsInt4: {{mulFewInt4, 8, 32, 32, fewestRows}, {mulNarrowInt4, 16, 32, 32, fewRows},
 		{mulTensorInt4, 64, 128, 128, math.MaxInt}},
 }

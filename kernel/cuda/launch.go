@@ -20,6 +20,7 @@ const (
 	mulTensorBF16
 	mulTensorInt8
 	mulTensorInt4
+	mulWideInt8
 	quantiseRows
 	splitRows
 	normSums
@@ -57,6 +58,7 @@ var kernelNames = [kernelCount]string{
 	mulTensorBF16:  "mul_tensor_bf16",
 	mulTensorInt8:  "mul_tensor_int8",
 	mulTensorInt4:  "mul_tensor_int4",
+	mulWideInt8:    "mul_wide_int8",
 	quantiseRows:   "quantise_rows",
 	splitRows:      "split_rows",
 	normSums:       "norm_sums",

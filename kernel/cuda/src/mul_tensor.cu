@@ -311,14 +311,23 @@ __device__ __forceinline__ void mul_tensor(typename T::Shared &s, float *y, cons
   }
 }
 
-// Many rows: 128 outputs of up to 64 rows, of bfloat16 128. Few rows, whose time is that of reading weights: 32
-// outputs of up to 16 rows, with many slabs under way.
+// Many rows: 128 outputs of up to 64 rows, or 128 where each of them is then read less often. Few
+// rows, whose time is that of reading weights: 32 outputs of up to 16 rows, with many slabs under
+// way.
+typedef Tensor<TensorInt8, 4, 2, 8, 2> WideInt8;
 typedef Tensor<TensorInt8, 4, 1, 8, 3> ManyInt8;
 typedef Tensor<TensorInt4, 4, 1, 8, 5> ManyInt4;
 typedef Tensor<TensorBF16, 4, 2, 8, 2> ManyBF16;
 typedef Tensor<TensorInt8, 1, 1, 2, 12> NarrowInt8;
 typedef Tensor<TensorInt4, 1, 1, 2, 20> NarrowInt4;
 typedef Tensor<TensorBF16, 1, 1, 2, 11> NarrowBF16;
+
+extern "C" __global__ void __launch_bounds__(WideInt8::threads, 2)
+mul_wide_int8(float *y, const int *codes, const float *scales, const MulPanel *panels,
+              long long outputs, long long inputs) {
+  __shared__ WideInt8::Shared s;
+  mul_tensor<WideInt8>(s, y, codes, scales, panels, outputs, inputs);
+}
 
 extern "C" __global__ void __launch_bounds__(ManyInt8::threads)
 mul_tensor_int8(float *y, const int *codes, const float *scales, const MulPanel *panels,

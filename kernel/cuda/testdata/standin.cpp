@@ -89,6 +89,7 @@ std::vector<Known> kernels = {
     waiting("mul_few_int4", mul_few_int4), waiting("mul_tensor_int8", mul_tensor_int8),
     waiting("mul_tensor_int4", mul_tensor_int4), waiting("mul_narrow_int8", mul_narrow_int8),
     waiting("mul_narrow_int4", mul_narrow_int4), waiting("mul_tensor_bf16", mul_tensor_bf16),
+    waiting("mul_wide_int8", mul_wide_int8),
     waiting("mul_narrow_bf16", mul_narrow_bf16), known("split_rows", split_rows), known("measure_read", measure_read),
     known("measure_fma", measure_fma), known("measure_int8", measure_int8),
     waiting("measure_bf16", measure_bf16), waiting("measure_tensor_int8", measure_tensor_int8)};
