@@ -47,6 +47,8 @@ func TestNodeRefusesGPU(t *testing.T) {
 		"no device": {"STANDIN=none", nil, []string{"open GPU 0: cuInit", "CUDA_ERROR_NO_DEVICE"}, true},
 		"no such device": {"STANDIN=", []string{"--device", "cuda:7"},
 			[]string{"open GPU 7: there are 2, numbered from 0"}, false},
+		"tensor cores in exact": {"STANDIN=", []string{"--device", "cuda-tensor:0", "--mode", "exact"},
+			[]string{"cuda-tensor:0", "mode exact", "use mode bf16, or cuda:0"}, false},
 		"old driver": {"STANDIN=old", nil, []string{"open GPU 0", "CUDA 11.8", "too old",
 			"install one for CUDA 12.0 or newer"}, true},
 		"old device": {"STANDIN=sm_75", nil, []string{"open GPU 0: load kernels", "sm_75",

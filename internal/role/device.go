@@ -65,7 +65,7 @@ func ParseDevice(name string) (GPU, error) {
 	return GPU{kind, index}, nil
 }
 
-// fits refuses a numeric mode whose rows a device would round.
+// fits refuses a numeric mode that promises more of rows than a device keeps.
 func (g GPU) fits(m kernel.Mode) error {
 	if g.Kind != cuda.TensorKind {
 		return nil
@@ -73,8 +73,8 @@ func (g GPU) fits(m kernel.Mode) error {
 	for _, r := range []kernel.Role{kernel.RoleExperts, kernel.RoleAttention, kernel.RoleDense,
 		kernel.RoleHead} {
 		if m.Precision(r) == kernel.PrecisionExact {
-			return fmt.Errorf("%s:%d rounds rows to bfloat16, which mode %v keeps in float32: use mode "+
-				"bf16, or %s:%d", g.Kind, g.Index, m, cuda.Kind, g.Index)
+			return fmt.Errorf("%s:%d multiplies rows as sums of two bfloat16, but mode %v keeps them in "+
+				"float32: use mode bf16, or %s:%d", g.Kind, g.Index, m, cuda.Kind, g.Index)
 		}
 	}
 	return nil

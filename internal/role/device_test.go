@@ -24,8 +24,8 @@ func TestParseDevice(t *testing.T) {
 	}
 }
 
-// TestTensorModes checks that devices which round rows refuse modes that promise float32, before
-// they are looked for.
+// TestTensorModes checks that devices which keep less of rows refuse modes that promise float32,
+// before they are looked for.
 func TestTensorModes(t *testing.T) {
 	for mode, refused := range map[string]bool{"exact": true, "bf16": false, "int4": false,
 		"int8,head=exact": true, "exact,kv=bf16": true, "bf16,kv=exact,rows=exact": false} {
@@ -35,7 +35,7 @@ func TestTensorModes(t *testing.T) {
 		}
 		_, done, err := OpenDevice(Compute{Device: "cuda-tensor:1023"}, m, nil)
 		done()
-		if err == nil || refused != strings.Contains(err.Error(), "keeps in float32: use mode bf16, or cuda:1023") {
+		if err == nil || refused != strings.Contains(err.Error(), "use mode bf16, or cuda:1023") {
 			t.Errorf("%s: %v, refused is to be %v", mode, err, refused)
 		}
 	}

@@ -3,6 +3,7 @@
 package cuda
 
 import (
+	"fmt"
 	"math"
 	"slices"
 
@@ -50,6 +51,14 @@ var panelKernels = map[kernel.Format][]panelKernel{
 		{mulTensorInt8, 64, 128, 128, someRows}, {mulWideInt8, 128, 128, 256, math.MaxInt}},
 	kernel.WeightsInt4: {{mulFewInt4, 8, 32, 32, fewestRows}, {mulNarrowInt4, 16, 32, 32, fewRows},
 		{mulTensorInt4, 64, 128, 128, math.MaxInt}},
+}
+
+// multiplied refuses a format of which there are no kernels.
+func multiplied(f kernel.Format) error {
+	if len(panelKernels[f]) == 0 {
+		return fmt.Errorf("GPUs multiply no weights of %v: use another numeric mode", f)
+	}
+	return nil
 }
 
 // tensorBF16Kernels are those of bfloat16 on devices of TensorKind: the bytes of both are alike,

@@ -191,6 +191,9 @@ func (d *Device) Upload(m *kernel.Matrix) (kernel.Weights, error) {
 	if m == nil {
 		return nil, errors.New("upload weights: there is no matrix")
 	}
+	if err := multiplied(m.Format()); err != nil {
+		return nil, err
+	}
 	memory, err := d.upload(m.Packed())
 	runtime.KeepAlive(m)
 	if err != nil {

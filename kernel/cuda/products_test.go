@@ -124,6 +124,16 @@ func launchesOf(f kernel.Format, times int, average int) (names []string, want [
 	return names, want
 }
 
+// TestFormats checks which weights are refused.
+func TestFormats(t *testing.T) {
+	for _, f := range formats {
+		if err := multiplied(f); err != nil {
+			t.Error(err)
+		}
+	}
+	oneLine(t, multiplied(200), "no weights of Format(200)", "another numeric mode")
+}
+
 // TestExpertsTogether counts launches: whatever experts a frame has, their products are two,
 // of the kernels for as few rows as each expert has.
 func TestExpertsTogether(t *testing.T) {
