@@ -27,9 +27,9 @@ func onTensorCores(ctx context.Context, dir string, mode kernel.Mode) (
 	return droverv1.NewCoordinatorServiceClient(conn), stop, nil
 }
 
-// TestVerifyOnTensorCores compares whole models on the stand-in with what was recorded of the
+// TestVerifyOnGPUTensorCores compares whole models on the stand-in with what was recorded of the
 // reference, within the tolerance of bf16, and answers of different batches with each other.
-func TestVerifyOnTensorCores(t *testing.T) {
+func TestVerifyOnGPUTensorCores(t *testing.T) {
 	if !standin.Run(t) {
 		return
 	}

@@ -243,6 +243,7 @@ __device__ __forceinline__ void add_slab(float (&acc)[WARP_BLOCKS][T::tiles][4],
                                          int first, int rows) {
   const Lane at;
   typename T::F f[WARP_BLOCKS];
+  __syncwarp();  // what was copied last differs from thread to thread; products need all at once
 #pragma unroll
   for (int b = 0; b < WARP_BLOCKS; b++) f[b].load(s.w[stage][block + b], at);
 #pragma unroll

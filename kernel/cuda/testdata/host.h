@@ -12,6 +12,7 @@
 // Memory of a block of threads: one block runs at a time. All of it lies together.
 #define __shared__ static __attribute__((section("shared_memory")))
 void __syncthreads();
+static inline void __syncwarp() {}  // products of a warp wait for all of it by themselves
 // Copies that go on while a thread does: see threads.h.
 void begin_copy(void *to, const void *from, int size);
 void end_copies();
