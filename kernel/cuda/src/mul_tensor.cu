@@ -182,6 +182,8 @@ template <typename FORMAT, int WARPS, int ROW_WARPS, int TILES, int STAGES> stru
   static const int blocks = WARPS * WARP_BLOCKS, threads = WARPS * ROW_WARPS * 32;
   static const int warp_rows = TILES * TILE_ROWS, rows = ROW_WARPS * warp_rows;
   static const int copies = F::copies / ROW_WARPS;  // of a thread, of weights
+  // Whether there are enough for products of several tiles: more blocks do for 256 threads.
+  static const bool registers = ROW_WARPS == 1;
 
   struct Shared : TensorScales<F::scaled, STAGES, rows> {
     alignas(16) unsigned w[STAGES][blocks][F::lines * LINE];
@@ -236,8 +238,9 @@ template <typename T> struct TensorCopy {
   }
 };
 
-// Adds a slab to a warp's outputs, w, of rows from first on.
-template <typename T>
+// Adds a slab to a warp's outputs, of rows from first on. FULL says that all of its rows are there:
+// without branches in between, products of several tiles are under way.
+template <typename T, bool FULL>
 __device__ __forceinline__ void add_slab(float (&acc)[WARP_BLOCKS][T::tiles][4],
                                          const typename T::Shared &s, int stage, int block,
                                          int first, int rows) {
@@ -249,7 +252,7 @@ __device__ __forceinline__ void add_slab(float (&acc)[WARP_BLOCKS][T::tiles][4],
 #pragma unroll
   for (int i = 0; i < T::tiles; i++) {
     const int row = first + i * TILE_ROWS;
-    if (row >= rows) break;  // the same for a whole warp
+    if (!FULL && row >= rows) break;  // the same for a whole warp
     uint4 words[T::F::parts];
 #pragma unroll
     for (int part = 0; part < T::F::parts; part++)
@@ -299,7 +302,10 @@ __device__ __forceinline__ void mul_tensor(typename T::Shared &s, float *y, cons
     __syncthreads();  // all threads' copies of this slab are there, and the last slab was used
     if (slab + T::stages - 1 < slabs) copy.begin(s, stage == 0 ? T::stages - 1 : stage - 1);
     end_copies();
-    if (n < outputs) add_slab<T>(acc, s, stage, block, row, p.rows);
+    if (T::registers && n < outputs && p.rows - row >= T::warp_rows)
+      add_slab<T, true>(acc, s, stage, block, row, p.rows);
+    else if (n < outputs)
+      add_slab<T, false>(acc, s, stage, block, row, p.rows);
     stage = stage == T::stages - 1 ? 0 : stage + 1;
   }
   const Lane at;
