@@ -79,16 +79,16 @@ func TestHasty(t *testing.T) {
 		load(t.Context(), away, 1)
 		answer = nil
 		load(t.Context(), away, 0)
-		time.Sleep(restPause - 1)
+		time.Sleep(restPause - time.Nanosecond)
 		load(t.Context(), away, 0)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		load(t.Context(), nil, matrices)
 		took = restSlow
 		load(t.Context(), nil, matrices)
 		load(t.Context(), errSlow, 0)
-		time.Sleep(2*took - 1)
+		time.Sleep(2*took - time.Nanosecond)
 		load(t.Context(), errSlow, 0)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		load(t.Context(), nil, matrices)
 	})
 }
