@@ -120,7 +120,7 @@ func (m *Matrix) MulPart(y tensor.Rows, a *Activations, lo, hi int) {
 		panic(fmt.Sprintf("kernel: (%d,%d) of %v × outputs %d to %d of %d×%d matrix of %v into (%d,%d)",
 			a.x.N, a.x.Dim, a.format, lo, hi, m.N, m.K, m.format, y.N, y.Dim))
 	}
-	if lo < hi && !m.mulVector(y, a, lo, hi) {
+	if lo < hi && y.N > 0 && !m.mulVector(y, a, lo, hi) {
 		m.mulGeneric(y, a, lo, hi)
 	}
 	runtime.KeepAlive(m.owner)
