@@ -4,8 +4,8 @@ package role
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
-	"slices"
 	"testing"
 
 	"drover/coordinator"
@@ -16,15 +16,59 @@ import (
 	droverv1 "drover/proto/drover/v1"
 )
 
-// onTensorCores opens models on the first GPU, with products of bfloat16 on tensor cores.
-func onTensorCores(ctx context.Context, dir string, mode kernel.Mode) (
-	droverv1.CoordinatorServiceClient, func(), error) {
-	conn, stop, err := InProcess(ctx, dir, InProcessOptions{Mode: mode,
-		Compute: Compute{Device: "cuda-tensor:0"}, Engine: coordinator.Options{KVBytes: 32 << 20}})
-	if err != nil {
-		return nil, nil, err
+// openOn opens a model on a device.
+func openOn(device string) verify.Opener {
+	return func(ctx context.Context, dir string, mode kernel.Mode) (
+		droverv1.CoordinatorServiceClient, func(), error) {
+		conn, stop, err := InProcess(ctx, dir, InProcessOptions{Mode: mode,
+			Compute: Compute{Device: device}, Engine: coordinator.Options{KVBytes: 32 << 20}})
+		if err != nil {
+			return nil, nil, err
+		}
+		return droverv1.NewCoordinatorServiceClient(conn), stop, nil
 	}
-	return droverv1.NewCoordinatorServiceClient(conn), stop, nil
+}
+
+// askLong asks for some tokens after a prompt of so many, and returns them with their
+// probabilities.
+func askLong(t *testing.T, client droverv1.CoordinatorServiceClient, prompt int) string {
+	ids := make([]int32, prompt)
+	for i := range ids {
+		ids[i] = int32(10 + (i*i+7*prompt)%200)
+	}
+	got, err := answer.Ask(t.Context(), client, &droverv1.GenerateRequest{MaxTokens: 6,
+		IgnoreEos: true, TopLogprobs: new(uint32(3)), Prompt: &droverv1.GenerateRequest_Tokens{
+			Tokens: &droverv1.Tokens{Ids: ids}}})
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	return fmt.Sprint(got.Tokens, got.Logprobs)
+}
+
+// TestGPUIntegers compares answers in 8 and 4 bits with a CPU's, to the last bit of
+// probabilities, with prompts as long as the kernels for many rows want them.
+func TestGPUIntegers(t *testing.T) {
+	if !standin.Run(t) {
+		return
+	}
+	for _, mode := range []kernel.Mode{kernel.Int8, kernel.Int4} {
+		var clients [2]droverv1.CoordinatorServiceClient
+		for i, device := range []string{"cpu", "cuda:0"} {
+			client, stop, err := openOn(device)(t.Context(), demo, mode)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stop()
+			clients[i] = client
+		}
+		for _, prompt := range []int{3, 30, 150} {
+			want := askLong(t, clients[0], prompt)
+			if got := askLong(t, clients[1], prompt); got != want {
+				t.Errorf("%v, %d tokens on a GPU: %s, want %s", mode, prompt, got, want)
+			}
+		}
+	}
 }
 
 // TestVerifyOnGPUTensorCores compares whole models on the stand-in with what was recorded of the
@@ -33,6 +77,7 @@ func TestVerifyOnGPUTensorCores(t *testing.T) {
 	if !standin.Run(t) {
 		return
 	}
+	onTensorCores := openOn("cuda-tensor:0")
 	opts := verify.Options{Mode: "bf16", Open: onTensorCores, Report: func(r verify.Result) {
 		if r.Status == verify.Failed {
 			t.Errorf("%s: %s", r.Name, r.Detail)
@@ -48,31 +93,21 @@ func TestVerifyOnGPUTensorCores(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stop()
-	ask := func(i int) []int32 {
-		got, err := answer.Ask(t.Context(), client, &droverv1.GenerateRequest{MaxTokens: 6,
-			IgnoreEos: true, Prompt: &droverv1.GenerateRequest_Tokens{
-				Tokens: &droverv1.Tokens{Ids: []int32{int32(10 + i), 20, 30}}}})
-		if err != nil {
-			t.Error(err)
-			return nil
-		}
-		return got.Tokens
+	prompts := []int{3, 5, 20, 40, 1, 9}
+	var alone []string
+	for _, n := range prompts {
+		alone = append(alone, askLong(t, client, n))
 	}
-	const requests = 6
-	var alone [requests][]int32
-	for i := range alone {
-		alone[i] = ask(i)
-	}
-	together := make(chan int, requests)
-	for i := range requests {
+	together := make(chan struct{}, len(prompts))
+	for i, n := range prompts {
 		go func() {
-			if got := ask(i); !slices.Equal(got, alone[i]) {
-				t.Errorf("request %d: %v with others, %v alone", i, got, alone[i])
+			if got := askLong(t, client, n); got != alone[i] {
+				t.Errorf("a prompt of %d tokens: %v with others, %v alone", n, got, alone[i])
 			}
-			together <- i
+			together <- struct{}{}
 		}()
 	}
-	for range requests {
+	for range prompts {
 		<-together
 	}
 }
