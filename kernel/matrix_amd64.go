@@ -183,6 +183,8 @@ func (m *Matrix) sliceInputs(rows int) int {
 		most, unit = 3*most, groupInputs
 	}
 	switch {
+	case rows > 7 && m.format == WeightsFP8: // as long as the copy
+		most = copySize / rows &^ (groupInputs - 1)
 	case rows > 7:
 		most = copySize / copyRows
 	case rows > 4:
