@@ -28,7 +28,7 @@ const (
 // panelKernel multiplies panels of neighbouring rows with a matrix each. A launch has those of
 // matrices of one shape and format:
 //
-//	mul_few_F, mul_grouped_F(y, x, panels, outputs, inputs)             F is f32 or bf16
+//	mul_few_F, mul_grouped_F(y, x, panels, outputs, inputs)             F is f32, bf16 or fp8
 //	mul_few_F, mul_narrow_F, mul_tensor_F, mul_wide_int8(y, codes, scales, panels, outputs,
 //	  inputs)                                                           F is int8 or int4
 //	mul_narrow_bf16, mul_tensor_bf16(y, halves, panels, outputs, inputs)
@@ -47,6 +47,8 @@ var panelKernels = map[kernel.Format][]panelKernel{
 		{mulGroupedF32, mulRows, mulOutputs, mulOutputs, math.MaxInt}},
 	kernel.WeightsBF16: {{mulFewBF16, 8, 32, 32, fewRows},
 		{mulGroupedBF16, mulRows, mulOutputs, mulOutputs, math.MaxInt}},
+	kernel.WeightsFP8: {{mulFewFP8, 8, 32, 32, fewRows},
+		{mulGroupedFP8, mulRows, mulOutputs, mulOutputs, math.MaxInt}},
 	kernel.WeightsInt8: {{mulFewInt8, 8, 32, 32, fewestRows}, {mulNarrowInt8, 16, 32, 32, fewRows},
 		{mulTensorInt8, 64, 128, 128, someRows}, {mulWideInt8, 128, 128, 256, math.MaxInt}},
 	kernel.WeightsInt4: {{mulFewInt4, 8, 32, 32, fewestRows}, {mulNarrowInt4, 16, 32, 32, fewRows},

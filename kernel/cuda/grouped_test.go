@@ -58,7 +58,7 @@ func (b *bench) grouped(k *panelKernel, f kernel.Format, x *Memory, rows, output
 
 // formats are all formats of weights.
 var formats = []kernel.Format{kernel.WeightsF32, kernel.WeightsBF16, kernel.WeightsInt8,
-	kernel.WeightsInt4}
+	kernel.WeightsInt4, kernel.WeightsFP8}
 
 // testExperts runs feed-forward networks with skewed rows, from none to many, in four
 // launches for all of them, with all kernels.

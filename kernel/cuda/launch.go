@@ -8,12 +8,15 @@ type kernelID int
 const (
 	mulF32 kernelID = iota
 	mulBF16
+	mulFP8
 	mulFewF32
 	mulFewBF16
+	mulFewFP8
 	mulFewInt8
 	mulFewInt4
 	mulGroupedF32
 	mulGroupedBF16
+	mulGroupedFP8
 	mulNarrowBF16
 	mulNarrowInt8
 	mulNarrowInt4
@@ -46,12 +49,15 @@ const (
 var kernelNames = [kernelCount]string{
 	mulF32:         "mul_f32",
 	mulBF16:        "mul_bf16",
+	mulFP8:         "mul_fp8",
 	mulFewF32:      "mul_few_f32",
 	mulFewBF16:     "mul_few_bf16",
+	mulFewFP8:      "mul_few_fp8",
 	mulFewInt8:     "mul_few_int8",
 	mulFewInt4:     "mul_few_int4",
 	mulGroupedF32:  "mul_grouped_f32",
 	mulGroupedBF16: "mul_grouped_bf16",
+	mulGroupedFP8:  "mul_grouped_fp8",
 	mulNarrowBF16:  "mul_narrow_bf16",
 	mulNarrowInt8:  "mul_narrow_int8",
 	mulNarrowInt4:  "mul_narrow_int4",

@@ -65,8 +65,11 @@ func (d *Device) multiply(w *weights, y uint64, o operand, rows int) {
 		return
 	}
 	plain, x, n, inputs := mulF32, o.rows, w.shape.N, w.shape.K
-	if w.shape.Format == kernel.WeightsBF16 {
+	switch w.shape.Format {
+	case kernel.WeightsBF16:
 		plain = mulBF16
+	case kernel.WeightsFP8:
+		plain = mulFP8
 	}
 	for rows > 0 {
 		now := min(rows, mostPanels*mulRows)

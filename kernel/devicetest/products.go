@@ -8,7 +8,7 @@ import (
 )
 
 var formats = []kernel.Format{kernel.WeightsF32, kernel.WeightsBF16, kernel.WeightsInt8,
-	kernel.WeightsInt4}
+	kernel.WeightsInt4, kernel.WeightsFP8}
 
 // matrix returns a matrix of random weights.
 func (s *suite) matrix(n, k int, f kernel.Format) *kernel.Matrix {

@@ -4,6 +4,7 @@
 // inputs are never split between threads: docs/gpu.md has the arithmetic. The order of every
 // sum, one chain over ascending inputs, is that of the other products.
 
+#pragma once
 #include "drover.h"
 #include "integer.cu"
 #include "mul_grouped.cu"
