@@ -47,8 +47,7 @@ const (
 	slowest = 1 << 20
 	// unmeasured is the rate beside frames until its own is known, which is measured beside
 	// them after measureAfter bytes: what a cluster of small experts moves at once is less.
-	// Twice as much, from each of four nodes that share two processors, made that percentile
-	// 1.3 times as long; half of it made a rolling restart take twice the time.
+	// Half of it made a rolling restart take almost twice the time.
 	unmeasured   = 2 << 20
 	measureAfter = 32 << 20
 	// measureBytes are sent without a rest to measure the rate: several times what may be on

@@ -73,7 +73,7 @@ func TestImageFindsGPU(t *testing.T) {
 		t.Errorf("an answer: %v, %s", err, cpu)
 	}
 	if out, err := run("bench", "kernels", "--device", "cuda:1", "--small"); err != nil ||
-		!strings.Contains(out, "Stand-in B, sm_90") {
+		!strings.Contains(out, "Stand-in B as cuda, sm_90") {
 		t.Errorf("on a GPU: %v, %s", err, out)
 	}
 }
