@@ -89,23 +89,43 @@ func (t Tensor) Read(dst []byte) error {
 // which is caught as well. A file overwritten in place, of the same size, is not
 // noticed.
 func (t Tensor) Float32(dst []float32) error {
-	if len(dst) != t.Elements() {
-		return t.fail(fmt.Errorf("has %d elements, but there is room for %d", t.Elements(), len(dst)))
-	}
-	var convert func(dst []float32, src []byte)
-	switch t.DType {
-	case tensor.BF16:
-		convert = fromBF16
-	case tensor.F16:
-		convert = fromF16
-	case tensor.F32:
-		convert = fromF32
-	case tensor.F64:
-		convert = fromF64
-	default:
-		return t.fail(fmt.Errorf("is %s, must be BF16, F16, F32 or F64", t.DType))
+	convert, err := t.converter(len(dst))
+	if err != nil {
+		return err
 	}
 	return t.read(func(src []byte) { convert(dst, src) })
+}
+
+// Float32Of is Float32 of bytes that lie elsewhere, as those of a tensor that a slice lacks.
+func (t Tensor) Float32Of(dst []float32, src []byte) error {
+	convert, err := t.converter(len(dst))
+	if err != nil {
+		return err
+	}
+	if int64(len(src)) != t.end-t.begin {
+		return t.fail(fmt.Errorf("has %d bytes, but there are %d", t.end-t.begin, len(src)))
+	}
+	convert(dst, src)
+	return nil
+}
+
+// converter returns what converts the tensor to so many elements.
+func (t Tensor) converter(elements int) (func(dst []float32, src []byte), error) {
+	if elements != t.Elements() {
+		return nil, t.fail(fmt.Errorf("has %d elements, but there is room for %d", t.Elements(),
+			elements))
+	}
+	switch t.DType {
+	case tensor.BF16:
+		return fromBF16, nil
+	case tensor.F16:
+		return fromF16, nil
+	case tensor.F32:
+		return fromF32, nil
+	case tensor.F64:
+		return fromF64, nil
+	}
+	return nil, t.fail(fmt.Errorf("is %s, must be BF16, F16, F32 or F64", t.DType))
 }
 
 // Release tells the system that the tensor's bytes are not needed in memory any

@@ -73,8 +73,8 @@ func TestFetchBesideFrames(t *testing.T) {
 				t.Errorf("%s: %.1f MiB/s of 64, want %v to %v", what, got, least, most)
 			}
 		}
-		check("beside frames, before it knows", send(measureAfter, 1), 1.8, 2.1)
-		check("measuring", send(measureBytes, 1), 40, 65)
+		check("beside frames, before it knows", send(measureAfter, 1), 3.5, 4.1)
+		check("measuring", send(measureBytes, 1), 45, 65)
 		check("beside frames", send(16<<20, 1), 5.5, 6.7)
 		time.Sleep(busyTime)
 		check("alone again", send(16<<20, 0), 55, 65)

@@ -47,8 +47,7 @@ const (
 	slowest = 1 << 20
 	// unmeasured is the rate beside frames until its own is known, which is measured beside
 	// them after measureAfter bytes: what a cluster of small experts moves at once is less.
-	// Half of it made a rolling restart take almost twice the time.
-	unmeasured   = 2 << 20
+	unmeasured   = 4 << 20
 	measureAfter = 32 << 20
 	// measureBytes are sent without a rest to measure the rate: several times what may be on
 	// its way at once, or it would be that of memory. measureEvery is after how many bytes

@@ -12,10 +12,17 @@ import (
 	"drover/model"
 )
 
-// TestAbsent packs experts that the directory lacks: from what Options.Absent hands over they are
-// the same bytes, its error is the loading's, and without it they are none.
+// TestAbsent packs experts that the directory lacks, and scales with them: from what
+// Options.Absent hands over they are the same bytes, its error is the loading's, and without it
+// they are none.
 func TestAbsent(t *testing.T) {
-	dir := copyDemo(t)
+	for name, from := range map[string]string{"bf16": "../models/tiny-maverick",
+		"fp8": "../testdata/fixtures/quant/q_llama4_maverick_fp8"} {
+		t.Run(name, func(t *testing.T) { packAbsent(t, copyModel(t, from)) })
+	}
+}
+
+func packAbsent(t *testing.T, dir string) {
 	want := &kept{}
 	load(t, openSource(t, dir, want), want)
 	if err := os.WriteFile(filepath.Join(dir, checkpoint.SliceName), []byte(`{"version":1}`),

@@ -106,8 +106,8 @@ func scaleBlock(ck *checkpoint.Checkpoint) (block [2]int, err error) {
 	return block, nil
 }
 
-// read returns the scales' values.
-func (s *scales) read() (*kernel.Scales, error) {
+// readScales returns the scales' values.
+func (l *loader) readScales(s *scales) (*kernel.Scales, error) {
 	switch s.t.DType {
 	case tensor.BF16, tensor.F16, tensor.F32:
 	default:
@@ -119,7 +119,13 @@ func (s *scales) read() (*kernel.Scales, error) {
 	if len(s.t.Shape) == 2 {
 		out.Stride = s.t.Shape[1]
 	}
-	if err := s.t.Float32(out.Values); err != nil {
+	var err error
+	if l.Absent != nil && !s.t.Present() {
+		err = l.Absent(s.t, func(src []byte) error { return s.t.Float32Of(out.Values, src) })
+	} else {
+		err = s.t.Float32(out.Values)
+	}
+	if err != nil {
 		return nil, err
 	}
 	for i, v := range out.Values {

@@ -236,7 +236,7 @@ func (l *loader) pack(p *part, m *kernel.Matrix) error {
 	}
 	if p.scales != nil {
 		var err error
-		if s.Scales, err = p.scales.read(); err != nil {
+		if s.Scales, err = l.readScales(p.scales); err != nil {
 			return err
 		}
 	}

@@ -55,8 +55,13 @@ func (s *kept) Matrices(key string, shapes []kernel.Shape,
 // copyDemo copies the demo model to a folder of the test.
 func copyDemo(t *testing.T) string {
 	t.Helper()
+	return copyModel(t, "../models/tiny-maverick")
+}
+
+func copyModel(t *testing.T, from string) string {
+	t.Helper()
 	dir := t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS("../models/tiny-maverick")); err != nil {
+	if err := os.CopyFS(dir, os.DirFS(from)); err != nil {
 		t.Fatal(err)
 	}
 	return dir
