@@ -15,11 +15,17 @@ import (
 // Reserve computes any expert of a model on this machine, within a bound of memory: it
 // loads the experts that it is asked for and forgets those that were used longest ago.
 // It gives the same bytes as a Host. It is safe for concurrent use; a call waits for
-// another's loading only if both need the same expert, or if there is no room else.
+// another's loading only if both need the same expert, or if there is no room else. A call
+// that ends early leaves the expert that it loads to the next one: loading goes on.
 type Reserve struct {
 	source   moe.Source
 	mode     kernel.Mode
 	maxBytes int64
+
+	ctx     context.Context // of loading; ends with Close
+	cancel  context.CancelFunc
+	loading chan struct{} // bounds the experts that are loaded at the same time
+	loaders sync.WaitGroup
 
 	mu      sync.Mutex // guards the fields below
 	held    map[Replica]*reserved
@@ -35,9 +41,9 @@ type Reserve struct {
 
 // reserved is one expert of a Reserve.
 type reserved struct {
-	users   int // calls that need it; it is not forgotten meanwhile
+	users   int // calls that need it, and its loading; it is not forgotten meanwhile
 	lastUse uint64
-	loaded  chan struct{} // closed when one of the fields below is set
+	loaded  chan struct{} // closed when one of the fields below is set, for good
 	expert  *moe.Expert
 	err     error
 }
@@ -53,8 +59,24 @@ type ReserveStats struct {
 // NewReserve returns a Reserve of so many bytes of packed weights that holds nothing yet.
 // The source's experts must be in the memory of the device, which is the Reserve's alone.
 func NewReserve(source moe.Source, mode kernel.Mode, d kernel.Device, maxBytes int64) *Reserve {
-	return &Reserve{source: source, mode: mode, maxBytes: maxBytes,
-		held: make(map[Replica]*reserved), freed: make(chan struct{}), runner: moe.NewRunner(d)}
+	r := &Reserve{source: source, mode: mode, maxBytes: maxBytes,
+		loading: make(chan struct{}, maxLoading), held: make(map[Replica]*reserved),
+		freed: make(chan struct{}), runner: moe.NewRunner(d)}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	return r
+}
+
+// maxLoading bounds the experts that are loaded at the same time: each call loads one, and
+// what calls have left goes on beside that.
+const maxLoading = 8
+
+// Close ends loading and returns when nothing is loaded any more. Calls that need an expert
+// which is not held get an error.
+func (r *Reserve) Close() {
+	r.mu.Lock()
+	r.cancel()
+	r.mu.Unlock()
+	r.loaders.Wait()
 }
 
 // Stats says what the Reserve holds and has done.
@@ -71,7 +93,7 @@ var errNoRoom = errors.New("an expert is larger than the memory for experts on t
 // ComputeBatch sets b.Y to the outputs of the experts of b for b.X, rounded to the mode's
 // row type, and errs[i] to why the i-th expert could not be computed or to nil; the rows
 // of an expert with an error are undefined. It loads what is not held, as many at a time
-// as fit, and stops between them when ctx ends.
+// as fit, and stops when ctx ends.
 func (r *Reserve) ComputeBatch(ctx context.Context, b *moe.Batch, errs []error) {
 	row := 0
 	for first := 0; first < len(b.Experts); {
@@ -171,30 +193,72 @@ func (r *Reserve) forget(key Replica) {
 	r.dropped += size
 }
 
-// load returns when an expert is loaded: by the caller, if it is the caller's to load.
+// load returns when an expert is loaded, or ctx ends. It starts the loading if that is the
+// caller's to do.
 func (r *Reserve) load(ctx context.Context, e *reserved, mine bool, key Replica) error {
-	if !mine {
-		select {
-		case <-e.loaded:
-			return e.err
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+	if mine {
+		r.start(ctx, e, key)
 	}
-	r.collect()
+	select {
+	case <-e.loaded:
+		return e.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// start starts to load an expert, which goes on when ctx ends.
+func (r *Reserve) start(ctx context.Context, e *reserved, key Replica) {
 	err := context.Cause(ctx)
 	if err == nil {
-		e.expert, err = loadOne(ctx, r.source, key)
+		select {
+		case r.loading <- struct{}{}:
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
 	}
 	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil {
+		r.finish(e, key, nil, err)
+		return
+	}
+	if err := r.ctx.Err(); err != nil {
+		<-r.loading
+		r.finish(e, key, nil, err)
+		return
+	}
+	e.users++
+	r.loaders.Go(func() {
+		r.collect()
+		expert, err := r.read(key)
+		<-r.loading
+		r.mu.Lock()
+		r.finish(e, key, expert, err)
+		r.mu.Unlock()
+		r.release([]*reserved{e})
+	})
+}
+
+// read reads an expert. A panic is a bug; it costs those who need the expert an error.
+func (r *Reserve) read(key Replica) (e *moe.Expert, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("loading panicked: %v", v)
+		}
+	}()
+	return loadOne(r.ctx, r.source, key)
+}
+
+// finish ends the loading of an expert. The caller holds mu.
+func (r *Reserve) finish(e *reserved, key Replica, expert *moe.Expert, err error) {
 	r.stats.Loads++
+	e.expert = expert
 	if err != nil {
 		e.err = fmt.Errorf("load layer %d expert %d: %w", key.Layer, key.Expert, err)
 		r.forget(key) // the next call tries again
 	}
-	r.mu.Unlock()
 	close(e.loaded)
-	return e.err
 }
 
 // collect gives memory back that was forgotten. The collector does not see how much

@@ -22,8 +22,9 @@ var (
 // checking is the state of a part that is computed twice.
 type checking struct {
 	opinions []opinion
-	asked    []*node // that were asked, also if they did not answer
-	local    bool    // this machine is to be asked, or was
+	asked    []*node       // that were asked, also if they did not answer
+	local    bool          // this machine is to be asked, or was
+	since    time.Duration // nothing but this machine's opinion is waited for; 0: not yet
 	// usual is the time of such a frame on the first link: one that takes far longer is
 	// not asked for a mere check, since the rows wait for it.
 	usual time.Duration
@@ -288,9 +289,33 @@ func (l *lane) disputed(p *part) {
 // opinion is used.
 func (l *lane) checkIdle() {
 	for i := range l.parts {
-		if p := &l.parts[i]; p.check != nil && !p.done && len(p.check.opinions) > 0 {
-			l.toCheckAgain(i)
+		p := &l.parts[i]
+		if p.check == nil || p.done || len(p.check.opinions) == 0 {
+			continue
 		}
+		if p.inFlight == 0 && l.awaitsLocal(p) {
+			l.boundVerdict(p)
+			continue
+		}
+		l.toCheckAgain(i)
+	}
+}
+
+// boundVerdict ends the wait for this machine's opinion, all that a part waits for, after
+// FailAfter: as if this machine could not compute it.
+func (l *lane) boundVerdict(p *part) {
+	now := l.now()
+	if p.check.since == 0 {
+		p.check.since = now
+	}
+	deadline := p.check.since + l.router.opts.FailAfter
+	switch {
+	case now < deadline:
+		l.due(deadline)
+	case len(p.check.opinions) == 1:
+		l.endCheck(p)
+	default:
+		l.disputed(p)
 	}
 }
 

@@ -384,15 +384,15 @@ func (l *lane) expects(s *session) bool {
 	return false
 }
 
-// giveUp sets when to look again at parts that could not be sent, and returns an
-// error if one of them has been without a replica for too long.
+// giveUp sets when to look again at parts that could not be sent, and returns an error if
+// one of them has been without a replica for too long, also while this machine is about it.
 func (l *lane) giveUp(now time.Duration) error {
 	if l.waiting == 0 {
 		return nil
 	}
 	for i := range l.parts {
 		p := &l.parts[i]
-		if !p.idle() || p.local {
+		if !p.idle() {
 			continue
 		}
 		if p.failedAt == 0 {
@@ -406,7 +406,7 @@ func (l *lane) giveUp(now time.Duration) error {
 			return l.noReplica(p)
 		}
 		next := deadline
-		if p.notBefore > now {
+		if p.notBefore > now && !p.local {
 			next = min(next, p.notBefore)
 		}
 		l.due(next)
@@ -438,8 +438,12 @@ func (l *lane) noReplica(p *part) error {
 	if p.lastNode != nil && !strings.Contains(detail, p.lastReason.Error()) {
 		detail = fmt.Sprintf("%s; last answer, of node %s: %v", detail, p.lastNode.id, p.lastReason)
 	}
-	if p.localErr != nil {
+	switch {
+	case p.localErr != nil:
 		detail = fmt.Sprintf("%s; on this machine: %v", detail, p.localErr)
+	case p.local:
+		detail = fmt.Sprintf("%s; on this machine: not loaded and computed within %v, loading goes on",
+			detail, l.router.opts.FailAfter)
 	}
 	return fmt.Errorf("layer %d expert %d: %w (%s)", l.batch.Layer, p.expert, ErrNoReplica, detail)
 }

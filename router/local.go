@@ -14,7 +14,8 @@ import (
 type LocalExperts interface {
 	// ComputeBatch sets b.Y to the outputs of the experts of b for b.X, the same bytes as
 	// a node's, and errs[i] to the i-th expert's error, which leaves its rows undefined. It
-	// may load weights first, and ends early when ctx does. It is safe for concurrent use.
+	// may load weights first, and ends early when ctx does; what it loads then is to be there
+	// for a later call. It is safe for concurrent use.
 	ComputeBatch(ctx context.Context, b *moe.Batch, errs []error)
 }
 

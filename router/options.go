@@ -54,9 +54,10 @@ type Options struct {
 	// SlowTimeout bounds the wait for one frame of a node that shows signs of life.
 	// Zero means 30 s. It must exceed the longest computation of a frame.
 	SlowTimeout time.Duration
-	// FailAfter bounds how long Forward looks for someone to compute an expert. Zero
-	// means 30 s: enough for nodes to start again and load what they are given. Lower
-	// fails requests that would have been answered, higher keeps clients waiting.
+	// FailAfter bounds how long Forward looks for someone to compute an expert, and waits for
+	// Local to load and compute it. Zero means 30 s: enough for nodes to start again and load
+	// what they are given. Lower fails requests that would have been answered, higher keeps
+	// clients waiting.
 	FailAfter time.Duration
 	// Local computes experts that no node computes in time. Nil means that they wait for
 	// a node.

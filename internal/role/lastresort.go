@@ -58,7 +58,9 @@ func (r LastResort) open(o *router.Options, m *Model, undo *stack, threads int,
 			return err
 		}
 	}
-	o.Local = expertnode.NewReserve(source, m.Mode, opts.Device, r.Bytes)
+	reserve := expertnode.NewReserve(source, m.Mode, opts.Device, r.Bytes)
+	undo.push(reserve.Close)
+	o.Local = reserve
 	return nil
 }
 

@@ -30,6 +30,7 @@ type process struct {
 	watcher *cluster.Watcher
 	planner *cluster.Planner
 	router  *router.Router
+	reserve *expertnode.Reserve // nil without a last resort
 	engine  *coordinator.Coordinator
 	plans   *storeClient // the planner's way to the store
 	views   *storeClient // the watcher's
@@ -137,8 +138,9 @@ func (p *process) routerOptions() router.Options {
 			},
 		}}
 	if w.scenario.Local {
-		o.Local = expertnode.NewReserve(source{p.beforeLoad}, mode, kernel.NewCPU(nil),
+		p.reserve = expertnode.NewReserve(source{p.beforeLoad}, mode, kernel.NewCPU(nil),
 			3*replicaBytes())
+		o.Local = p.reserve
 	}
 	return o
 }
@@ -198,5 +200,8 @@ func (p *process) close() {
 	p.running.Wait()
 	p.watcher.Close()
 	p.router.Close()
+	if p.reserve != nil {
+		p.reserve.Close()
+	}
 	p.gate.kill()
 }
