@@ -29,6 +29,7 @@ type holding struct {
 	// givesWay is the revision of an intent for which a vanished plan's replicas are dropped:
 	// loading it beside them failed, as it must where there is no room for both.
 	givesWay uint64
+	unable   Unable // to be told
 
 	wanted []placement.Replica // of the last step
 	since  time.Time           // when wanted changed
@@ -43,6 +44,7 @@ type published struct {
 	lease    Lease
 	ready    uint64
 	draining bool
+	unable   Unable
 }
 
 // step compares what the node holds with its target, starts what is to be done, and
@@ -128,20 +130,32 @@ func (r *holding) assigned(now time.Time, err error) {
 	r.cancel()
 	r.cancel = nil
 	if err == nil {
-		r.loaded, r.failures = r.assigning.replicas, 0
+		r.loaded, r.failures, r.unable = r.assigning.replicas, 0, Unable{}
 		return
 	}
 	if !slices.Equal(r.assigning.replicas, r.wanted) {
 		return // cancelled for another target
 	}
-	if r.assigning.instead != nil {
+	if r.assigning.instead != nil && r.givesWay != r.assigning.revision {
 		r.givesWay = r.assigning.revision
+	} else if !r.holdsMore() { // else it may go when that is dropped
+		r.unable = r.unable.unableTo(r.assigning.revision, err)
 	}
 	r.retryAt = now.Add(min(time.Second<<min(r.failures, 5), 30*time.Second))
 	r.failures++
 	if f := r.m.cfg.Events.AssignFailed; f != nil {
 		f(r.assigning.revision, err)
 	}
+}
+
+// holdsMore tells whether there are replicas to drop.
+func (r *holding) holdsMore() bool {
+	for held := range r.held {
+		if _, ok := slices.BinarySearchFunc(r.wanted, held, placement.Replica.Compare); !ok {
+			return true
+		}
+	}
+	return false
 }
 
 // drop gives up what is not wanted any more, after the grace.

@@ -59,7 +59,8 @@ type MemberEvents struct {
 	// Assigning and Ready report that a plan's replicas are being loaded, and are loaded.
 	Assigning func(revision uint64, replicas int)
 	Ready     func(revision uint64)
-	// AssignFailed reports an error of Hooks.Assign; it is called again after a while.
+	// AssignFailed reports an error of Hooks.Assign; it is called again after a while, unless
+	// the planner, which is told, gives the replicas to others.
 	AssignFailed func(revision uint64, err error)
 	// Replaced reports that a later life of the node has registered: this process is not
 	// used, unless the other's registration ends.
@@ -243,7 +244,7 @@ func (m *Member) run(ctx context.Context) {
 // look again.
 func (r *holding) publish(ctx context.Context, held tenure) time.Duration {
 	m, lease := r.m, held.lease
-	now := published{held.lease, r.readyRevision, m.isDraining()}
+	now := published{held.lease, r.readyRevision, m.isDraining(), r.unable}
 	if lease == 0 || now == r.published {
 		return forever
 	}
@@ -267,7 +268,7 @@ func (r *holding) publish(ctx context.Context, held tenure) time.Duration {
 		}
 	}
 	record := recordOf(m.cfg.Node, m.cfg.NumericMode)
-	record.Draining = now.draining
+	record.Draining, record.Unable = now.draining, now.unable
 	w.Put = []Put{{key, encodeJSON(record), lease}}
 	ready := m.scope.ready() + m.cfg.Node.ID
 	if now.ready == 0 {

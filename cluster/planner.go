@@ -32,7 +32,8 @@ type PlannerOptions struct {
 	// Zero means 200 ms.
 	Settle time.Duration
 	// LoadTimeout bounds how long nodes may take to load what a plan gives them; the slow
-	// ones are then left out for as long. Zero means 15 min.
+	// ones are then left out for as long. It is also the longest time for which a node that
+	// says that it cannot load more is given no more. Zero means 15 min.
 	LoadTimeout time.Duration
 	// TTL is the lease of the election, and how long absences are not acted on after the
 	// store was away. Zero means the Watcher's.
@@ -69,6 +70,9 @@ type PlannerEvents struct {
 	Kept func(why placement.Explanation)
 	// LeftOut reports a node that did not load its replicas in time.
 	LeftOut func(nodeID string)
+	// Limited reports a node that says that it cannot load what a plan gives it, and why: for
+	// so long it is given no more than it has.
+	Limited func(nodeID, reason string, pause time.Duration)
 }
 
 // Planner takes part in the election and, while elected, makes the placement follow
@@ -90,6 +94,7 @@ type Planner struct {
 	slow       uint64 // revision whose loading is timed; 0: none
 	slowSince  time.Time
 	leftOut    map[string]time.Time
+	setbacks   map[string]setback // by node
 	refused    string
 	balance    balance
 }
@@ -100,7 +105,8 @@ func StartPlanner(ctx context.Context, store Store, w *Watcher, opts PlannerOpti
 	if err := opts.normalize(w); err != nil {
 		return nil, err
 	}
-	p := &Planner{opts: opts, watcher: w, store: store, leftOut: map[string]time.Time{}}
+	p := &Planner{opts: opts, watcher: w, store: store, leftOut: map[string]time.Time{},
+		setbacks: map[string]setback{}}
 	p.session = newSession(store, w.opts.Scope, opts.TTL, func(error) {})
 	ctx, p.stop = context.WithCancel(ctx)
 	p.running.Go(func() { p.session.run(ctx) })
@@ -260,7 +266,7 @@ func (p *Planner) decide(s *state, now, calm time.Time) decision {
 	if intent := s.pending(); intent != nil && p.fits(intent) {
 		loading = intent
 	}
-	missing, slow := p.unready(s, loading, nodes)
+	missing, slow := p.unready(s, loading, nodes, now)
 	patience := p.patience(loading, slow, now)
 	if patience <= 0 {
 		return decision{wait: 0} // without the slow ones
@@ -286,17 +292,6 @@ func (p *Planner) decide(s *state, now, calm time.Time) decision {
 	return d
 }
 
-// eligible lists the usable nodes that are not left out.
-func (p *Planner) eligible(s *state, now time.Time) []placement.Node {
-	nodes := slices.DeleteFunc(s.usable(), func(n placement.Node) bool {
-		return now.Before(p.leftOut[n.ID]) || p.shrunk(s, n)
-	})
-	if !slices.Equal(nodes, p.nodes) || p.nodesSince.IsZero() {
-		p.nodes, p.nodesSince = nodes, now
-	}
-	return nodes
-}
-
 // shrunk tells whether a node has less room than the committed plan takes there: it cannot
 // load that, nor anything more, until a plan without it is in force.
 func (p *Planner) shrunk(s *state, n placement.Node) bool {
@@ -309,9 +304,10 @@ func (p *Planner) fits(plan *placement.Plan) bool {
 	return plan.Experts == p.opts.Experts && slices.Equal(plan.Layers, p.opts.Layers)
 }
 
-// unready lists the nodes of a plan that are gone, and those that have yet to load it.
-func (p *Planner) unready(s *state, plan *placement.Plan, nodes []placement.Node) (
-	missing, slow []string) {
+// unready lists the nodes of a plan that are gone, or cannot load what it gives them, and
+// those that have yet to load it.
+func (p *Planner) unready(s *state, plan *placement.Plan, nodes []placement.Node,
+	now time.Time) (missing, slow []string) {
 	if plan == nil {
 		return nil, nil
 	}
@@ -321,6 +317,8 @@ func (p *Planner) unready(s *state, plan *placement.Plan, nodes []placement.Node
 			missing = append(missing, id)
 		} else if !here {
 			continue // where there is no room yet, experts stay listed where they were
+		} else if p.limited(s, id, now) && gives(s.plan, plan, id) {
+			missing = append(missing, id)
 		} else if s.nodes[id].Revision < plan.Revision || s.readyMod[id] == 0 {
 			// What is only remembered from before the store was away is not enough: who died
 			// meanwhile holds nothing.
@@ -432,7 +430,7 @@ func (p *Planner) intend(s *state, nodes []placement.Node, now time.Time) decisi
 	}
 }
 
-// nextReturn is when the next node that was left out may be used again.
+// nextReturn is when the next node that was left out, or is limited, may be used again.
 func (p *Planner) nextReturn() time.Duration {
 	wait := forever
 	for id, until := range p.leftOut {
@@ -440,6 +438,11 @@ func (p *Planner) nextReturn() time.Duration {
 			wait = min(wait, d)
 		} else {
 			delete(p.leftOut, id)
+		}
+	}
+	for _, b := range p.setbacks {
+		if d := time.Until(b.until); d > 0 {
+			wait = min(wait, d)
 		}
 	}
 	return wait

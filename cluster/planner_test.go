@@ -247,7 +247,7 @@ func randomFaults(t *testing.T, rng *rand.Rand, capacity int64, opts PlannerOpti
 // others take over what it cannot load again.
 func TestRestartedNodeCannotLoad(t *testing.T) {
 	virtual(t, func(t *testing.T) {
-		w := newWorld(t, &Memory{}, PlannerOptions{LoadTimeout: time.Minute})
+		w := newWorld(t, &Memory{}, PlannerOptions{LoadTimeout: time.Hour})
 		defer w.close()
 		a := w.join("a")
 		w.join("b")
@@ -256,11 +256,7 @@ func TestRestartedNodeCannotLoad(t *testing.T) {
 		w.kill(a)
 		w.fail = errors.New("disk is broken")
 		w.join("a")
-		time.Sleep(50 * time.Second)
-		if v := w.watcher.View(); !uses("a", "b")(v) {
-			t.Errorf("before the timeout: %+v", v)
-		}
-		w.await(time.Minute, "b takes over", uses("b"))
+		w.await(5*time.Second, "b takes over", uses("b"))
 	})
 }
 

@@ -32,6 +32,8 @@ type nodeRecord struct {
 	PID        int    `json:"pid,omitempty"`
 	// Draining says that the node is about to leave.
 	Draining bool `json:"draining,omitempty"`
+	// Unable says that the node could not load what a plan gives it.
+	Unable Unable `json:"unable,omitzero"`
 }
 
 func recordOf(n placement.Node, numericMode string) nodeRecord {
@@ -70,6 +72,9 @@ func (r nodeRecord) validate() error {
 	case r.CapacityBytes > maxCapacityBytes:
 		return fmt.Errorf("capacity of %d bytes, at most %d: no machine has so much memory",
 			r.CapacityBytes, int64(maxCapacityBytes))
+	case len(r.Unable.Reason) > maxFieldBytes || r.Unable.Failures < 0:
+		return fmt.Errorf("a reason of %d bytes, at most %d, and %d failures",
+			len(r.Unable.Reason), maxFieldBytes, r.Unable.Failures)
 	case math.IsNaN(r.Speed) || math.IsInf(r.Speed, 0) || r.Speed < 0:
 		return fmt.Errorf("speed %v, want a positive number", r.Speed)
 	}

@@ -22,6 +22,7 @@ const (
 	// stateQuarantined is that of a node that returned wrong numbers to this coordinator, or
 	// to others by C5.
 	stateQuarantined = "quarantined"
+	stateLimited     = "limited" // it could not load what it was given, and keeps what it has
 )
 
 // ServerOptions says what a Server shows.
@@ -99,7 +100,8 @@ func (s *Server) state(n NodeState, v *placement.View) string {
 func (s *Server) States() map[string]int {
 	view := s.opts.Watcher.View()
 	out := map[string]int{stateReady: 0, stateLoading: 0, stateSuspect: 0, stateGone: 0,
-		stateUnusable: 0, stateDraining: 0, stateDrained: 0, stateQuarantined: 0}
+		stateUnusable: 0, stateDraining: 0, stateDrained: 0, stateQuarantined: 0,
+		stateLimited: 0}
 	for _, n := range s.opts.Watcher.Nodes() {
 		out[s.state(n, view)]++
 	}
@@ -122,6 +124,8 @@ func (n NodeState) status(v *placement.View) string {
 			return stateDrained
 		}
 		return stateDraining
+	case n.Unable.Revision > 0:
+		return stateLimited
 	case n.Loading:
 		return stateLoading
 	}

@@ -58,6 +58,8 @@ type NodeState struct {
 	Reason string
 	// Quarantined says that the reason is a quarantine of its present life.
 	Quarantined bool
+	// Unable is set if the node said that it could not load what a plan gives it.
+	Unable Unable
 	// Revision is the placement revision that the node has loaded and tested.
 	Revision uint64
 	// Loading says that the node has yet to load the committed plan, or, where it holds
@@ -395,7 +397,7 @@ func (w *Watcher) readNode(s *state, into map[string]NodeState, id string, e Ent
 		return
 	}
 	n := NodeState{Node: r.node(id), NumericMode: r.NumericMode, Registered: true,
-		Reason: w.mismatch(r)}
+		Reason: w.mismatch(r), Unable: r.Unable}
 	for _, q := range s.quarantines {
 		if q.InForce && n.Reason == "" && q.NodeID == id && q.Epoch == n.Epoch {
 			n.Reason, n.Quarantined = q.reason(), true

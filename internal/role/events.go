@@ -57,6 +57,10 @@ func plannerEvents(log *slog.Logger) cluster.PlannerEvents {
 		},
 		Refused: func(err error) { log.Error("no placement can be made", "error", err) },
 		LeftOut: func(id string) { log.Warn("a node did not load its experts in time", "node", id) },
+		Limited: func(id, reason string, pause time.Duration) {
+			log.Warn("a node cannot load what it is given; others get that, and it is tried again",
+				"node", id, "after", pause, "reason", reason)
+		},
 	}
 }
 

@@ -86,6 +86,9 @@ func (p *process) plannerOptions() cluster.PlannerOptions {
 			},
 			Refused: func(err error) { w.say("coordinator %s makes no plan: %v", p.id, err) },
 			LeftOut: func(id string) { w.say("coordinator %s leaves %s out", p.id, id) },
+			Limited: func(id, reason string, pause time.Duration) {
+				w.say("coordinator %s gives %s no more for %v: %s", p.id, id, pause, reason)
+			},
 		}}
 }
 

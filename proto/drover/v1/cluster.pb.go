@@ -199,8 +199,9 @@ type NodeStatus struct {
 	Pid uint64 `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
 	// ready, loading, suspect (gossip believes it dead), gone (the placement uses it, but it is not
 	// registered), unusable (another model, numeric mode or kernel class), draining (its replicas
-	// move elsewhere), drained (it holds none, and gets none) or quarantined (it returned wrong
-	// numbers to this coordinator).
+	// move elsewhere), drained (it holds none, and gets none), limited (it could not load what it
+	// was given, and keeps what it has) or quarantined (it returned wrong numbers to this
+	// coordinator).
 	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
 	// Bytes of packed weights that the node may hold, and holds by the committed placement.
 	CapacityBytes uint64 `protobuf:"varint,5,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"`
