@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,11 +16,28 @@ import (
 var errDisk = errors.New("disk is full")
 
 // limits notes what the planner says of nodes that cannot load more.
-type limits struct{ told []string }
+type limits struct {
+	mu   sync.Mutex // guards the field below
+	told []string
+}
+
+func (l *limits) add(id string, pause time.Duration, reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.told = append(l.told, fmt.Sprintf("%s %v %s", id, pause, reason))
+}
+
+// said is all that was told when everybody has come to rest.
+func (l *limits) said() []string {
+	synctest.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.told)
+}
 
 func (l *limits) world(t *testing.T, opts PlannerOptions) *world {
 	opts.Events.Limited = func(id, reason string, pause time.Duration) {
-		l.told = append(l.told, fmt.Sprintf("%s %v %s", id, pause, reason))
+		l.add(id, pause, reason)
 	}
 	return newWorld(t, &Memory{}, opts)
 }
@@ -41,16 +59,14 @@ func TestJoiningNodeCannotLoad(t *testing.T) {
 		w.fail = errDisk
 		c := w.join("c")
 		time.Sleep(2 * time.Second)
-		synctest.Wait()
-		if want := []string{"c 14.0625s disk is full"}; !slices.Equal(l.told, want) {
-			t.Errorf("after 2 s it was told %q, want %q", l.told, want)
+		if told, want := l.said(), []string{"c 14.0625s disk is full"}; !slices.Equal(told, want) {
+			t.Errorf("after 2 s it was told %q, want %q", told, want)
 		}
 		if u := w.known("c").Unable; u.Failures != 1 || u.Reason != errDisk.Error() {
 			t.Errorf("c says %+v", u)
 		}
 		time.Sleep(3 * time.Hour)
-		synctest.Wait()
-		v := w.watcher.View()
+		told, v := l.said(), w.watcher.View()
 		for i, layer := range before.Replicas {
 			for e := range layer {
 				if !slices.Equal(layer[e], v.Plan.Replicas[i][e]) {
@@ -59,10 +75,10 @@ func TestJoiningNodeCannotLoad(t *testing.T) {
 			}
 		}
 		// 6 pauses that double in a quarter of an hour, then 15 min each.
-		if n := len(l.told); n < 12 || n > 19 {
-			t.Errorf("c was tried %d times in 3 h: %q", n, l.told)
+		if n := len(told); n < 12 || n > 19 {
+			t.Errorf("c was tried %d times in 3 h: %q", n, told)
 		}
-		if last := l.told[len(l.told)-1]; !strings.HasPrefix(last, "c 15m0s ") {
+		if last := told[len(told)-1]; !strings.HasPrefix(last, "c 15m0s ") {
 			t.Errorf("the last pause is %q, want 15 min", last)
 		}
 		c.set(nil, 0)
@@ -92,9 +108,8 @@ func TestNodeKeepsWhatItHas(t *testing.T) {
 		if got := w.watcher.View().Plan.Holds("a"); !slices.Equal(got, kept) {
 			t.Errorf("a serves %v, want what it had: %v", got, kept)
 		}
-		synctest.Wait()
-		if len(l.told) != 1 || !strings.HasPrefix(l.told[0], "a ") {
-			t.Errorf("told %q, want that a is limited, once", l.told)
+		if told := l.said(); len(told) != 1 || !strings.HasPrefix(told[0], "a ") {
+			t.Errorf("told %q, want that a is limited, once", told)
 		}
 		a.set(nil, 0)
 		w.await(time.Minute, "a gets its part", func(v *placement.View) bool {
@@ -113,9 +128,8 @@ func TestOnlyNodeCannotLoad(t *testing.T) {
 		w.fail = errDisk
 		a := w.join("a")
 		time.Sleep(20 * time.Second) // attempts after 0, 1, 3, 7, 15, 31 s
-		synctest.Wait()
-		if len(l.told) != 1 {
-			t.Errorf("told %q, want one word of one plan", l.told)
+		if told := l.said(); len(told) != 1 {
+			t.Errorf("told %q, want one word of one plan", told)
 		}
 		a.set(nil, 0)
 		w.await(12*time.Second, "a is used", uses("a"))
@@ -138,15 +152,12 @@ func TestSetbackOutlivesPlanner(t *testing.T) {
 		w.join("b")
 		time.Sleep(10 * time.Minute)
 		w.planner.Close()
-		was := len(l.told)
+		was := len(l.said())
 		w.planner = w.plan(w.watcher, w.store, PlannerOptions{ID: "c2", Events: PlannerEvents{
-			Limited: func(id, _ string, pause time.Duration) {
-				l.told = append(l.told, fmt.Sprintf("%s %v", id, pause))
-			}}})
+			Limited: func(id, _ string, pause time.Duration) { l.add(id, pause, "again") }}})
 		time.Sleep(time.Minute)
-		synctest.Wait()
-		if n := len(l.told); n != was+1 || l.told[was] != "b 7m30s" {
-			t.Errorf("told %q, want one more, of 7.5 min", l.told)
+		if told := l.said(); len(told) != was+1 || told[was] != "b 7m30s again" {
+			t.Errorf("told %q, want one more, of 7.5 min", told)
 		}
 	})
 }
@@ -166,9 +177,8 @@ func TestRoomComesBack(t *testing.T) {
 		b.gone.Store(true)
 		b.member.Close() // a has yet to drop what b got, and gets all of it again
 		w.await(10*time.Second, "a holds all", uses("a"))
-		synctest.Wait()
-		if len(l.told) != 0 {
-			t.Errorf("told %q of a node that has room", l.told)
+		if told := l.said(); len(told) != 0 {
+			t.Errorf("told %q of a node that has room", told)
 		}
 	})
 }
