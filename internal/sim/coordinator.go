@@ -24,11 +24,13 @@ import (
 // one.
 type process struct {
 	world   *world
+	slot    int // in world.processes
 	id      string
 	gate    *gate // of what it does with the store
 	cancel  context.CancelFunc
 	watcher *cluster.Watcher
 	planner *cluster.Planner
+	accuser *cluster.Accuser
 	router  *router.Router
 	reserve *expertnode.Reserve // nil without a last resort
 	engine  *coordinator.Coordinator
@@ -45,9 +47,9 @@ type process struct {
 	lied       bool
 }
 
-// startProcess starts a coordinator.
-func (w *world) startProcess(id string) *process {
-	p := &process{world: w, id: id, gate: newGate()}
+// startProcess starts a coordinator, the one of a place in world.processes.
+func (w *world) startProcess(slot int, id string) *process {
+	p := &process{world: w, slot: slot, id: id, gate: newGate()}
 	p.plans, p.views = w.store.client(id, p.gate), w.store.client(id, p.gate)
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
@@ -57,6 +59,8 @@ func (w *world) startProcess(id string) *process {
 		NumericMode: mode.String(), KernelClass: kernel.Class(mode)})
 	w.must(err)
 	p.planner, err = cluster.StartPlanner(ctx, p.plans, p.watcher, p.plannerOptions())
+	w.must(err)
+	p.accuser, err = cluster.StartAccuser(ctx, p.plans, p.watcher, id)
 	w.must(err)
 	p.router, err = router.New(p.routerOptions())
 	w.must(err)
@@ -134,8 +138,11 @@ func (p *process) routerOptions() router.Options {
 				w.refused(err)
 				w.say("%s sends %d experts of layer %d again, not %s: %v", p.id, n, layer, id, err)
 			},
-			Quarantined: func(v router.Verdict) { w.say("%s quarantines %s", p.id, v.NodeID) },
-			Disputed:    func(ids []string, _, _ int) { w.say("%s: %v disagree", p.id, ids) },
+			Quarantined: func(v router.Verdict) {
+				w.say("%s quarantines %s", p.id, v.NodeID)
+				p.accuser.Report(cluster.Finding(v))
+			},
+			Disputed: func(ids []string, _, _ int) { w.say("%s: %v disagree", p.id, ids) },
 			LastResort: func(layer, first, n int, err error) {
 				w.say("%s computes %d experts of layer %d itself: %v", p.id, n, layer, err)
 			},
@@ -169,7 +176,7 @@ func (p *process) beforeLoad() error {
 func (p *process) dial(ctx context.Context, address string) (net.Conn, error) {
 	for _, n := range p.world.allNodes() {
 		if "passthrough:///"+address == n.link.name {
-			return n.link.dial(ctx)
+			return n.link.dial(ctx, p.slot)
 		}
 	}
 	return nil, fmt.Errorf("sim: there is no %s", address)
@@ -200,6 +207,7 @@ func (p *process) close() {
 	p.cancel()
 	p.engine.Close()
 	p.planner.Close()
+	p.accuser.Close()
 	p.running.Wait()
 	p.watcher.Close()
 	p.router.Close()

@@ -9,6 +9,8 @@ type Failpoint string
 // routers and nodes, node what a node's Server computes with, load its source of weights,
 // store what a process sees of the authority, and so on.
 const (
+	Apart          Failpoint = "net.apart"
+	ApartDelay     Failpoint = "net.apart.delay"
 	DialRefused    Failpoint = "net.dial.refused"
 	DialSilent     Failpoint = "net.dial.silent"
 	HoleTo         Failpoint = "net.hole.to"
@@ -36,6 +38,7 @@ const (
 	NodeLeaves     Failpoint = "node.leaves"
 	NodeStranger   Failpoint = "node.stranger"
 	LoadError      Failpoint = "load.error"
+	LoadFull       Failpoint = "load.full"
 	LoadSlow       Failpoint = "load.slow"
 	StoreAway      Failpoint = "store.away"
 	StoreSlow      Failpoint = "store.slow"
@@ -50,6 +53,7 @@ const (
 	PlannerKilled  Failpoint = "coordinator.kill"
 	LoadShift      Failpoint = "load.shift"
 	GossipLies     Failpoint = "gossip.lies"
+	FalseWord      Failpoint = "coordinator.misjudges"
 	LocalError     Failpoint = "local.error"
 	ClientGone     Failpoint = "client.gone"
 )
@@ -57,6 +61,8 @@ const (
 // Failpoints says of each failpoint what happens there. A fault that is drawn may find
 // nothing to spoil; a failpoint has fired when it has.
 var Failpoints = map[Failpoint]string{
+	Apart:          "bytes between one coordinator and a node do not arrive until the fault ends",
+	ApartDelay:     "bytes between one coordinator and a node take longer",
 	DialRefused:    "a connection is refused, since no process listens",
 	DialSilent:     "a connection is neither made nor refused",
 	HoleTo:         "bytes to a node do not arrive until the fault ends",
@@ -84,6 +90,7 @@ var Failpoints = map[Failpoint]string{
 	NodeLeaves:     "a node leaves in good order",
 	NodeStranger:   "a node with another checkpoint joins under the cluster's name",
 	LoadError:      "an expert's weights cannot be read",
+	LoadFull:       "a node can load nothing until the fault ends",
 	LoadSlow:       "an expert's weights are read slowly",
 	StoreAway:      "the store answers nobody",
 	StoreSlow:      "the store takes long for each call",
@@ -98,6 +105,7 @@ var Failpoints = map[Failpoint]string{
 	PlannerKilled:  "a coordinator's process ends at once",
 	LoadShift:      "other experts become hot",
 	GossipLies:     "gossip takes a node that is well for dead",
+	FalseWord:      "a coordinator takes a node that is well for one that computes wrongly",
 	LocalError:     "the coordinator's own host fails to load an expert",
 	ClientGone:     "a client goes away in the middle of its answer",
 }

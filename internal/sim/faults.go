@@ -3,6 +3,8 @@ package sim
 import (
 	"fmt"
 	"time"
+
+	"drover/cluster"
 )
 
 // begin makes a fault take effect.
@@ -10,9 +12,13 @@ func (w *world) begin(f Fault) {
 	switch f.Point {
 	case HoleTo, HoleFrom, HoleBoth, Delay, SlowLink, Reset, CorruptTo, CorruptFrom, LoseTo, LoseFrom:
 		w.beginLink(f, w.node(f).link)
+	case Apart, ApartDelay:
+		w.fired.fire(f.Point)
+		w.part(f, 1)
 	case NodeKill, NodePowerOff, NodeGone, NodeLeaves, NodeHang, NodeDraining:
 		w.beginLife(f, w.node(f))
-	case NodeSlow, NodeForgets, NodeOverloaded, NodePanic, NodeWrong, LoadError, LoadSlow:
+	case NodeSlow, NodeForgets, NodeOverloaded, NodePanic, NodeWrong, LoadError, LoadFull,
+		LoadSlow:
 		w.change(f, w.node(f), 1)
 	case NodeJoins:
 		w.addNode(allOfThem, false).start()
@@ -23,7 +29,7 @@ func (w *world) begin(f Fault) {
 	case StoreAway, StoreSlow, StoreCut, StoreRefuses, StoreLoses, StoreBreaks, StoreCompacted,
 		StoreReplaced, LeaseLost:
 		w.beginStore(f)
-	case PlannerPaused, PlannerKilled, LoadShift, GossipLies, LocalError:
+	case PlannerPaused, PlannerKilled, LoadShift, GossipLies, LocalError, FalseWord:
 		w.beginProcess(f)
 	case ClientGone: // the request does it
 	default:
@@ -36,14 +42,57 @@ func (w *world) finish(f Fault) {
 	switch f.Point {
 	case HoleTo, HoleFrom, HoleBoth, Delay, SlowLink, CorruptTo, CorruptFrom, LoseTo, LoseFrom:
 		w.finishLink(f, w.node(f).link)
+	case Apart, ApartDelay:
+		w.part(f, -1)
 	case NodeKill, NodePowerOff, NodeHang, NodeDraining:
 		w.finishLife(f, w.node(f))
-	case NodeSlow, NodeForgets, NodeOverloaded, NodePanic, NodeWrong, LoadError, LoadSlow:
+	case NodeSlow, NodeForgets, NodeOverloaded, NodePanic, NodeWrong, LoadError, LoadFull,
+		LoadSlow:
 		w.change(f, w.node(f), -1)
 	case StoreAway, StoreSlow, StoreCut, StoreRefuses, StoreLoses:
 		w.finishStore(f)
 	case PlannerPaused, PlannerKilled, LoadShift, GossipLies:
 		w.finishProcess(f)
+	case FalseWord:
+		w.node(f).acquit()
+	}
+}
+
+// judge is the coordinator to which alone a fault of a node shows.
+func (w *world) judge(f Fault) int { return f.Count % w.scenario.Coordinators }
+
+// part adds a fault of the way between one coordinator and a node, or takes it away.
+func (w *world) part(f Fault, by int) {
+	l, from := w.node(f).link, w.judge(f)
+	l.change(func() {
+		if f.Point == Apart {
+			l.apart[from] += by
+		} else {
+			l.far[from] += time.Duration(by*f.Count) * 20 * time.Millisecond
+		}
+	})
+}
+
+// accused notes that the present life of a node is misjudged. It is false if it has none.
+func (n *node) accused() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.life == nil {
+		return false
+	}
+	n.misjudged, n.spoilt = n.life.epoch, true
+	return true
+}
+
+// acquit starts a node again that was misjudged, unless something else has done so: nothing
+// less ends a quarantine.
+func (n *node) acquit() {
+	n.mu.Lock()
+	again := n.life != nil && n.life.epoch == n.misjudged && !n.gone
+	n.mu.Unlock()
+	if again {
+		n.end(false)
+		n.start()
 	}
 }
 
@@ -169,6 +218,8 @@ func (w *world) change(f Fault, n *node, by int) {
 		}
 	case LoadError:
 		n.loadFails = max(by, 0) * f.Count
+	case LoadFull:
+		n.full += by
 	case LoadSlow:
 		if n.loadTime = 0; by > 0 {
 			n.loadTime = time.Duration(f.Count) * 100 * time.Millisecond
@@ -253,11 +304,20 @@ func (c *storeClient) edit(f Fault, by int) {
 
 func (w *world) beginProcess(f Fault) {
 	i := f.Target % w.scenario.Coordinators
+	if f.Point == FalseWord {
+		i = w.judge(f)
+	}
 	p := w.allProcesses()[i]
 	if p == nil {
 		return
 	}
 	switch f.Point {
+	case FalseWord:
+		if n := w.node(f); n.accused() {
+			p.accuser.Report(cluster.Finding{NodeID: n.id, Epoch: n.misjudged,
+				Layer: moeLayers[0], Expert: f.Count, Agreed: f.Count > 2})
+			w.fired.fire(f.Point)
+		}
 	case PlannerPaused:
 		p.gate.pause()
 		w.fired.fire(f.Point)
@@ -283,7 +343,7 @@ func (w *world) finishProcess(f Fault) {
 	switch {
 	case f.Point == PlannerKilled && p == nil:
 		w.starts++
-		w.setProcess(i, w.startProcess(fmt.Sprintf("c%d-%d", i, w.starts)))
+		w.setProcess(i, w.startProcess(i, fmt.Sprintf("c%d-%d", i, w.starts)))
 	case p == nil:
 	case f.Point == PlannerPaused:
 		p.gate.resume()

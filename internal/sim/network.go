@@ -37,10 +37,12 @@ type link struct {
 	off      bool       // the machine has no power: nobody refuses a connection
 	stalled  [2]int     // faults that hold bytes back
 	delay    time.Duration
-	slow     int       // faults that limit the rate
-	spoil    [2]int    // writes whose bytes are to be corrupted
-	lose     [2]int    // writes whose bytes are to be lost
-	hurt     time.Time // when bytes were last lost or corrupted
+	slow     int                  // faults that limit the rate
+	spoil    [2]int               // writes whose bytes are to be corrupted
+	lose     [2]int               // writes whose bytes are to be lost
+	hurt     time.Time            // when bytes were last lost or corrupted
+	apart    [maxCoordinators]int // faults that hold back what comes from or to one coordinator
+	far      [maxCoordinators]time.Duration
 	conns    map[*conn]bool
 	changed  chan struct{} // closed and replaced at each change
 }
@@ -65,19 +67,24 @@ func (l *link) change(f func()) {
 	l.changed = make(chan struct{})
 }
 
-// waits tells whether bytes in a direction are held back, and what is closed when that may
-// have changed.
-func (l *link) waits(d direction) (bool, <-chan struct{}) {
+// waits tells whether bytes of a half are held back, and what is closed when that may have
+// changed.
+func (l *link) waits(h *half) (bool, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.stalled[d] > 0, l.changed
+	return l.stalled[h.direction]+l.apart[h.from] > 0, l.changed
 }
 
-// dial connects to the node as its address in the cluster says.
-func (l *link) dial(ctx context.Context) (net.Conn, error) {
+// silent tells whether nothing is heard of the node at a coordinator. The caller holds mu.
+func (l *link) silent(from int) bool {
+	return l.off || l.stalled[0]+l.stalled[1]+l.apart[from] > 0
+}
+
+// dial connects a coordinator to the node as its address in the cluster says.
+func (l *link) dial(ctx context.Context, from int) (net.Conn, error) {
 	for {
 		l.mu.Lock()
-		silent, open, changed := l.off || l.stalled[0]+l.stalled[1] > 0, l.listener, l.changed
+		silent, open, changed := l.silent(from), l.listener, l.changed
 		l.mu.Unlock()
 		if !silent && open == nil {
 			l.world.fired.fire(DialRefused)
@@ -87,7 +94,7 @@ func (l *link) dial(ctx context.Context) (net.Conn, error) {
 			if !sleep(ctx, l.base[toNode]+l.base[fromNode]) {
 				return nil, context.Cause(ctx)
 			}
-			if c := l.connect(open); c != nil {
+			if c := l.connect(open, from); c != nil {
 				return c, nil
 			}
 			return nil, fmt.Errorf("dial %s: %w", l.name, syscall.ECONNREFUSED)
@@ -102,7 +109,7 @@ func (l *link) dial(ctx context.Context) (net.Conn, error) {
 }
 
 // connect makes a connection, unless the process has ended meanwhile.
-func (l *link) connect(to *listener) net.Conn {
+func (l *link) connect(to *listener, from int) net.Conn {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.listener != to || l.off {
@@ -110,7 +117,8 @@ func (l *link) connect(to *listener) net.Conn {
 	}
 	c := &conn{link: l}
 	for d := range c.halves {
-		c.halves[d] = &half{link: l, direction: direction(d), changed: make(chan struct{})}
+		c.halves[d] = &half{link: l, direction: direction(d), from: from,
+			changed: make(chan struct{})}
 	}
 	select {
 	case to.accepted <- &end{conn: c, reads: c.halves[toNode], writes: c.halves[fromNode]}:
@@ -125,7 +133,7 @@ func (l *link) connect(to *listener) net.Conn {
 // never answered.
 func (l *link) reset(silent bool) (ended int) {
 	l.mu.Lock()
-	conns, through := slices.Collect(maps.Keys(l.conns)), l.stalled[fromNode] == 0
+	conns, through, apart := slices.Collect(maps.Keys(l.conns)), l.stalled[fromNode] == 0, l.apart
 	if !silent {
 		clear(l.conns)
 	}
@@ -136,7 +144,7 @@ func (l *link) reset(silent bool) (ended int) {
 			continue
 		}
 		// Where nothing comes through, this does not either before the fault ends.
-		c.halves[fromNode].end(syscall.ECONNRESET, through)
+		c.halves[fromNode].end(syscall.ECONNRESET, through && apart[c.halves[fromNode].from] == 0)
 	}
 	return len(conns)
 }
@@ -151,6 +159,7 @@ type conn struct {
 type half struct {
 	link      *link
 	direction direction
+	from      int // the coordinator
 
 	mu       sync.Mutex // guards the fields below; the link's may be taken under it
 	chunks   []chunk
@@ -229,7 +238,7 @@ func (h *half) write(p []byte, deadline time.Time) (int, error) {
 // put adds a chunk as the link's faults want it.
 func (h *half) put(p []byte) {
 	now := time.Now()
-	at, bytes := h.link.passes(h.direction, p, now)
+	at, bytes := h.link.passes(h, p, now)
 	if at.Before(h.last) {
 		at = h.last
 	}
@@ -242,10 +251,11 @@ func (h *half) put(p []byte) {
 }
 
 // passes returns when bytes arrive and as what, nil if they are lost.
-func (l *link) passes(d direction, p []byte, now time.Time) (time.Time, []byte) {
+func (l *link) passes(h *half, p []byte, now time.Time) (time.Time, []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	at := now.Add(l.base[d] + l.delay)
+	d := h.direction
+	at := now.Add(l.base[d] + l.delay + l.far[h.from])
 	if l.slow > 0 {
 		at = at.Add(time.Duration(len(p)) * time.Second / slowBytesPerSecond)
 	}
@@ -271,7 +281,7 @@ func (l *link) passes(d direction, p []byte, now time.Time) (time.Time, []byte) 
 // read waits for bytes and takes them.
 func (h *half) read(p []byte, deadline time.Time) (int, error) {
 	for {
-		stalled, linkChanged := h.link.waits(h.direction)
+		stalled, linkChanged := h.link.waits(h)
 		h.mu.Lock()
 		if len(h.chunks) == 0 && h.err != nil && (!stalled || h.broken != nil) {
 			defer h.mu.Unlock()

@@ -36,10 +36,12 @@ type node struct {
 	forgets    int
 	wrong      int
 	overloaded int
-	gone       bool // it does not come back
-	spoilt     bool // its server will not do any more: it drains or is quarantined
-	panics     int  // computations that are to panic
-	loadFails  int  // loads that are to fail
+	gone       bool   // it does not come back
+	spoilt     bool   // its server will not do any more: it drains or is quarantined
+	panics     int    // computations that are to panic
+	loadFails  int    // loads that are to fail
+	full       int    // faults that keep it from loading anything
+	misjudged  uint64 // epoch of the life that a coordinator accused last
 	loadTime   time.Duration
 }
 
@@ -61,7 +63,10 @@ type life struct {
 // computeTime is how long a healthy node computes one expert.
 const computeTime = 150 * time.Microsecond
 
-var errUnreadable = errors.New("sim: the weights cannot be read")
+var (
+	errUnreadable = errors.New("sim: the weights cannot be read")
+	errFull       = errors.New("sim: there is no space left")
+)
 
 // start begins a life of the node.
 func (n *node) start() {
@@ -152,7 +157,7 @@ func (l *life) hooks() cluster.Hooks {
 func (l *life) beforeLoad() error {
 	n := l.node
 	n.mu.Lock()
-	fails, d := n.loadFails > 0, n.loadTime
+	fails, full, d := n.loadFails > 0, n.full > 0, n.loadTime
 	if fails {
 		n.loadFails--
 	}
@@ -166,6 +171,10 @@ func (l *life) beforeLoad() error {
 	if fails {
 		n.world.fired.fire(LoadError)
 		return errUnreadable
+	}
+	if full {
+		n.world.fired.fire(LoadFull)
+		return errFull
 	}
 	return nil
 }

@@ -99,7 +99,7 @@ func (p *process) reaches() reach {
 	}
 	health := map[string]reach{}
 	for _, n := range p.world.allNodes() {
-		health[n.id] = n.health(v.Nodes[n.id].Epoch)
+		health[n.id] = n.health(v.Nodes[n.id].Epoch, p.slot)
 	}
 	all := fully
 	for _, layer := range moeLayers {
@@ -124,8 +124,9 @@ func (p *process) reaches() reach {
 	return all
 }
 
-// health says whether the life of a node that has an epoch is there and can be heard.
-func (n *node) health(epoch uint64) reach {
+// health says whether the life of a node that has an epoch is there and can be heard by a
+// coordinator.
+func (n *node) health(epoch uint64, from int) reach {
 	n.mu.Lock()
 	l := n.life
 	well := n.slow <= 1 && n.forgets+n.overloaded+n.wrong+n.panics == 0 && !n.spoilt
@@ -133,9 +134,9 @@ func (n *node) health(epoch uint64) reach {
 	n.link.mu.Lock()
 	defer n.link.mu.Unlock()
 	switch {
-	case l == nil || n.link.off || n.link.stalled[0]+n.link.stalled[1] > 0:
+	case l == nil || n.link.silent(from):
 		return severed
-	case l.epoch != epoch || !well || n.link.slow > 0 || n.link.delay > 0 ||
+	case l.epoch != epoch || !well || n.link.slow > 0 || n.link.delay+n.link.far[from] > 0 ||
 		time.Since(n.link.hurt) < 2*lookEvery:
 		return unclear
 	}

@@ -78,9 +78,10 @@ func (f Fault) String() string {
 }
 
 const (
-	maxNodes  = 6
-	allOfThem = experts * 2 // replicas of a model with one of each expert
-	window    = 6 * time.Second
+	maxNodes        = 6
+	maxCoordinators = 2
+	allOfThem       = experts * 2 // replicas of a model with one of each expert
+	window          = 6 * time.Second
 )
 
 // drawn are the failpoints that Draw chooses from; the others follow from these.
@@ -91,8 +92,44 @@ var drawn = []Failpoint{HoleTo, HoleFrom, HoleBoth, Delay, SlowLink, Reset, Corr
 	StoreBreaks, StoreCompacted, StoreReplaced, LeaseLost, PlannerPaused, PlannerKilled,
 	LoadShift, GossipLies, LocalError, ClientGone}
 
-// Draw returns the scenario of a seed.
+// judged are the failpoints of which one coordinator knows something else than the other, and
+// some that they know of at different times.
+var judged = []Failpoint{Apart, Apart, Apart, ApartDelay, FalseWord, FalseWord, GossipLies,
+	StoreCut, NodeKill, NodeHang, LoadFull}
+
+// Draw returns the scenario of a seed: in one of four, coordinators judge a node differently.
 func Draw(seed uint64) Scenario {
+	s := plain(seed)
+	if rng := rand.New(rand.NewPCG(seed, 0x52)); rng.IntN(4) == 0 {
+		s.quarrel(rng)
+	}
+	return s
+}
+
+// quarrel adds faults of one node that two coordinators see differently.
+func (s *Scenario) quarrel(rng *rand.Rand) {
+	if slices.ContainsFunc(s.Faults, func(f Fault) bool { return f.Point == NodeWrong }) {
+		return // who of them is right is what those are about
+	}
+	s.Coordinators = 2
+	target, at := rng.IntN(s.Nodes), time.Duration(rng.Int64N(int64(window)))
+	for range 1 + rng.IntN(3) {
+		f := s.fault(rng, judged[rng.IntN(len(judged))])
+		f.Target, f.At = target, max(at+draw(rng, time.Millisecond, 2*time.Second)-time.Second, 0)
+		if f.Point == LoadFull {
+			f.For = min(f.For, 3*time.Second) // a request waits for 30 s, and attempts get seldom
+		}
+		s.Faults = append(s.Faults, f)
+		for i := range 2 {
+			s.Requests = append(s.Requests, Request{At: f.At + draw(rng, time.Millisecond, f.For),
+				Coordinator: i, Prompt: rng.IntN(len(prompts))})
+		}
+	}
+	slices.SortStableFunc(s.Requests, func(a, b Request) int { return int(a.At - b.At) })
+}
+
+// plain returns the scenario of a seed without quarrels.
+func plain(seed uint64) Scenario {
 	rng := rand.New(rand.NewPCG(seed, 0x51))
 	s := Scenario{Seed: seed, Nodes: 1 + rng.IntN(maxNodes), Coordinators: 1, Lanes: 1,
 		Local: rng.IntN(2) == 0, Check: -1, Think: 2 * time.Millisecond}

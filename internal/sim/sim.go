@@ -113,7 +113,7 @@ func (w *world) run() (healed time.Duration) {
 		time.Sleep(apart)
 	}
 	for i := range w.scenario.Coordinators {
-		w.processes = append(w.processes, w.startProcess(fmt.Sprintf("c%d", i)))
+		w.processes = append(w.processes, w.startProcess(i, fmt.Sprintf("c%d", i)))
 		time.Sleep(apart)
 	}
 	defer w.end()

@@ -94,7 +94,7 @@ var past = []uint64{
 
 func TestPast(t *testing.T) {
 	for _, seed := range past {
-		s := Draw(seed)
+		s := plain(seed)
 		if o := Run(t, s); len(o.Problems) > 0 {
 			report(t, s, o)
 		}
@@ -126,6 +126,7 @@ var directed = map[Failpoint][]Fault{
 	DialSilent:     {{Point: NodePowerOff, For: time.Second}},
 	NodeReturns:    {{Point: NodeKill, For: 3 * time.Second}},
 	LoadError:      {{Point: LoadError, For: 4 * time.Second, Count: 2}, {Point: NodeKill, For: time.Second}},
+	LoadFull:       {{Point: LoadFull, For: 4 * time.Second}, {Point: NodeJoins, For: time.Second}, {Point: NodeGone, Target: 1}},
 	LoadSlow:       {{Point: LoadSlow, For: 4 * time.Second, Count: 2}, {Point: NodeKill, For: time.Second}},
 	LoadShift:      {{Point: LoadShift, For: 15 * time.Second, Count: 3}},
 	PlannerPaused:  {{Point: PlannerPaused, For: 5 * time.Second}, {Point: NodeKill, For: 4 * time.Second}},
