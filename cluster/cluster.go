@@ -39,7 +39,7 @@
 //	C6  A commit counts on what is so when it is done. At the store's revision of a commit,
 //	    every expert has a replica whose node is registered and has said in this life that it
 //	    has loaded the plan, unless no such node held it by the plan before. A lease that
-//	    ends later is a loss like any other.
+//	    ends later is a loss like any other, and a life in quarantine is as good as lost.
 //
 // C5 is about quarantines: quarantine.go.
 package cluster

@@ -52,7 +52,7 @@ func (p *Planner) setbackPause(failures int) time.Duration {
 }
 
 // limited tells whether a node is to be given no more than it has: it said that it cannot load
-// it, and the pause is not over or the very plan that it could not load is still to be loaded.
+// it, and the pause is not over or the very plan that it could not load still wants it to.
 func (p *Planner) limited(s *state, id string, now time.Time) bool {
 	n := s.nodes[id]
 	if n.Unable.Revision == 0 {
@@ -72,7 +72,8 @@ func (p *Planner) limited(s *state, id string, now time.Time) bool {
 	if intent := s.pending(); intent != nil {
 		loading = intent
 	}
-	return now.Before(b.until) || loading != nil && loading.Revision == b.revision
+	return now.Before(b.until) ||
+		loading.Count(id) > 0 && loading.Revision == b.revision
 }
 
 // confine leaves a limited node the room for what it has loaded. It is false if that is nothing,

@@ -162,6 +162,31 @@ func TestSetbackOutlivesPlanner(t *testing.T) {
 	})
 }
 
+// TestFailsOnTheWayOut restarts a node that cannot load what it had while an intent without it
+// is on its way: its word names that plan, which is soon in force, and it comes back nonetheless.
+func TestFailsOnTheWayOut(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		w := new(limits).world(t, PlannerOptions{})
+		defer w.close()
+		w.join("a")
+		b := w.join("b")
+		c := w.join("c")
+		w.await(time.Second, "the first plan", uses("a", "b", "c"))
+		c.set(nil, 10*time.Second)
+		w.kill(b)
+		time.Sleep(5 * time.Second) // the intent waits for c
+		w.fail = errDisk
+		again := w.join("b")
+		time.Sleep(time.Second)
+		if u := w.known("b").Unable; u.Revision < 2 {
+			t.Errorf("b says %+v, want a plan without it", u)
+		}
+		w.await(10*time.Second, "the others take over", uses("a", "c"))
+		again.set(nil, 0)
+		w.await(time.Minute, "b takes part", uses("a", "b", "c"))
+	})
+}
+
 // TestRoomComesBack fails for lack of room while replicas wait to be dropped: that is no word.
 func TestRoomComesBack(t *testing.T) {
 	virtual(t, func(t *testing.T) {
