@@ -42,9 +42,10 @@ type process struct {
 	ready   atomic.Bool  // as it says
 
 	// Only world.look touches the fields below.
-	reach      reach
-	reachSince time.Time
-	lied       bool
+	reach        reach
+	reachSince   time.Time
+	unreadySince time.Time // or when it was last ready
+	lied         bool
 }
 
 // startProcess starts a coordinator, the one of a place in world.processes.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"sync"
 
@@ -21,6 +22,10 @@ type observer struct {
 	// owner committed it to store.
 	owner string
 	store *cluster.Memory
+	// content is the plan without its revision, times how often that took the place of another.
+	content string
+	times   map[string]int
+	changes int
 }
 
 // committed checks a write that a process has just done at a revision of the store. The
@@ -56,7 +61,29 @@ func (o *observer) committed(c *storeClient, write cluster.Write, revision int64
 	if !bytes.Equal(record, o.record) && err == nil && now == revision {
 		o.covered(c, next)
 	}
+	o.steady(next)
 	o.plan, o.record, o.owner, o.store = next, bytes.Clone(record), c.owner, store
+}
+
+// steady checks that plans do not go to and fro: a plan may be given up and come back as often
+// as there are faults, and once more, and all plans together may change three times for a fault.
+func (o *observer) steady(next *placement.Plan) {
+	same := *next
+	same.Revision = 0
+	content := string(same.Encode())
+	if content == o.content {
+		return
+	}
+	if o.content = content; o.times == nil {
+		o.times = map[string]int{}
+	}
+	o.times[content]++
+	o.changes++
+	w := o.world
+	if faults := len(w.scenario.Faults); o.times[content] > 2+faults || o.changes > 4+3*faults {
+		w.problem("revision %d is the change no. %d of the plan, and was there %d times before, with"+
+			" %d faults", next.Revision, o.changes, o.times[content]-1, faults)
+	}
 }
 
 // entry reads a key of the store.
@@ -81,14 +108,26 @@ func (c *storeClient) readyRevision(id string) (revision, epoch uint64) {
 	return r.Revision, r.Epoch
 }
 
+// banned tells whether the store says that a life of a node is in quarantine: for plans it is as
+// good as lost.
+func (c *storeClient) banned(id string, epoch uint64) bool {
+	var all []cluster.Quarantine
+	if json.Unmarshal(c.entry("placement/"+modelName+"/quarantine"), &all) != nil {
+		return false
+	}
+	return slices.ContainsFunc(all, func(q cluster.Quarantine) bool {
+		return q.InForce && q.NodeID == id && q.Epoch == epoch
+	})
+}
+
 // covered checks that a plan leaves each expert with somebody who has it ready, unless there
 // was nobody before, and that no node has more than its room.
 func (o *observer) covered(c *storeClient, next *placement.Plan) {
 	w := o.world
 	ready := map[string]bool{}
 	for _, n := range w.allNodes() {
-		revision, _ := c.readyRevision(n.id)
-		ready[n.id] = revision >= next.Revision
+		revision, epoch := c.readyRevision(n.id)
+		ready[n.id] = revision >= next.Revision && !c.banned(n.id, epoch)
 		if room := int(n.capacity / replicaBytes()); next.Count(n.id) > room {
 			w.problem("revision %d gives %s %d replicas, it has room for %d",
 				next.Revision, n.id, next.Count(n.id), room)

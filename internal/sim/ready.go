@@ -149,11 +149,17 @@ func (p *process) look(now time.Time) {
 	if is != p.reach {
 		p.reach, p.reachSince = is, now
 	}
-	w := p.world
+	w, ready := p.world, p.ready.Load()
+	if ready || p.unreadySince.IsZero() {
+		p.unreadySince = now
+	}
 	if w.scenario.Local || p.lied {
 		return
 	}
-	since, ready := now.Sub(p.reachSince), p.ready.Load()
+	since := now.Sub(p.reachSince)
+	if !ready { // a node that has just begun another life may end the readiness of before
+		since = min(since, now.Sub(p.unreadySince))
+	}
 	if ready && is == severed && since >= severedFor || !ready && is == fully && since >= toldWithin {
 		p.lied = true
 		w.problem("%s says ready: %t, and for %v every expert was within reach: %t", p.id, ready,

@@ -1,9 +1,12 @@
 package sim
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"drover/placement"
 )
 
 // TestRules breaks each rule of S1 on purpose and wants the problem to be found.
@@ -50,3 +53,31 @@ func TestRules(t *testing.T) {
 
 // hold keeps a node out of reach for longer than anybody waits.
 func hold(target int) Fault { return Fault{Point: HoleBoth, Target: target, For: 40 * time.Second} }
+
+// TestSteady has plans go to and fro, or change all the time.
+func TestSteady(t *testing.T) {
+	plan := func(revision uint64, node string) *placement.Plan {
+		return &placement.Plan{Revision: revision, Layers: []int{1}, Experts: 1,
+			NodeIDs: []string{node}, Replicas: [][][]uint16{{{0}}}}
+	}
+	for name, tc := range map[string]struct {
+		node func(i int) string
+		good int // changes without a problem, with one fault
+	}{
+		"to and fro":   {func(i int) string { return fmt.Sprint(i % 2) }, 6},
+		"always other": {func(i int) string { return fmt.Sprint(i) }, 7},
+	} {
+		w := &world{scenario: Scenario{Faults: make([]Fault, 1)}}
+		o := observer{world: w}
+		for i := range tc.good + 1 {
+			if len(w.problems) > 0 {
+				t.Errorf("%s: %q after %d changes", name, w.problems, i)
+			}
+			o.steady(plan(uint64(2*i+1), tc.node(i)))
+			o.steady(plan(uint64(2*i+2), tc.node(i))) // the same again is no change
+		}
+		if len(w.problems) == 0 {
+			t.Errorf("%s: no problem after %d changes", name, tc.good+1)
+		}
+	}
+}

@@ -12,6 +12,7 @@
 //   - plans are committed by the elected planner only, with rising revisions; at the store's
 //     revision of the commit each expert has a registered node that says it is ready, or had
 //     none by the plan before; no node has more than it has room for;
+//   - plans do not go to and fro: their changes are few for the number of faults;
 //   - no node says that it has loaded what it does not hold, and no coordinator says that it
 //     is ready while an expert is out of reach;
 //   - at most a minute after the last fault all is well again: every node that is there is
