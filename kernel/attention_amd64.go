@@ -53,11 +53,14 @@ func (p *kvProduct) multiply(f func(p *kvProduct)) { f(p) }
 // nearBytes is how much of the first cache keys and values may take.
 const nearBytes = 32 << 10
 
-// together is how many blocks few rows go through together at most. Bfloat16 is bound by
-// reading, and best when the values that keys' products fetch stay in the first cache. 8 bits
-// are bound by arithmetic, which does better in long calls; float32 is too large.
-func (l *KVLayout) together() int {
-	if level < avx512 || l.Precision != PrecisionBF16 {
+// together is how many blocks so many rows go through together at most. Bfloat16 is bound by
+// reading, and best when the values that keys' products fetch stay in the first cache; float32 when
+// it is read as it lies. 8 bits are bound by arithmetic, which does better in long calls.
+func (l *KVLayout) together(rows int) int {
+	switch {
+	case level < avx512 || l.Precision == PrecisionInt8:
+		return stepBlocks
+	case l.Precision == PrecisionExact && rows > maxProductRows:
 		return stepBlocks
 	}
 	bytes := blockTokens * (l.HeadDim + l.dims()) * l.elementBytes()
@@ -66,7 +69,7 @@ func (l *KVLayout) together() int {
 
 // loadVector prepares products with the tiles that have been loaded.
 func (s *attentionScratch) loadVector(l *KVLayout) {
-	k, one := l.kernels()
+	k, one := l.kernels(stepRows)
 	if k == nil {
 		return
 	}
@@ -102,7 +105,7 @@ func (s *attentionScratch) scalesVector(l *KVLayout) bool {
 
 // keysVector is keysGo by vector instructions; false means that there are none.
 func (s *attentionScratch) keysVector(l *KVLayout, q []float32, at rowsAt) bool {
-	k, one := l.kernels()
+	k, one := l.kernels(at.n)
 	if k == nil {
 		return false
 	}
@@ -127,7 +130,7 @@ func (s *attentionScratch) keysVector(l *KVLayout, q []float32, at rowsAt) bool 
 
 // valuesVector is valuesGo by vector instructions; false means that there are none.
 func (s *attentionScratch) valuesVector(l *KVLayout, y []float32, v valuesAt) bool {
-	k, tail := l.kernels()
+	k, tail := l.kernels(s.softmax.rows)
 	if k == nil {
 		return false
 	}

@@ -48,12 +48,15 @@ func BenchmarkAttention(b *testing.B) {
 	}
 	defer runtime.KeepAlive(buffer)
 	r := rand.New(rand.NewPCG(1, 2))
-	for _, p := range []kernel.Precision{kernel.PrecisionBF16, kernel.PrecisionInt8} {
+	for p := kernel.PrecisionExact; p <= kernel.PrecisionInt8; p++ {
 		a := kernel.Attention{Heads: heads, KV: kernel.KVLayout{Heads: kvHeads, HeadDim: dim, Precision: p},
 			Scale: 0.088}
 		fillTiles(r, a.KV, buffer.Bytes())
 		for _, rows := range []int{1, 64} {
-			for _, tokens := range []int{512, 8192, 65536} {
+			for _, tokens := range []int{512, 8192, 32768, 65536} {
+				if tokens/kernel.KVTokens*a.KV.TileBytes() > contextBytes {
+					continue
+				}
 				b.Run(fmt.Sprintf("%v/rows=%d/context=%d", p, rows, tokens), func(b *testing.B) {
 					measure(b, machine, &a, buffer.Bytes(), rows, tokens)
 				})

@@ -188,7 +188,8 @@ func (r *AttentionRun) attendHead(s *attentionScratch, t softmaxState, p *attent
 // blocks is the number of blocks from position at on that a piece's rows go through
 // together. Several queries see all of such blocks, unless it is one.
 func (r *AttentionRun) blocks(p *attentionPiece, at, end int) int {
-	n := min(r.a.KV.together(), max(stepRows/(p.n*r.group()), 1), (end-at+blockTokens-1)/blockTokens)
+	rows := p.n * r.group()
+	n := min(r.a.KV.together(rows), max(stepRows/rows, 1), (end-at+blockTokens-1)/blockTokens)
 	if p.n > 1 {
 		n = min(n, max((p.pos+1-at)/blockTokens, 1))
 	}

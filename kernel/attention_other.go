@@ -10,7 +10,7 @@ func finishScores(b *softmaxBlocks) { scoresGo(b) }
 
 func exponentials(b *softmaxBlocks) { exponentialsGo(b) }
 
-func (l *KVLayout) together() int { return stepBlocks }
+func (l *KVLayout) together(int) int { return stepBlocks }
 
 func (s *attentionScratch) loadVector(*KVLayout) {}
 

@@ -45,6 +45,20 @@ var (
 			tiles: 4, elements: 64,
 		},
 	}
+	// kvFewAVX512 is for float32 and rows that one call takes.
+	kvFewAVX512 = [...]kvKernels{
+		{
+			keys: [maxProductRows]func(p *kvProduct){
+				keysFewF32r1AVX512, keysFewF32r2AVX512, keysFewF32r3AVX512,
+				keysFewF32r4AVX512, keysFewF32r5AVX512, keysFewF32r6AVX512,
+			},
+			values: [maxProductRows]func(p *kvProduct){
+				valuesFewF32r1AVX512, valuesFewF32r2AVX512, valuesFewF32r3AVX512,
+				valuesFewF32r4AVX512, valuesFewF32r5AVX512, valuesFewF32r6AVX512,
+			},
+			tiles: 4, elements: 64,
+		},
+	}
 	kvAVX2 = [...]kvKernels{
 		{
 			keys: [maxProductRows]func(p *kvProduct){
@@ -82,15 +96,17 @@ var (
 	}
 )
 
-// kernels returns the products of a layout, and those for the last of a value's elements,
-// if they are too few; nil where only plain Go can multiply.
-func (l *KVLayout) kernels() (k, tail *kvKernels) {
+// kernels returns the products of so many rows in a layout, and those for the last of a value's
+// elements, if they are too few; nil where only plain Go can multiply.
+func (l *KVLayout) kernels(rows int) (k, tail *kvKernels) {
 	i := l.Precision - PrecisionExact
 	switch {
 	case level < avx2:
 		return nil, nil
 	case level < avx512:
 		return &kvAVX2[i], &kvAVX2[i]
+	case l.Precision == PrecisionExact && rows <= maxProductRows:
+		return &kvFewAVX512[0], &kvAVX2[i]
 	}
 	return &kvAVX512[i], &kvAVX2[i]
 }
@@ -130,6 +146,42 @@ func valuesF32r5AVX512(p *kvProduct)
 
 //go:noescape
 func valuesF32r6AVX512(p *kvProduct)
+
+//go:noescape
+func keysFewF32r1AVX512(p *kvProduct)
+
+//go:noescape
+func keysFewF32r2AVX512(p *kvProduct)
+
+//go:noescape
+func keysFewF32r3AVX512(p *kvProduct)
+
+//go:noescape
+func keysFewF32r4AVX512(p *kvProduct)
+
+//go:noescape
+func keysFewF32r5AVX512(p *kvProduct)
+
+//go:noescape
+func keysFewF32r6AVX512(p *kvProduct)
+
+//go:noescape
+func valuesFewF32r1AVX512(p *kvProduct)
+
+//go:noescape
+func valuesFewF32r2AVX512(p *kvProduct)
+
+//go:noescape
+func valuesFewF32r3AVX512(p *kvProduct)
+
+//go:noescape
+func valuesFewF32r4AVX512(p *kvProduct)
+
+//go:noescape
+func valuesFewF32r5AVX512(p *kvProduct)
+
+//go:noescape
+func valuesFewF32r6AVX512(p *kvProduct)
 
 //go:noescape
 func keysBF16r1AVX512(p *kvProduct)

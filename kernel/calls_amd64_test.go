@@ -128,7 +128,7 @@ func (c *recorder) checkShape(t *testing.T, n, k int, f Format) {
 // recordAttention replaces the products with keys and values of all instruction sets.
 func recordAttention(t *testing.T) *recorder {
 	c := &recorder{}
-	for _, table := range [][]kvKernels{kvAVX512[:], kvAVX2[:]} {
+	for _, table := range [][]kvKernels{kvAVX512[:], kvFewAVX512[:], kvAVX2[:]} {
 		kept := append([]kvKernels{}, table...)
 		t.Cleanup(func() { copy(table, kept) })
 		for i, of := range kept {
