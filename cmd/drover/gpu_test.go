@@ -55,6 +55,8 @@ func TestNodeRefusesGPU(t *testing.T) {
 			"sm_80 or newer"}, true},
 		"damaged kernels": {"STANDIN=damaged", nil, []string{"open GPU 0: load kernels",
 			"CUDA_ERROR_INVALID_IMAGE"}, true},
+		"computes wrongly": {"STANDIN_WRONG= mul_f32 ", nil, []string{"open GPU 0: self-test",
+			"this GPU computes wrongly: kernel mul_f32: row 0", "use another GPU, or cpu"}, true},
 		"no room for an expert": {"STANDIN_MEMORY=100000000", nil, []string{"the GPU has",
 			"an expert takes", "use another one, or end what else is on it"}, true},
 		"no room for so many": {"STANDIN_MEMORY=300000000", []string{"--capacity", "200000000"},
@@ -101,7 +103,8 @@ func TestNodeEndsWithoutGPU(t *testing.T) {
 			"--short-lease")
 	}
 	lost := func(name, error string) *process {
-		return onGPU(name, "STANDIN_LOST=40", "STANDIN_ERROR="+error)
+		// The self-test has 20 kernels of them.
+		return onGPU(name, "STANDIN_LOST=60", "STANDIN_ERROR="+error)
 	}
 	node := lost("illegal", "700")
 	_, endpoint := r.coordinator(t, place{dir: t.TempDir()}, "--grpc", "127.0.0.1:0", "--device",

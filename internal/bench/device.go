@@ -34,7 +34,9 @@ type DeviceReport struct {
 	Kind   string `json:"kind"`
 	Driver string `json:"driver,omitempty"`
 	CUDA   string `json:"cuda"`
-	Small  bool   `json:"small,omitempty"`
+	// Distrusted names the kernels that the GPU does without, since they computed wrongly.
+	Distrusted []string `json:"distrusted,omitempty"`
+	Small      bool     `json:"small,omitempty"`
 	// Limits are in billions a second: bytes, or operations.
 	Limits  []DeviceLimit  `json:"limits"`
 	Results []DeviceResult `json:"results"`
@@ -129,6 +131,7 @@ func Device(ctx context.Context, opts DeviceOptions) (DeviceReport, error) {
 		return rep, err
 	}
 	defer d.Close()
+	rep.Distrusted = d.Distrusted()
 	rep.Driver, rep.CUDA, rep.Device, rep.Kind = list.Driver, list.CUDA, list.GPUs[opts.GPU], opts.Kind
 	b := &deviceBench{opts: opts, device: d, deadline: time.Now().Add(opts.Within),
 		rates: map[cuda.Limit][]float64{}, rep: &rep}

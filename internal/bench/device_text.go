@@ -13,6 +13,9 @@ func (r DeviceReport) Text() string {
 	if r.Small {
 		b.WriteString("small shapes: these rates tell nothing of the GPU\n")
 	}
+	if len(r.Distrusted) > 0 {
+		fmt.Fprintf(&b, "computed wrongly, and not used: %s\n", strings.Join(r.Distrusted, ", "))
+	}
 	for _, l := range r.Limits {
 		unit := "GFLOP/s"
 		switch l.Limit {

@@ -86,7 +86,7 @@ func (l *lines) String() string {
 // why and ends, the other one takes its experts, and the answers go on, with the bytes that
 // a CPU alone gives.
 func TestNodeLosesGPU(t *testing.T) {
-	if !standin.Run(t, "STANDIN_LOST=60") {
+	if !standin.Run(t, "STANDIN_LOST=80") { // of which 20 are in the self-test
 		return
 	}
 	const mode, tokens, rounds = kernel.BF16, 12, 4
@@ -155,5 +155,39 @@ func TestNodeLosesGPU(t *testing.T) {
 		if !strings.Contains(said.String(), want) {
 			t.Errorf("the log has no %q:\n%s", want, said)
 		}
+	}
+}
+
+// TestGPUDistrusted opens a GPU whose tensor cores multiply integers wrongly, which the log is
+// told, and answers have a CPU's bytes; and one that nothing can be done without, which is
+// refused by name.
+func TestGPUDistrusted(t *testing.T) {
+	if !standin.Run(t, "STANDIN_WRONG= mul_narrow_int8 mul_tensor_bf16 ") {
+		return
+	}
+	said := &lines{}
+	log := slog.New(slog.NewTextHandler(said, nil))
+	_, done, err := OpenDevice(Compute{Device: "cuda-tensor:0"}, kernel.BF16, log)
+	if done(); err == nil || !strings.Contains(err.Error(), "kernel mul_tensor_bf16: row 0") ||
+		!strings.Contains(err.Error(), "use cuda:0") || said.String() != "" {
+		t.Errorf("cuda-tensor: %v, and said %q", err, said)
+	}
+	var answers [2]string
+	for i, device := range []string{"cpu", "cuda:0"} {
+		conn, stop, err := InProcess(t.Context(), demo, InProcessOptions{Mode: kernel.Int8,
+			Compute: Compute{Device: device}, Engine: coordinator.Options{KVBytes: 32 << 20},
+			Weights: Weights{Log: log}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		answers[i] = askLong(t, droverv1.NewCoordinatorServiceClient(conn), 12)
+		stop()
+	}
+	if answers[0] != answers[1] {
+		t.Errorf("a CPU answers %s, the GPU %s", answers[0], answers[1])
+	}
+	if !strings.Contains(said.String(), "level=WARN") ||
+		!strings.Contains(said.String(), "kernels=mul_narrow_int8\n") {
+		t.Errorf("the log says %q", said)
 	}
 }

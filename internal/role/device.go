@@ -132,6 +132,10 @@ func (s *stack) device(c Compute, m kernel.Mode, log *slog.Logger) (kernel.Devic
 		return nil, err
 	}
 	s.push(func() { _ = d.Close() }) // nothing is written; there is nothing to lose
+	if wrong := d.Distrusted(); len(wrong) > 0 && log != nil {
+		log.Warn("the GPU computed wrongly when it was tested: other kernels with the same bytes do "+
+			"that work, more slowly", "gpu", gpu.Index, "kernels", strings.Join(wrong, ","))
+	}
 	return d, nil
 }
 

@@ -22,6 +22,10 @@ import (
 var ErrNotBuilt = errors.New("this drover was built without CUDA: build it for Linux " +
 	"with -tags cuda to use NVIDIA GPUs")
 
+// ErrWrong means that a GPU, or its compiled kernels, computed something else than they must
+// when it was opened.
+var ErrWrong = errors.New("this GPU computes wrongly")
+
 // Kind begins the names of the kernel classes of GPUs. By K3 they give a CPU's bytes, but
 // a class of its own keeps models on one of the two until that was seen on each GPU.
 const Kind = "cuda"
@@ -37,6 +41,9 @@ type Accelerator interface {
 	kernel.Device
 	// MemoryInfo is how much of the device's memory is free, and how much there is.
 	MemoryInfo() (free, total int64, err error)
+	// Distrusted names the kernels that computed wrongly when the device was opened. It does
+	// without them, by slower ones with the same bytes.
+	Distrusted() []string
 	// Lost is closed when the device is of no more use; Err tells why.
 	Lost() <-chan struct{}
 	// Err is why the device is of no more use, or nil.

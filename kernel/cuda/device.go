@@ -22,7 +22,11 @@ type Device struct {
 	c       *Context
 	module  *Module
 	kernels [kernelCount]*Kernel
-	list    nodeList // of the launch that is made
+	// products are the kernels of products, by format; distrusted are those that the self-test
+	// found wrong, and are none of them.
+	products   map[kernel.Format][]panelKernel
+	distrusted []string
+	list       nodeList // of the launch that is made
 
 	memory *pool[*Memory]
 	pinned *pool[*Host]
@@ -47,7 +51,8 @@ type Device struct {
 var _ Accelerator = (*Device)(nil)
 
 // OpenDevice opens a GPU by its number in List, with all kernels, to compute as Kind or as
-// TensorKind. It is to be closed, after everything that computes with it.
+// TensorKind, and has it multiply something whose result is known. It is to be closed, after
+// everything that computes with it.
 func OpenDevice(kind string, index int) (Accelerator, error) {
 	if kind != Kind && kind != TensorKind {
 		return nil, fmt.Errorf("open GPU %d: no devices are of the kind %q", index, kind)
@@ -56,11 +61,17 @@ func OpenDevice(kind string, index int) (Accelerator, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{index: index, kind: kind, c: c, lost: make(chan struct{})}
+	d := &Device{index: index, kind: kind, c: c, products: productsOf(kind),
+		lost: make(chan struct{})}
 	d.streams.now = 1
 	d.memory = newPool(c.allocate, (*Memory).Free)
 	d.pinned = newPool(c.AllocateHost, (*Host).Free)
-	if err := d.load(); err != nil {
+	if err = d.load(); err == nil {
+		if err = d.selfTest(); err != nil {
+			err = fmt.Errorf("self-test: %w", err)
+		}
+	}
+	if err != nil {
 		_ = d.Close() // the first error says more
 		return nil, fmt.Errorf("open GPU %d: %w", index, err)
 	}
@@ -104,6 +115,9 @@ func (d *Device) Close() error {
 
 // Class names the kernel class of a mode.
 func (d *Device) Class(m kernel.Mode) string { return kernel.ClassOn(d.kind, m) }
+
+// Distrusted names the kernels that computed wrongly when the device was opened.
+func (d *Device) Distrusted() []string { return d.distrusted }
 
 // MemoryInfo is how much of the device's memory is free, and how much there is.
 func (d *Device) MemoryInfo() (free, total int64, err error) { return d.c.MemoryInfo() }

@@ -70,13 +70,12 @@ func TestDeviceMemory(t *testing.T) {
 
 // TestDeviceLost loses the device while it computes: the error is kept, and nothing waits.
 func TestDeviceLost(t *testing.T) {
-	if !with(t, "STANDIN_LOST", "3") {
-		return
-	}
+	needStandIn(t)
 	a, err := OpenDevice(Kind, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	lose(t, 3)
 	r, err := a.Allocate(2, 3)
 	if err != nil {
 		t.Fatal(err)

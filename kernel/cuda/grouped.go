@@ -4,6 +4,7 @@ package cuda
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 
@@ -63,22 +64,36 @@ func multiplied(f kernel.Format) error {
 	return nil
 }
 
+// plainKernels are those of a single product of many rows, for formats that have one.
+var plainKernels = map[kernel.Format]kernelID{kernel.WeightsF32: mulF32,
+	kernel.WeightsBF16: mulBF16, kernel.WeightsFP8: mulFP8}
+
+// plainGrid is the grid of one of them.
+func plainGrid(rows, outputs int) Grid {
+	return Grid{uint32((outputs + mulOutputs - 1) / mulOutputs),
+		uint32((rows + mulRows - 1) / mulRows), mulOutputs}
+}
+
+// panelsOnly reports whether all products with weights of a format are of panels.
+func (d *Device) panelsOnly(f kernel.Format) bool { return f.Integer() || d.splits(f) }
+
 // tensorBF16Kernels are those of bfloat16 on devices of TensorKind: the bytes of both are alike,
 // and differ from all others.
 var tensorBF16Kernels = []panelKernel{{mulNarrowBF16, 16, 32, 32, fewRows},
 	{mulTensorBF16, 128, 128, 256, math.MaxInt}}
 
-// panelKernels are those of a format on this device.
-func (d *Device) panelKernels(f kernel.Format) []panelKernel {
-	if d.splits(f) {
-		return tensorBF16Kernels
+// productsOf are the kernels of a kind of devices, by format.
+func productsOf(kind string) map[kernel.Format][]panelKernel {
+	all := maps.Clone(panelKernels)
+	if kind == TensorKind {
+		all[kernel.WeightsBF16] = tensorBF16Kernels
 	}
-	return panelKernels[f]
+	return all
 }
 
 // panelKernelOf returns the kernel for some rows and so many matrices.
 func (d *Device) panelKernelOf(f kernel.Format, rows, matrices int) *panelKernel {
-	all, average := d.panelKernels(f), (rows+matrices-1)/matrices
+	all, average := d.products[f], (rows+matrices-1)/matrices
 	i := slices.IndexFunc(all, func(k panelKernel) bool { return average <= k.upTo })
 	return &all[i]
 }

@@ -92,8 +92,12 @@ const elementThreads = 128
 
 // elements launches a kernel whose threads have one of n elements each.
 func (d *Device) elements(k kernelID, n int, arguments ...uint64) {
-	d.launch(k, Grid{uint32((n + elementThreads - 1) / elementThreads), 1, elementThreads},
-		arguments...)
+	d.launch(k, elementGrid(n), arguments...)
+}
+
+// elementGrid is the grid of such a kernel.
+func elementGrid(n int) Grid {
+	return Grid{uint32((n + elementThreads - 1) / elementThreads), 1, elementThreads}
 }
 
 // scratchID numbers the uses of scratch memory.

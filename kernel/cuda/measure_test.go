@@ -40,14 +40,13 @@ func TestTime(t *testing.T) {
 
 // TestMeasureLost has the device tell that it is lost.
 func TestMeasureLost(t *testing.T) {
-	if !with(t, "STANDIN", "lost") {
-		return
-	}
+	needStandIn(t)
 	a, err := OpenDevice(Kind, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer a.Close()
+	lose(t, 0)
 	if _, err := a.Measure(LimitFMA, true); !errors.Is(err, kernel.ErrLost) || a.Err() == nil {
 		t.Errorf("Measure of a lost device: %v, Err() = %v", err, a.Err())
 	}

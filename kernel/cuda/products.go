@@ -38,6 +38,11 @@ func (d *Device) splits(f kernel.Format) bool {
 	return d.kind == TensorKind && f == kernel.WeightsBF16
 }
 
+// splitWords is how many words of two numbers rows in halves have, of each half.
+func splitWords(rows, inputs int) int {
+	return rows * ((inputs + halvesInputs - 1) / halvesInputs) * (halvesInputs / 2)
+}
+
 // operand queues what makes rows ready for products with weights of a format, in scratch memory,
 // which the next rows take.
 func (d *Device) operand(f kernel.Format, x uint64, rows, inputs int) operand {
@@ -47,7 +52,7 @@ func (d *Device) operand(f kernel.Format, x uint64, rows, inputs int) operand {
 		d.elements(quantiseRows, n, o.codes, o.scales, x, uint64(rows), uint64(inputs))
 		return o
 	case d.splits(f):
-		words := rows * ((inputs + halvesInputs - 1) / halvesInputs) * (halvesInputs / 2)
+		words := splitWords(rows, inputs)
 		o := operand{rows: d.room(scratchHalves, 2*4*words)}
 		d.elements(splitRows, words, o.rows, x, uint64(rows), uint64(inputs))
 		return o
@@ -58,24 +63,18 @@ func (d *Device) operand(f kernel.Format, x uint64, rows, inputs int) operand {
 // multiply queues y = x wᵀ.
 func (d *Device) multiply(w *weights, y uint64, o operand, rows int) {
 	d.hold(w)
-	if f := w.shape.Format; rows <= fewRows || f.Integer() || d.splits(f) {
+	f := w.shape.Format
+	if rows <= fewRows || d.panelsOnly(f) {
 		k := d.panelKernelOf(f, rows, 1)
 		d.panels = k.addPanels(d.panels[:0], w.memory.At(0), 0, rows)
 		d.multiplyPanels(k, w.shape, y, o)
 		return
 	}
-	plain, x, n, inputs := mulF32, o.rows, w.shape.N, w.shape.K
-	switch w.shape.Format {
-	case kernel.WeightsBF16:
-		plain = mulBF16
-	case kernel.WeightsFP8:
-		plain = mulFP8
-	}
+	x, n, inputs := o.rows, w.shape.N, w.shape.K
 	for rows > 0 {
 		now := min(rows, mostPanels*mulRows)
-		grid := Grid{uint32((n + mulOutputs - 1) / mulOutputs), uint32((now + mulRows - 1) / mulRows),
-			mulOutputs}
-		d.launch(plain, grid, y, x, w.memory.At(0), uint64(now), uint64(n), uint64(inputs))
+		d.launch(plainKernels[f], plainGrid(now, n), y, x, w.memory.At(0), uint64(now), uint64(n),
+			uint64(inputs))
 		y, x, rows = y+uint64(4*now*n), x+uint64(4*now*inputs), rows-now
 	}
 }

@@ -32,6 +32,18 @@ func count(t *testing.T, name string) int {
 	return int(*n)
 }
 
+// lose has the device be lost after so many kernels more.
+func lose(t *testing.T, after int) {
+	t.Helper()
+	l, err := load(cudaLibrary, []string{"standin_lose"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.call(0, uintptr(after)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // counted is how often each of some names is counted while f runs.
 func counted(t *testing.T, f func(), names ...string) []int {
 	t.Helper()

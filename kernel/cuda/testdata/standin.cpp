@@ -12,11 +12,14 @@
 // sm_75 (an older device), damaged (images are), reverse or shuffle (threads run in another
 // order, see threads.h), nographs (none can be made), nolaunch (none can be launched), early
 // (copies run as soon as their stream's earlier work lets them, kernels as late as can be),
-// random (streams go on at any moment). STANDIN_LOST, a number, lets so many kernels run before
-// they fail, with the error STANDIN_ERROR; STANDIN_MEMORY is the memory in bytes, STANDIN_CLAIM
-// what is told of it.
+// random (streams go on at any moment), leaky and coarse (what tensor cores make of bfloat16, see
+// threads.h). STANDIN_WRONG names kernels, with spaces around them, that change the lowest bit of
+// their first result. STANDIN_LOST, a number, lets so many kernels run before they fail, those of
+// a device's self-test among them, with the error STANDIN_ERROR; STANDIN_MEMORY is the memory in
+// bytes, STANDIN_CLAIM what is told of it.
 //
-// standin_count tells how often a function was called, or a kernel queued.
+// standin_count tells how often a function was called, or a kernel queued; standin_lose is
+// STANDIN_LOST from now on.
 
 #include <chrono>
 #include <cstdint>
@@ -44,6 +47,11 @@
 #include "../src/rows.cu"
 
 thread_local Index blockIdx, threadIdx, blockDim, gridDim;
+
+static bool told(const char *word) {
+  const char *s = std::getenv("STANDIN");
+  return s && std::string(s).find(word) != std::string::npos;
+}
 
 #include "threads.h"
 
@@ -120,19 +128,14 @@ struct Stream {
 };
 std::set<Stream *> streams;
 std::map<std::string, size_t> counts;
-size_t used = 0, launched = 0;
+size_t used = 0, launched = 0, last_kernel = SIZE_MAX;
 int broken = OK, contexts = 0;
 thread_local void *current = nullptr;
 int context_object, module_object;
 
-bool told(const char *word) {
-  const char *s = std::getenv("STANDIN");
-  return s && std::string(s).find(word) != std::string::npos;
-}
-
 bool is_lost() {
   const char *after = std::getenv("STANDIN_LOST");
-  return told("lost") || (after && launched >= (size_t)std::atol(after));
+  return told("lost") || launched >= last_kernel || (after && launched >= (size_t)std::atol(after));
 }
 
 int lost_error() {
@@ -175,6 +178,13 @@ API(standin_count, const char *name, size_t *n) {
   return OK;
 }
 
+// How many more kernels run before the device is lost.
+API(standin_lose, size_t after) {
+  std::lock_guard<std::mutex> hold(guard);
+  last_kernel = launched + after;
+  return OK;
+}
+
 API(cuInit, unsigned) { return told("none") ? NO_DEVICE : OK; }
 API(cuDriverGetVersion, int *v) { *v = told("old") ? 11080 : 12090; return OK; }
 API(cuDeviceGetCount, int *n) { *n = 2; return OK; }
@@ -200,7 +210,7 @@ API(cuDevicePrimaryCtxRetain, void **c, int) {
 }
 API(cuDevicePrimaryCtxRelease_v2, int) {
   std::lock_guard<std::mutex> hold(guard);
-  if (--contexts == 0) broken = OK;
+  if (--contexts == 0) broken = OK, last_kernel = SIZE_MAX;
   return OK;
 }
 API(cuCtxSetCurrent, void *c) { current = c; return c == &context_object ? OK : INVALID; }
@@ -396,6 +406,9 @@ struct Launch {
     const Order order = told("reverse") ? REVERSE : told("shuffle") ? SHUFFLE : FORWARD;
     const bool whole =
         run_grid(gx, gy, threads, kernel->waits, order, [&] { kernel->run(a.data()); });
+    const char *wrong = std::getenv("STANDIN_WRONG");
+    if (wrong && std::string(wrong).find(' ' + kernel->name + ' ') != std::string::npos)
+      *reinterpret_cast<unsigned *>(values[0]) ^= 1;
     return whole ? OK : LAUNCH_FAILED;
   }
 };

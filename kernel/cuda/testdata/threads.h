@@ -93,8 +93,10 @@ void multiply_int8(const Thread *warp) {
 }
 
 // The order is a choice of this stand-in: ascending, in float64, rounded once. GPUs do it
-// otherwise, and round otherwise, too.
+// otherwise, and round otherwise, too. Of sums that are no whole numbers the stand-in spoils some
+// if it is told to: leaky ones depend on the column beside them, coarse ones lose a bit in 256.
 void multiply_bf16(const Thread *warp) {
+  const bool leaky = told("leaky"), coarse = told("coarse");
   float a[16][16], b[16][8];
   for (int t = 0; t < 32; t++)
     for (int j = 0; j < 2; j++) {
@@ -112,6 +114,11 @@ void multiply_bf16(const Thread *warp) {
       for (int k = 0; k < 16; k++)
         sum += (double)a[t / 4 + i / 2 * 8][k] * b[k][t % 4 * 2 + i % 2];
       c = (float)sum;
+      if (c == std::trunc(c)) continue;
+      const int beside = (t % 4 * 2 + i % 2 + 1) % 8;
+      if (leaky && __float_as_uint(b[0][beside]) & 0x10000u)
+        c = __uint_as_float(__float_as_uint(c) ^ 1);
+      if (coarse) c *= 1 + 0x1p-8f;
     }
 }
 
