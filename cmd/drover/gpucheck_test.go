@@ -100,7 +100,7 @@ func TestGPUCheck(t *testing.T) {
 					Differs        *float64
 				}
 			}
-			if err := json.Unmarshal(part, &v); err != nil || len(v.Limits) != 5 || len(v.Results) != 13 {
+			if err := json.Unmarshal(part, &v); err != nil || len(v.Limits) != 5 || len(v.Results) != 16 {
 				return fmt.Errorf("%+v, %w", v, err)
 			}
 			for _, r := range v.Results {
@@ -119,11 +119,11 @@ func TestGPUCheck(t *testing.T) {
 					Differs float64
 				}
 			}
-			if err := json.Unmarshal(part, &v); err != nil || v.Kind != "cuda-tensor" || len(v.Results) != 3 {
+			if err := json.Unmarshal(part, &v); err != nil || v.Kind != "cuda-tensor" || len(v.Results) != 6 {
 				return fmt.Errorf("%+v, %w", v, err)
 			}
-			for _, r := range v.Results {
-				if r.Mode != "bf16" || r.Differs <= 0 || r.Differs > 1e-3 {
+			for i, r := range v.Results {
+				if r.Mode != []string{"bf16", "fp8"}[i/3] || r.Differs <= 0 || r.Differs > 1e-3 {
 					return fmt.Errorf("a result is %+v", r)
 				}
 			}

@@ -24,7 +24,7 @@ func threadsFlag(c *cobra.Command, threads *int, when string) {
 func computeFlags(c *cobra.Command, to *role.Compute, when string) {
 	threadsFlag(c, &to.Threads, when)
 	c.Flags().StringVar(&to.Device, "device", role.UsualDevice(), when+"what computes: cpu; cuda:N, "+
-		"a GPU of drover devices; cuda-tensor:N, a GPU that multiplies bfloat16 on tensor cores, with "+
+		"a GPU of drover devices; cuda-tensor:N, a GPU that multiplies floats on tensor cores, with "+
 		"bytes of its own; or auto, the first GPU, and the CPU if there is none that works")
 }
 

@@ -326,10 +326,12 @@ func devicePlan(kind string, small bool) []deviceJob {
 		s, rows, context, sequences = expertShape{128, 256}, []int{1, 4, 512}, 256, []int{1, 2}
 	}
 	if kind == cuda.TensorKind {
-		return []deviceJob{deviceExpert(s, kernel.WeightsBF16, rows)}
+		return []deviceJob{deviceExpert(s, kernel.WeightsBF16, rows),
+			deviceExpert(s, kernel.WeightsFP8, rows)}
 	}
 	var plan []deviceJob
-	for _, f := range []kernel.Format{kernel.WeightsBF16, kernel.WeightsInt8, kernel.WeightsInt4} {
+	for _, f := range []kernel.Format{kernel.WeightsBF16, kernel.WeightsFP8, kernel.WeightsInt8,
+		kernel.WeightsInt4} {
 		plan = append(plan, deviceExpert(s, f, rows))
 	}
 	for _, f := range []kernel.Format{kernel.WeightsBF16, kernel.WeightsInt8} {

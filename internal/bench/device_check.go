@@ -92,7 +92,7 @@ func difference(got, want tensor.Rows) float64 {
 
 // allowedDifference is how far a device's results may be from a CPU's.
 func allowedDifference(kind string, f kernel.Format) float64 {
-	if kind == cuda.TensorKind && f == kernel.WeightsBF16 {
+	if kind == cuda.TensorKind && !f.Integer() {
 		return 1e-3
 	}
 	return 0

@@ -68,7 +68,8 @@ func TestExpertCheck(t *testing.T) {
 	}
 	if allowedDifference(cuda.Kind, kernel.WeightsBF16) != 0 ||
 		allowedDifference(cuda.TensorKind, kernel.WeightsInt8) != 0 ||
-		allowedDifference(cuda.TensorKind, kernel.WeightsBF16) == 0 {
+		allowedDifference(cuda.TensorKind, kernel.WeightsBF16) == 0 ||
+		allowedDifference(cuda.TensorKind, kernel.WeightsFP8) == 0 {
 		t.Error("a difference is allowed where bytes are a CPU's, or is not where they are others")
 	}
 }

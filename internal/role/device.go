@@ -47,8 +47,8 @@ type GPU struct {
 }
 
 // ParseDevice reads the name of a device: cpu; cuda:N, or cuda for cuda:0, a GPU as CUDA
-// numbers it; cuda-tensor:N, the same with products of bfloat16 on tensor cores; or auto, the
-// first GPU if there is one that works.
+// numbers it; cuda-tensor:N, the same with products of bfloat16 and e4m3 on tensor cores; or auto,
+// the first GPU if there is one that works.
 func ParseDevice(name string) (GPU, error) {
 	switch name {
 	case "", deviceCPU, deviceAuto:

@@ -77,8 +77,7 @@ func TestVerifyOnGPUTensorCores(t *testing.T) {
 	if !standin.Run(t) {
 		return
 	}
-	onTensorCores := openOn("cuda-tensor:0")
-	opts := verify.Options{Mode: "bf16", Open: onTensorCores, Report: func(r verify.Result) {
+	opts := verify.Options{Mode: "bf16", Open: openOn("cuda-tensor:0"), Report: func(r verify.Result) {
 		if r.Status == verify.Failed {
 			t.Errorf("%s: %s", r.Name, r.Detail)
 		}
@@ -88,7 +87,14 @@ func TestVerifyOnGPUTensorCores(t *testing.T) {
 	if err != nil || sum.Passed < 7 {
 		t.Errorf("fixtures: %+v, %v", sum, err)
 	}
-	client, stop, err := onTensorCores(t.Context(), demo, kernel.BF16)
+	for _, mode := range []kernel.Mode{kernel.BF16, kernel.FP8} {
+		askTogether(t, mode)
+	}
+}
+
+// askTogether compares answers on tensor cores of prompts that are asked alone and together.
+func askTogether(t *testing.T, mode kernel.Mode) {
+	client, stop, err := openOn("cuda-tensor:0")(t.Context(), demo, mode)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +108,7 @@ func TestVerifyOnGPUTensorCores(t *testing.T) {
 	for i, n := range prompts {
 		go func() {
 			if got := askLong(t, client, n); got != alone[i] {
-				t.Errorf("a prompt of %d tokens: %v with others, %v alone", n, got, alone[i])
+				t.Errorf("%v, a prompt of %d tokens: %v with others, %v alone", mode, n, got, alone[i])
 			}
 			together <- struct{}{}
 		}()

@@ -8,7 +8,7 @@
 // thread, which sums it as plain Go in package kernel does, one chain of fused
 // multiply-adds over ascending inputs. So its bytes depend neither on the rows beside
 // it (K1) nor on the device, and are those of a CPU. Only the bits of a NaN may differ.
-// Products of bfloat16 on tensor cores are the exception: see TensorKind.
+// Products of floats on tensor cores are the exception: see TensorKind.
 package cuda
 
 import (
@@ -30,10 +30,10 @@ var ErrWrong = errors.New("this GPU computes wrongly")
 // a class of its own keeps models on one of the two until that was seen on each GPU.
 const Kind = "cuda"
 
-// TensorKind is that of GPUs that multiply weights of bfloat16 on tensor cores. Rows become sums of
-// two bfloat16 first, and the order of a sum is the hardware's, so K3 does not hold for these
-// products; K1 does, since a row's sums are the same in all of their kernels. All else is as
-// of Kind.
+// TensorKind is that of GPUs that multiply weights of bfloat16 and e4m3 on tensor cores. Rows
+// become sums of two bfloat16 first, and the order of a sum is the hardware's, so K3 does not hold
+// for these products; K1 does, since a row's sums are the same in all of their kernels. All else is
+// as of Kind.
 const TensorKind = "cuda-tensor"
 
 // Accelerator is a GPU that computes, until Close.

@@ -32,7 +32,7 @@ const (
 //	mul_few_F, mul_grouped_F(y, x, panels, outputs, inputs)             F is f32, bf16 or fp8
 //	mul_few_F, mul_narrow_F, mul_tensor_F, mul_wide_int8(y, codes, scales, panels, outputs,
 //	  inputs)                                                           F is int8 or int4
-//	mul_narrow_bf16, mul_tensor_bf16(y, halves, panels, outputs, inputs)
+//	mul_narrow_F, mul_tensor_F(y, halves, panels, outputs, inputs)      F is bf16 or fp8
 //
 // A block of threads has a panel of up to rows rows, and so many outputs.
 type panelKernel struct {
@@ -77,16 +77,20 @@ func plainGrid(rows, outputs int) Grid {
 // panelsOnly reports whether all products with weights of a format are of panels.
 func (d *Device) panelsOnly(f kernel.Format) bool { return f.Integer() || d.splits(f) }
 
-// tensorBF16Kernels are those of bfloat16 on devices of TensorKind: the bytes of both are alike,
-// and differ from all others.
-var tensorBF16Kernels = []panelKernel{{mulNarrowBF16, 16, 32, 32, fewRows},
-	{mulTensorBF16, 128, 128, 256, math.MaxInt}}
+// tensorKernels are those of floats on devices of TensorKind: the bytes of both of a format are
+// alike, and differ from all others.
+var tensorKernels = map[kernel.Format][]panelKernel{
+	kernel.WeightsBF16: {{mulNarrowBF16, 16, 32, 32, fewRows},
+		{mulTensorBF16, 128, 128, 256, math.MaxInt}},
+	kernel.WeightsFP8: {{mulNarrowFP8, 16, 32, 32, fewRows},
+		{mulTensorFP8, 128, 128, 256, math.MaxInt}},
+}
 
 // productsOf are the kernels of a kind of devices, by format.
 func productsOf(kind string) map[kernel.Format][]panelKernel {
 	all := maps.Clone(panelKernels)
 	if kind == TensorKind {
-		all[kernel.WeightsBF16] = tensorBF16Kernels
+		maps.Copy(all, tensorKernels)
 	}
 	return all
 }

@@ -18,9 +18,11 @@ const (
 	mulGroupedBF16
 	mulGroupedFP8
 	mulNarrowBF16
+	mulNarrowFP8
 	mulNarrowInt8
 	mulNarrowInt4
 	mulTensorBF16
+	mulTensorFP8
 	mulTensorInt8
 	mulTensorInt4
 	mulWideInt8
@@ -59,9 +61,11 @@ var kernelNames = [kernelCount]string{
 	mulGroupedBF16: "mul_grouped_bf16",
 	mulGroupedFP8:  "mul_grouped_fp8",
 	mulNarrowBF16:  "mul_narrow_bf16",
+	mulNarrowFP8:   "mul_narrow_fp8",
 	mulNarrowInt8:  "mul_narrow_int8",
 	mulNarrowInt4:  "mul_narrow_int4",
 	mulTensorBF16:  "mul_tensor_bf16",
+	mulTensorFP8:   "mul_tensor_fp8",
 	mulTensorInt8:  "mul_tensor_int8",
 	mulTensorInt4:  "mul_tensor_int4",
 	mulWideInt8:    "mul_wide_int8",

@@ -27,8 +27,9 @@ const (
 // threads each, it holds as many as its shared memory does, seven at most.
 var allowances = map[string]int{"attend_f32": 80, "attend_bf16": 80, "attend_int8": 80,
 	"mul_few_f32": 144, "mul_few_bf16": 144, "mul_few_int8": 144, "mul_few_int4": 144, "mul_few_fp8": 144,
-	"mul_narrow_bf16": 128, "mul_narrow_int8": 128, "mul_narrow_int4": 128, "mul_tensor_bf16": 128,
-	"mul_wide_int8": 128, "mul_tensor_int8": 168, "mul_tensor_int4": 168}
+	"mul_narrow_bf16": 128, "mul_narrow_fp8": 128, "mul_narrow_int8": 128, "mul_narrow_int4": 128, "mul_tensor_bf16": 128,
+	"mul_tensor_fp8": 128,
+	"mul_wide_int8":  128, "mul_tensor_int8": 168, "mul_tensor_int4": 168}
 
 type manifest struct {
 	Source  string

@@ -35,7 +35,7 @@ func inputGroups(inputs int) int { return (inputs + groupInputs - 1) / groupInpu
 // splits reports whether rows are split into halves, two bfloat16 for each number, for products
 // with weights of a format.
 func (d *Device) splits(f kernel.Format) bool {
-	return d.kind == TensorKind && f == kernel.WeightsBF16
+	return d.kind == TensorKind && len(tensorKernels[f]) > 0
 }
 
 // splitWords is how many words of two numbers rows in halves have, of each half.
@@ -102,7 +102,7 @@ func (d *Device) Mul(x kernel.Rows, products []kernel.Product) {
 		return
 	}
 	in := d.at(x)
-	codes, rows := operand{}, operand{} // of integers, and of bfloat16
+	codes, rows := operand{}, operand{} // of integers, and of floats on tensor cores
 	for i := range products {
 		w := d.weightsOf(products[i].W)
 		o, f := &rows, w.shape.Format

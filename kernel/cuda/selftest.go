@@ -17,7 +17,7 @@ import (
 // kernels of products multiply fixed problems, and what comes out is compared:
 //
 //   - Whole numbers, so small that each product and each sum is one of float32, whatever the
-//     order: the right bytes are a CPU's, of bfloat16 on tensor cores, too.
+//     order: the right bytes are a CPU's, of floats on tensor cores, too.
 //   - Of kernels that are a class of their own, numbers with fractions: a row must have the same
 //     bytes alone, beside others, and in each of the kernels (K1), and be near a CPU's.
 //
@@ -55,8 +55,9 @@ func (s *numbersOf) rough() float32 {
 	return float32(v * float64(1-2*s.below(2)))
 }
 
-// weights packs a problem's matrix; if positive, without signs. In whole numbers the largest of 64
-// weights is 7, so that scales of e4m3 are powers of two.
+// weights packs a problem's matrix; if positive, without signs. The scales of e4m3 are powers of
+// two where sums are to be exact: the largest of 64 weights is 7, or so large that the codes of
+// the others, quarters then, are subnormal.
 func (s testShape) weights(f kernel.Format, rough, positive bool) (*kernel.Matrix, error) {
 	m, err := kernel.NewMatrix(s.outputs, s.inputs, f)
 	if err != nil {
@@ -64,14 +65,18 @@ func (s testShape) weights(f kernel.Format, rough, positive bool) (*kernel.Matri
 	}
 	next, row := numbersOf(f), make([]float32, s.inputs)
 	for i := range s.outputs {
+		largest, step := float32(7), float32(1)
+		if f == kernel.WeightsFP8 && i%2 == 1 {
+			largest, step = largestFP8, 0.25
+		}
 		for k := range row {
 			switch {
 			case rough:
 				row[k] = next.rough()
 			case k%groupInputs == 0:
-				row[k] = float32(7 - 14*next.below(2))
+				row[k] = largest * float32(1-2*next.below(2))
 			default:
-				row[k] = float32(next.below(15) - 7)
+				row[k] = step * float32(next.below(15)-7)
 			}
 			if positive {
 				row[k] = float32(math.Abs(float64(row[k])))
@@ -84,15 +89,21 @@ func (s testShape) weights(f kernel.Format, rough, positive bool) (*kernel.Matri
 	return m, nil
 }
 
-// numbers are a problem's rows. Whole numbers have more bits than one bfloat16; the second row is
-// zeros.
+// largestFP8 is the largest weight that e4m3 can have, whose scale is 128.
+const largestFP8 = 448 * 128
+
+// numbers are a problem's rows. Whole numbers have more bits than one bfloat16, but those for the
+// largest weights; the second row is zeros.
 func (s testShape) numbers(rough, positive bool) tensor.Rows {
 	x, next := tensor.MakeRows(s.rows, s.inputs), numbersOf(100)
 	for i := range x.Data {
 		switch {
 		case rough:
 			x.Data[i] = next.rough()
-		case i/s.inputs != 1:
+		case i/s.inputs == 1:
+		case i%s.inputs%groupInputs == 0:
+			x.Data[i] = float32(next.below(3) - 1)
+		default:
 			x.Data[i] = float32(next.below(2047) - 1023)
 		}
 		if positive {

@@ -70,20 +70,20 @@ func TestMulTensor(t *testing.T) { testMulTensor(newBench(t)) }
 
 func testMulTensor(b *bench) {
 	rng := rand.New(rand.NewPCG(41, 42))
-	for _, s := range [][3]int{{1, 1, 1}, {3, 17, 33}, {16, 65, 200}, {140, 150, 67}, {17, 31, 513},
-		{130, 33, 5}, {129, 128, 64}} {
-		m := newMatrix(b.T, rng, s[1], s[2], kernel.WeightsBF16)
-		x := tensorRows(rng, s[0], s[2])
-		many := b.tensorProduct(&tensorBF16Kernels[1], m, x)
-		few := b.tensorProduct(&tensorBF16Kernels[0], m, x)
-		close64(b.T, m, x, many, "many rows")
-		last := x.N - 1
-		alone := b.tensorProduct(&tensorBF16Kernels[0], m, x.Slice(last, x.N))
-		part := b.tensorProduct(&tensorBF16Kernels[1], m, x.Slice(x.N/3, x.N))
-		for what, p := range map[string][]float32{"few rows": few, "a row alone": alone,
-			"some rows": part} {
-			if !sameBits(p, many[len(many)-len(p):]) {
-				b.Errorf("%d×%d matrix, %d rows: %s: other bytes", m.N, m.K, x.N, what)
+	for f, kernels := range tensorKernels {
+		for _, s := range [][3]int{{1, 1, 1}, {3, 17, 33}, {16, 65, 200}, {140, 150, 67}, {17, 31, 513},
+			{130, 33, 5}, {129, 128, 64}, {5, 33, 96}} {
+			m := newMatrix(b.T, rng, s[1], s[2], f)
+			x := tensorRows(rng, s[0], s[2])
+			many, few := b.tensorProduct(&kernels[1], m, x), b.tensorProduct(&kernels[0], m, x)
+			close64(b.T, m, x, many, f.String()+", many rows")
+			alone := b.tensorProduct(&kernels[0], m, x.Slice(x.N-1, x.N))
+			part := b.tensorProduct(&kernels[1], m, x.Slice(x.N/3, x.N))
+			for what, p := range map[string][]float32{"few rows": few, "a row alone": alone,
+				"some rows": part} {
+				if !sameBits(p, many[len(many)-len(p):]) {
+					b.Errorf("%v, %d×%d matrix, %d rows: %s: other bytes", f, m.N, m.K, x.N, what)
+				}
 			}
 		}
 	}
@@ -138,12 +138,19 @@ func TestTensorDevice(t *testing.T) {
 }
 
 // TestTensorAlone checks that a row has the same bytes alone, in a batch, and with other experts
-// beside it, through single products and through experts; and that products of bfloat16 are of
+// beside it, through single products and through experts; and that products of floats are of
 // tensor cores, whatever the rows.
 func TestTensorAlone(t *testing.T) {
-	d, rng := openTensor(t), rand.New(rand.NewPCG(43, 44))
+	d := openTensor(t)
+	for f := range tensorKernels {
+		testAlone(t, d, f)
+	}
+}
+
+func testAlone(t *testing.T, d *Device, f kernel.Format) {
 	const hidden, rows = 72, 60
-	e := newExperts(t, d, rng, 3, hidden, 40, kernel.WeightsBF16)
+	rng := rand.New(rand.NewPCG(43, 44))
+	e := newExperts(t, d, rng, 3, hidden, 40, f)
 	x := randomRows(rng, rows, hidden, false)
 	run := func(x tensor.Rows, counts ...int) []float32 {
 		e.rows(counts...)
@@ -158,7 +165,10 @@ func TestTensorAlone(t *testing.T) {
 		d.Mul(in, []kernel.Product{{Y: y, W: e.parts[0].GateUp}})
 		return slices.Clone(must1(d.Read(y))(t).Data)
 	}
-	names := []string{"mul_narrow_bf16", "mul_tensor_bf16", "mul_few_bf16", "mul_grouped_bf16", "mul_bf16"}
+	var names []string
+	for _, k := range []string{"mul_narrow_", "mul_tensor_", "mul_few_", "mul_grouped_", "mul_"} {
+		names = append(names, k+f.String())
+	}
 	var all, single []float32
 	times := counted(t, func() { all, single = run(x, 5, 50, 5), mul(x) }, names...)
 	for i := range rows {
@@ -166,10 +176,10 @@ func TestTensorAlone(t *testing.T) {
 		counts[min(max(i-5, 0)/50+min(i/5, 1), 2)] = 1
 		times2 := counted(t, func() {
 			if !slices.Equal(run(x.Slice(i, i+1), counts[:]...), all[i*hidden:(i+1)*hidden]) {
-				t.Errorf("row %d through its expert has other bytes alone", i)
+				t.Errorf("%v, row %d through its expert has other bytes alone", f, i)
 			}
 			if !slices.Equal(mul(x.Slice(i, i+1)), single[i*80:(i+1)*80]) {
-				t.Errorf("row %d of a product has other bytes alone", i)
+				t.Errorf("%v, row %d of a product has other bytes alone", f, i)
 			}
 		}, names...)
 		if !slices.Equal(times2, []int{3, 0, 0, 0, 0}) {

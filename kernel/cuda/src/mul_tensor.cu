@@ -47,16 +47,19 @@ __device__ __forceinline__ uint2 weight_words(const unsigned *w, int part, Lane 
 __device__ __forceinline__ int row_piece(int row, int piece) { return piece ^ row / 2 % 2 * 2; }
 
 // What a format of weights is in a slab: its lines, of which the last one has scales if they are
-// scaled, its inputs, and how many parts a row's numbers have.
+// scaled, its inputs, how many parts a row's numbers have, and whether rows have scales, too.
 struct TensorInt8 {
   static const int lines = 17, inputs = GROUP, parts = 1;
-  static const bool scaled = true;
+  static const bool scaled = true, row_scales = true;
   unsigned a[2][4];
   float scales[2];
 
   static __device__ __forceinline__ long long all_lines(long long k) {
     return (k + GROUP - 1) / GROUP * lines;
   }
+  // From a slab's first line to its scales, and to the next slab; odd is whether its number is.
+  static __device__ __forceinline__ int scale_line(int) { return lines - 1; }
+  static __device__ __forceinline__ int step(int) { return lines; }
   // The line of which thread t of 16 copies the i-th piece.
   static const int copies = 4;
   static __device__ __forceinline__ int line(int t, int i) { return 4 * (t / 2 % 4) + i; }
@@ -88,13 +91,15 @@ struct TensorInt8 {
 
 struct TensorInt4 {
   static const int lines = 9, inputs = GROUP, parts = 1;
-  static const bool scaled = true;
+  static const bool scaled = true, row_scales = true;
   unsigned a[2][4];
   float scales[2][2];  // of half a group, of an output
 
   static __device__ __forceinline__ long long all_lines(long long k) {
     return (k + GROUP - 1) / GROUP * lines;
   }
+  static __device__ __forceinline__ int scale_line(int) { return lines - 1; }
+  static __device__ __forceinline__ int step(int) { return lines; }
   static const int copies = 2;
   static __device__ __forceinline__ int line(int t, int i) { return t / 2 % 4 + 4 * i; }
   // Codes are stored +8: as bytes of 16 times themselves they have a sign. Scales of a 16th
@@ -142,10 +147,11 @@ struct TensorInt4 {
 // nor of other kernels: this is a kernel class of its own.
 struct TensorBF16 {
   static const int lines = 16, inputs = 32, parts = 2;
-  static const bool scaled = false;
+  static const bool scaled = false, row_scales = false;
   unsigned a[2][4];
 
   static __device__ __forceinline__ long long all_lines(long long k) { return (k + 1) / 2; }
+  static __device__ __forceinline__ int step(int) { return lines; }
   static const int copies = 4;
   static __device__ __forceinline__ int line(int t, int i) { return TensorInt8::line(t, i); }
   __device__ __forceinline__ void load(const unsigned *w, Lane at) {
@@ -185,7 +191,7 @@ template <typename FORMAT, int WARPS, int ROW_WARPS, int TILES, int STAGES> stru
   // Whether there are enough for products of several tiles: more blocks do for 256 threads.
   static const bool registers = ROW_WARPS == 1;
 
-  struct Shared : TensorScales<F::scaled, STAGES, rows> {
+  struct Shared : TensorScales<F::row_scales, STAGES, rows> {
     alignas(16) unsigned w[STAGES][blocks][F::lines * LINE];
     unsigned x[STAGES][F::parts][rows][SLAB_WORDS];
   };
@@ -200,6 +206,7 @@ template <typename T> struct TensorCopy {
   long long skip;   // dwords from a row to the thread's next one
   long long lines;  // of the block that are left
   int panel;        // rows of the panel
+  int odd;          // whether the next slab's number is
   bool outputs;     // whether the block has some
 
   static __device__ __forceinline__ int block() { return threadIdx.x / 16 % T::blocks; }
@@ -217,8 +224,9 @@ template <typename T> struct TensorCopy {
       else
         *reinterpret_cast<uint4 *>(at) = uint4{0, 0, 0, 0};
     }
-    const int last = (F::lines - 1) * LINE + 4 * t;
-    if (F::scaled && first == 0 && t < 4) begin_copy16(to + last, w + last);
+    if constexpr (F::scaled)
+      if (first == 0 && t < 4)
+        begin_copy16(to + (F::lines - 1) * LINE + 4 * t, w + F::scale_line(odd) * LINE + 4 * t);
   }
   // Begins to copy the next slab.
   __device__ __forceinline__ void begin(typename T::Shared &s, int stage) {
@@ -232,9 +240,10 @@ template <typename T> struct TensorCopy {
         begin_copy16(&s.x[stage][part][r][4 * row_piece(r, threadIdx.x % 4)],
                      x + i * skip + part * SLAB_WORDS);
     }
-    if constexpr (F::scaled)
+    if constexpr (F::row_scales)
       if ((int)threadIdx.x < panel) begin_copy4(&s.scales[stage][threadIdx.x], scale);
-    w += F::lines * LINE, x += F::parts * SLAB_WORDS, scale++, lines -= F::lines;
+    const int step = F::step(odd);
+    w += step * LINE, x += F::parts * SLAB_WORDS, scale++, lines -= step, odd ^= 1;
   }
 };
 
@@ -258,7 +267,7 @@ __device__ __forceinline__ void add_slab(float (&acc)[WARP_BLOCKS][T::tiles][4],
     for (int part = 0; part < T::F::parts; part++)
       words[part] = T::F::row_words(s.x[stage][part][row + at.row], at);
     float scales[2] = {1.0f, 1.0f};
-    if constexpr (T::F::scaled) {
+    if constexpr (T::F::row_scales) {
       scales[0] = s.scales[stage][row + 2 * at.word];
       scales[1] = s.scales[stage][row + 2 * at.word + 1];
     }
@@ -279,7 +288,7 @@ __device__ __forceinline__ void mul_tensor(typename T::Shared &s, float *y, cons
   const long long words = slabs * F::parts * SLAB_WORDS;  // of a row
   TensorCopy<T> copy;
   const long long mine = (long long)blockIdx.y * T::blocks + copy.block();
-  copy.outputs = mine * 16 < outputs, copy.panel = p.rows, copy.lines = F::all_lines(inputs);
+  copy.outputs = mine * 16 < outputs, copy.panel = p.rows, copy.lines = F::all_lines(inputs), copy.odd = 0;
   copy.w = p.packed + mine * copy.lines * LINE;
   copy.x = reinterpret_cast<const unsigned *>(x) + 4 * (threadIdx.x % 4) +
            (p.first + (int)threadIdx.x / 4) * words;

@@ -27,4 +27,11 @@ __device__ __forceinline__ void mma_bf16(float (&c)[4], const unsigned (&a)[4], 
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+
+// Two bfloat16 times 2^112, exactly where the results are finite; subnormal ones are multiplied, too.
+__device__ __forceinline__ unsigned times_2_112(unsigned two) {
+  unsigned out;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(two), "r"(0x77807780u), "r"(0x80008000u));
+  return out;
+}
 #endif

@@ -53,9 +53,21 @@ static inline unsigned __float_as_uint(float f) {
   std::memcpy(&u, &f, sizeof u);
   return u;
 }
+static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned which) {
+  const unsigned long long both = (unsigned long long)b << 32 | a;
+  unsigned r = 0;
+  for (int i = 0; i < 4; i++) r |= (unsigned)(both >> 8 * (which >> 4 * i & 7) & 255) << 8 * i;
+  return r;
+}
 template <typename T> static inline T __ldg(const T *p) { return *p; }
 static inline float __uint_as_float(unsigned u) {
   float f;
   std::memcpy(&f, &u, sizeof f);
   return f;
+}
+// Of src/tensor.h.
+static inline unsigned times_2_112(unsigned two) {
+  const float low = __uint_as_float(two << 16) * 0x1p112f;
+  const float high = __uint_as_float(two & 0xffff0000u) * 0x1p112f;
+  return __float_as_uint(low) >> 16 | (__float_as_uint(high) & 0xffff0000u);
 }

@@ -43,6 +43,7 @@
 #include "../src/mul_fp8.cu"
 #include "../src/mul_grouped.cu"
 #include "../src/mul_tensor.cu"
+#include "../src/mul_tensor_fp8.cu"
 #include "../src/norm.cu"
 #include "../src/rows.cu"
 
@@ -83,7 +84,8 @@ template <typename... A> Known waiting(const char *name, void (*f)(A...)) {
 std::vector<Known> kernels = {
     known("mul_f32", mul_f32), known("mul_bf16", mul_bf16), known("add_rows", add_rows),
     known("mul_fp8", mul_fp8), known("mul_grouped_fp8", mul_grouped_fp8),
-    waiting("mul_few_fp8", mul_few_fp8),
+    waiting("mul_few_fp8", mul_few_fp8), waiting("mul_tensor_fp8", mul_tensor_fp8),
+    waiting("mul_narrow_fp8", mul_narrow_fp8),
     known("scale_rows", scale_rows), known("rotate_rows", rotate_rows),
     known("quantise_rows", quantise_rows), known("norm_sums", norm_sums),
     known("norm_factors", norm_factors), known("norm_apply", norm_apply),
