@@ -327,7 +327,8 @@ func devicePlan(kind string, small bool) []deviceJob {
 	}
 	if kind == cuda.TensorKind {
 		return []deviceJob{deviceExpert(s, kernel.WeightsBF16, rows),
-			deviceExpert(s, kernel.WeightsFP8, rows)}
+			deviceExpert(s, kernel.WeightsFP8, rows),
+			deviceAttention(kernel.WeightsBF16, context, sequences)}
 	}
 	var plan []deviceJob
 	for _, f := range []kernel.Format{kernel.WeightsBF16, kernel.WeightsFP8, kernel.WeightsInt8,

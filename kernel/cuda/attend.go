@@ -49,7 +49,7 @@ type attendMerge struct{ row, state, stride, spans int32 }
 //	attend_merge(out, states, merges, shape, mergeThreads)         mergeThreads threads,
 //	                                                               unless there are no merges
 //
-// with P the precision of keys and values, f32, bf16 or int8.
+// with P the precision of keys and values, f32, bf16 or int8, or tensor_bf16 in attend_P.
 type attendPlan struct {
 	shape  attendShape
 	places []int64 // of each row: number of its tile, times KVTokens, plus where in it

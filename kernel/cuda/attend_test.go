@@ -23,6 +23,8 @@ type attendCase struct {
 	memory *Memory
 	tables [][]int32
 	plan   attendPlan
+	// tensor is whether products are on tensor cores, whose results are near those of the host.
+	tensor bool
 }
 
 const (
@@ -76,7 +78,24 @@ func (c *attendCase) step(q, k, v tensor.Rows, what string) {
 	if got := c.read(c.memory, 0, len(c.host)); !slices.Equal(got, c.host) && !c.sameTiles(got) {
 		c.Fatalf("%s: tiles differ", what)
 	}
-	c.same(c.attend(q), want.Data, "%s", what)
+	if out := c.attend(q); c.tensor {
+		c.near(out, want.Data, what)
+	} else {
+		c.same(out, want.Data, "%s", what)
+	}
+}
+
+// near compares with the host: queries and exponentials have 16 bits of 24 at least, so that
+// scores, of elements whose products are less than 8 together, are off by less than 8·2⁻¹⁷, and
+// means of values of less than 4 by twice that part of them.
+func (c *attendCase) near(out *Memory, want []float32, what string) {
+	c.Helper()
+	raw := c.read(out, 0, 4*len(want))
+	for i, got := range unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(raw))), len(want)) {
+		if off := math.Abs(float64(got) - float64(want[i])); !(off <= 8*4*2*0x1p-17) {
+			c.Fatalf("%s: element %d is %g, want about %g", what, i, got, want[i])
+		}
+	}
 }
 
 func (c *attendCase) name() string {
@@ -111,7 +130,11 @@ func (c *attendCase) attend(q tensor.Rows) *Memory {
 	p := &c.plan
 	out, states := c.on(make([]byte, 4*len(q.Data))), c.on(make([]byte, max(4*p.stateFloats(), 4)))
 	shape := c.on(memoryOf([]attendShape{p.shape}))
-	c.launch("attend_"+c.name(), p.grid(), out.At(0), states.At(0), c.on(bytesOf(q.Data)).At(0),
+	name := "attend_" + c.name()
+	if c.tensor {
+		name = "attend_tensor_" + c.name()
+	}
+	c.launch(name, p.grid(), out.At(0), states.At(0), c.on(bytesOf(q.Data)).At(0),
 		c.memory.At(0), c.on(memoryOf(p.tables)).At(0), c.on(memoryOf(p.pieces)).At(0), shape.At(0))
 	if len(p.merges) > 0 {
 		c.launch("attend_merge", Grid{ceil(p.mergeThreads(), 128), 1, 128}, out.At(0), states.At(0),
@@ -134,31 +157,38 @@ var attendShapes = []struct{ heads, kvHeads, dim, chunk int }{
 var attendCounts = [][]int{{40, 1, 0}, {1, 1, 100}, {17, 3, 64}, {1, 1, 1}, {0, 70, 1}}
 
 func testAttend(t *testing.T, shapes int) {
+	for p := kernel.PrecisionExact; p <= kernel.PrecisionInt8; p++ {
+		testAttendOf(t, shapes, p, false)
+	}
+	testAttendOf(t, shapes, kernel.PrecisionBF16, true)
+}
+
+// testAttendOf compares attention over keys and values of a precision with package kernel.
+func testAttendOf(t *testing.T, shapes int, p kernel.Precision, tensor bool) {
 	b := newBench(t)
 	for i, s := range attendShapes[:shapes] {
-		for p := kernel.PrecisionExact; p <= kernel.PrecisionInt8; p++ {
-			rng := rand.New(rand.NewPCG(17, uint64(i)))
-			a := kernel.Attention{Heads: s.heads, Chunk: s.chunk,
-				Scale: float32(1 / math.Sqrt(float64(s.dim))),
-				KV:    kernel.KVLayout{Heads: s.kvHeads, HeadDim: s.dim, Precision: p}}
-			c := newAttendCase(b, rng, a, []int{59, 76, 166})
-			var lengths [3]int
-			for step, counts := range attendCounts {
-				c.kv.Sequences = nil
-				n := 0
-				for j, count := range counts {
-					if count > 0 {
-						c.kv.Sequences = append(c.kv.Sequences, kernel.AttentionSequence{
-							Start: lengths[j], Count: count, Table: c.tables[j]})
-					}
-					lengths[j] += count
-					n += count
+		rng := rand.New(rand.NewPCG(17, uint64(i)))
+		a := kernel.Attention{Heads: s.heads, Chunk: s.chunk,
+			Scale: float32(1 / math.Sqrt(float64(s.dim))),
+			KV:    kernel.KVLayout{Heads: s.kvHeads, HeadDim: s.dim, Precision: p}}
+		c := newAttendCase(b, rng, a, []int{59, 76, 166})
+		c.tensor = tensor
+		var lengths [3]int
+		for step, counts := range attendCounts {
+			c.kv.Sequences = nil
+			n := 0
+			for j, count := range counts {
+				if count > 0 {
+					c.kv.Sequences = append(c.kv.Sequences, kernel.AttentionSequence{
+						Start: lengths[j], Count: count, Table: c.tables[j]})
 				}
-				dim := s.kvHeads * s.dim
-				extreme := i == 0 && step > 2
-				c.step(randomRows(rng, n, s.heads*s.dim, extreme), randomRows(rng, n, dim, extreme),
-					randomRows(rng, n, dim, extreme), fmt.Sprintf("%v %+v, step %d", p, s, step))
+				lengths[j] += count
+				n += count
 			}
+			dim := s.kvHeads * s.dim
+			extreme := i == 0 && step > 2 && !tensor
+			c.step(randomRows(rng, n, s.heads*s.dim, extreme), randomRows(rng, n, dim, extreme),
+				randomRows(rng, n, dim, extreme), fmt.Sprintf("%v %+v, step %d", p, s, step))
 		}
 	}
 }
@@ -187,30 +217,36 @@ func TestAttendShuffle(t *testing.T) {
 // their own and are merged, and of many, which go from span to span. Queries on both
 // sides of a span's end see different spans.
 func TestAttendSpans(t *testing.T) {
-	b := newBench(t)
 	for p := kernel.PrecisionExact; p <= kernel.PrecisionInt8; p++ {
-		for _, chunk := range []int{0, 5000} {
-			rng := rand.New(rand.NewPCG(19, uint64(p)))
-			a := kernel.Attention{Heads: 2, Chunk: chunk, Scale: 0.5,
-				KV: kernel.KVLayout{Heads: 1, HeadDim: 4, Precision: p}}
-			const tokens = 2*attendSpan + 40
-			c := newAttendCase(b, rng, a, []int{tokens})
-			q, k, v := randomRows(rng, tokens, 8, false), randomRows(rng, tokens, 4, false),
-				randomRows(rng, tokens, 4, false)
-			c.kv.Sequences = []kernel.AttentionSequence{{Count: tokens, Table: c.tables[0]}}
-			for pos := range tokens {
-				a.KV.Put(c.Tile(c.tables[0], pos/kernel.KVTokens), pos%kernel.KVTokens, k.Row(pos), v.Row(pos))
-			}
-			c.memory = b.on(c.host)
-			for _, part := range [][2]int{{attendSpan - 2, 4}, {2*attendSpan - 1, 1}, {2 * attendSpan, 1},
-				{2*attendSpan - 10, 50}, {2*attendSpan - 3, 4}} {
-				lo, hi := part[0], part[0]+part[1]
-				c.kv.Sequences = []kernel.AttentionSequence{{Start: lo, Count: part[1], Table: c.tables[0]}}
-				c.step(q.Slice(lo, hi), k.Slice(lo, hi), v.Slice(lo, hi),
-					fmt.Sprintf("%v, chunk %d, queries %d to %d", p, chunk, lo, hi))
-				if merges := len(c.plan.merges) > 0; chunk == 0 && merges != (part[1] <= attendFew) {
-					t.Errorf("%d queries: merges %t", part[1], merges)
-				}
+		testAttendSpans(t, p, false)
+	}
+	testAttendSpans(t, kernel.PrecisionBF16, true)
+}
+
+func testAttendSpans(t *testing.T, p kernel.Precision, tensor bool) {
+	b := newBench(t)
+	for _, chunk := range []int{0, 5000} {
+		rng := rand.New(rand.NewPCG(19, uint64(p)))
+		a := kernel.Attention{Heads: 2, Chunk: chunk, Scale: 0.5,
+			KV: kernel.KVLayout{Heads: 1, HeadDim: 4, Precision: p}}
+		const tokens = 2*attendSpan + 40
+		c := newAttendCase(b, rng, a, []int{tokens})
+		c.tensor = tensor
+		q, k, v := randomRows(rng, tokens, 8, false), randomRows(rng, tokens, 4, false),
+			randomRows(rng, tokens, 4, false)
+		c.kv.Sequences = []kernel.AttentionSequence{{Count: tokens, Table: c.tables[0]}}
+		for pos := range tokens {
+			a.KV.Put(c.Tile(c.tables[0], pos/kernel.KVTokens), pos%kernel.KVTokens, k.Row(pos), v.Row(pos))
+		}
+		c.memory = b.on(c.host)
+		for _, part := range [][2]int{{attendSpan - 2, 4}, {2*attendSpan - 1, 1}, {2 * attendSpan, 1},
+			{2*attendSpan - 10, 50}, {2*attendSpan - 3, 4}} {
+			lo, hi := part[0], part[0]+part[1]
+			c.kv.Sequences = []kernel.AttentionSequence{{Start: lo, Count: part[1], Table: c.tables[0]}}
+			c.step(q.Slice(lo, hi), k.Slice(lo, hi), v.Slice(lo, hi),
+				fmt.Sprintf("%v, chunk %d, queries %d to %d", p, chunk, lo, hi))
+			if merges := len(c.plan.merges) > 0; chunk == 0 && merges != (part[1] <= attendFew) {
+				t.Errorf("%d queries: merges %t", part[1], merges)
 			}
 		}
 	}

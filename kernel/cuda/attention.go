@@ -51,6 +51,15 @@ var attendKernelsOf = map[kernel.Precision]attendKernels{
 	kernel.PrecisionInt8:  {attendStoreInt8, attendInt8},
 }
 
+// attends are the kernels of this device for keys and values of a precision. For those of
+// bfloat16 devices of TensorKind have one of their own, for decode and prefill.
+func (d *Device) attends(p kernel.Precision) attendKernels {
+	if d.kind == TensorKind && p == kernel.PrecisionBF16 {
+		return attendKernels{attendStoreBF16, attendTensorBF16}
+	}
+	return attendKernelsOf[p]
+}
+
 // Attend stores keys and values and attends, by the plan that the host makes of both.
 func (d *Device) Attend(a *kernel.Attention, out, q, k, v kernel.Rows, kv *kernel.KV) {
 	if k.N == 0 && q.N == 0 && out.N == 0 {
@@ -61,7 +70,7 @@ func (d *Device) Attend(a *kernel.Attention, out, q, k, v kernel.Rows, kv *kerne
 	if d.Err() != nil {
 		return
 	}
-	p, use := &d.plan, attendKernelsOf[a.KV.Precision]
+	p, use := &d.plan, d.attends(a.KV.Precision)
 	p.plan(a, kv)
 	d.hold(memory)
 	tiles := memory.memory.At(0)

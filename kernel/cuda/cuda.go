@@ -32,8 +32,8 @@ const Kind = "cuda"
 
 // TensorKind is that of GPUs that multiply weights of bfloat16 and e4m3 on tensor cores. Rows
 // become sums of two bfloat16 first, and the order of a sum is the hardware's, so K3 does not hold
-// for these products; K1 does, since a row's sums are the same in all of their kernels. All else is
-// as of Kind.
+// for these products; K1 does, since a row's sums are the same in all of their kernels. So it is
+// for attention over keys and values of bfloat16. All else is as of Kind.
 const TensorKind = "cuda-tensor"
 
 // Accelerator is a GPU that computes, until Close.

@@ -67,9 +67,7 @@ func OpenDevice(kind string, index int) (Accelerator, error) {
 	d.memory = newPool(c.allocate, (*Memory).Free)
 	d.pinned = newPool(c.AllocateHost, (*Host).Free)
 	if err = d.load(); err == nil {
-		if err = d.selfTest(); err != nil {
-			err = fmt.Errorf("self-test: %w", err)
-		}
+		err = d.selfTest()
 	}
 	if err != nil {
 		_ = d.Close() // the first error says more

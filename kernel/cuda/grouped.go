@@ -86,6 +86,10 @@ var tensorKernels = map[kernel.Format][]panelKernel{
 		{mulTensorFP8, 128, 128, 256, math.MaxInt}},
 }
 
+// tensorOnly are the kernels that only devices of TensorKind use.
+var tensorOnly = []kernelID{mulNarrowBF16, mulTensorBF16, mulNarrowFP8, mulTensorFP8,
+	attendTensorBF16}
+
 // productsOf are the kernels of a kind of devices, by format.
 func productsOf(kind string) map[kernel.Format][]panelKernel {
 	all := maps.Clone(panelKernels)

@@ -44,6 +44,7 @@ const (
 	attendF32
 	attendBF16
 	attendInt8
+	attendTensorBF16
 	attendMergeSpans
 	kernelCount
 )
@@ -88,6 +89,7 @@ var kernelNames = [kernelCount]string{
 	attendF32:        "attend_f32",
 	attendBF16:       "attend_bf16",
 	attendInt8:       "attend_int8",
+	attendTensorBF16: "attend_tensor_bf16",
 	attendMergeSpans: "attend_merge",
 }
 

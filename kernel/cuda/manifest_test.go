@@ -26,7 +26,8 @@ const (
 // that it has for bfloat16, and of mul_wide's. Of the blocks of mul_few and mul_narrow, 32
 // threads each, it holds as many as its shared memory does, seven at most.
 var allowances = map[string]int{"attend_f32": 80, "attend_bf16": 80, "attend_int8": 80,
-	"mul_few_f32": 144, "mul_few_bf16": 144, "mul_few_int8": 144, "mul_few_int4": 144, "mul_few_fp8": 144,
+	"attend_tensor_bf16": 80,
+	"mul_few_f32":        144, "mul_few_bf16": 144, "mul_few_int8": 144, "mul_few_int4": 144, "mul_few_fp8": 144,
 	"mul_narrow_bf16": 128, "mul_narrow_fp8": 128, "mul_narrow_int8": 128, "mul_narrow_int4": 128, "mul_tensor_bf16": 128,
 	"mul_tensor_fp8": 128,
 	"mul_wide_int8":  128, "mul_tensor_int8": 168, "mul_tensor_int4": 168}

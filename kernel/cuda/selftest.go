@@ -13,13 +13,14 @@ import (
 	"drover/tensor"
 )
 
-// A kernel is not trusted before it computed on the device at hand. When a device is opened, all
-// kernels of products multiply fixed problems, and what comes out is compared:
+// Kernels are not trusted before they computed on the device at hand. When a device is opened, all
+// that multiply with weights are given fixed problems, and what comes out is compared:
 //
 //   - Whole numbers, so small that each product and each sum is one of float32, whatever the
 //     order: the right bytes are a CPU's, of floats on tensor cores, too.
 //   - Of kernels that are a class of their own, numbers with fractions: a row must have the same
-//     bytes alone, beside others, and in each of the kernels (K1), and be near a CPU's.
+//     bytes alone, beside others, and in each of the kernels (K1), and be near a CPU's. So must a
+//     token in their attention.
 //
 // Tensor cores that multiply integers wrongly are done without, since other kernels have the
 // same bytes. Whatever else is wrong refuses the device.
@@ -113,8 +114,21 @@ func (s testShape) numbers(rough, positive bool) tensor.Rows {
 	return x
 }
 
-// selfTest tests all products, and chooses others where tensor cores multiply integers wrongly.
-func (d *Device) selfTest() (err error) {
+// selfTest tests a device that was not used yet.
+func (d *Device) selfTest() error {
+	err := d.testProducts()
+	if err == nil {
+		err = d.testAttention()
+	}
+	if err != nil {
+		return fmt.Errorf("self-test: %w", err)
+	}
+	return nil
+}
+
+// testProducts tests all products, and chooses others where tensor cores multiply integers
+// wrongly.
+func (d *Device) testProducts() (err error) {
 	t := &tester{d: d}
 	if t.memory, err = d.c.allocate(testBytes); err != nil {
 		return err
@@ -277,7 +291,7 @@ func (t *tester) whole(s testShape, f kernel.Format) error {
 		if wrong == nil || t.d.without(f, k) {
 			return nil
 		}
-		return t.refused(f, k, wrong)
+		return t.d.refused(k, wrong)
 	}
 	for _, k := range slices.Clone(t.d.products[f]) {
 		if !s.tests(&k) {
@@ -336,7 +350,7 @@ func (t *tester) rough(f kernel.Format) error {
 				wrong = distant(got, sums, s.inputs)
 			}
 			if wrong != nil {
-				return t.refused(f, k.kernel, wrong)
+				return t.d.refused(k.kernel, wrong)
 			}
 		}
 	}
@@ -344,10 +358,10 @@ func (t *tester) rough(f kernel.Format) error {
 }
 
 // refused says why a device is not used.
-func (t *tester) refused(f kernel.Format, k kernelID, wrong error) error {
+func (d *Device) refused(k kernelID, wrong error) error {
 	instead := "use another GPU, or cpu"
-	if t.d.splits(f) {
-		instead = fmt.Sprintf("use %s:%d, which does without it", Kind, t.d.index)
+	if slices.Contains(tensorOnly, k) {
+		instead = fmt.Sprintf("use %s:%d, which does without it", Kind, d.index)
 	}
 	return fmt.Errorf("%w: kernel %s: %w: %s", ErrWrong, kernelNames[k], wrong, instead)
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // mostTestLaunches bounds what a self-test launches, and so its time.
-const mostTestLaunches = 40
+const mostTestLaunches = 60
 
 // TestSelfTest opens devices that compute as they must, and none is distrusted.
 func TestSelfTest(t *testing.T) {
@@ -104,7 +104,8 @@ func TestSelfTestRefuses(t *testing.T) {
 			}
 		})
 	}
-	for _, k := range []string{"mul_tensor_bf16", "mul_narrow_bf16"} {
+	for _, k := range []string{"mul_tensor_bf16", "mul_narrow_bf16", "mul_tensor_fp8",
+		"mul_narrow_fp8"} {
 		t.Run(k, func(t *testing.T) {
 			if with(t, "STANDIN_WRONG", " "+k+" ") {
 				refused(t, TensorKind, k+":", "use cuda:0, which does without it")
@@ -112,6 +113,18 @@ func TestSelfTestRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSelfTestAttention has attention on tensor cores give the first of its results another bit:
+// those that are computed alone differ from those with others.
+func TestSelfTestAttention(t *testing.T) {
+	if !with(t, "STANDIN_WRONG", " attend_tensor_bf16 ") {
+		return
+	}
+	_, err := OpenDevice(TensorKind, 0)
+	oneLine(t, err, "kernel attend_tensor_bf16: row 18, output 0 is ",
+		"use cuda:0, which does without it")
+	openDevice(t)
 }
 
 // TestSelfTestLeaky has tensor cores whose sums depend on what stands beside a row, and others

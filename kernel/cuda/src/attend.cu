@@ -7,6 +7,7 @@
 // element of a result (K3). Threads of a block hand each other scores and exponentials
 // through shared memory, and wait for each other between the passes.
 
+#pragma once
 #include "drover.h"
 
 #define ATTEND_THREADS 256
@@ -17,6 +18,8 @@
 #define TILE 16
 #define SLICE 128        // elements of a head that go through together
 #define LANES 16
+#define QUERY_STRIDE (SLICE + 8)     // from a row to the next, which begins in other banks
+#define SCORE_STRIDE (STEP + LANES)  // the same
 
 // What all pieces of a launch share: see attendShape in kernel/cuda/attend.go.
 struct AttendShape {
@@ -42,8 +45,8 @@ struct AttendAt {
 };
 
 struct alignas(16) AttendShared {
-  float scores[ATTEND_ROWS][STEP + LANES];  // then exponentials; rows begin in other banks
-  float q[ATTEND_ROWS][SLICE];
+  float scores[ATTEND_ROWS][SCORE_STRIDE];  // then exponentials
+  float q[ATTEND_ROWS][QUERY_STRIDE];
   float result[ATTEND_ROWS][SLICE];  // of the spans before, each thread its own elements
   float most[ATTEND_ROWS][STEP_BLOCKS][LANES];
   float shrink[ATTEND_ROWS][STEP_BLOCKS];
@@ -54,20 +57,23 @@ struct alignas(16) AttendShared {
   AttendAt w;
 };
 
-// How elements are kept.
-struct KvF32 {
+// How elements are kept; and queries and exponentials, before they are multiplied.
+struct Plain {
+  static __device__ __forceinline__ float operand(float x) { return x; }
+};
+struct KvF32 : Plain {
   static const int size = 4;
   static __device__ __forceinline__ float at(const char *p, long long i) {
     return __ldg(reinterpret_cast<const float *>(p) + i);
   }
 };
-struct KvBF16 {
+struct KvBF16 : Plain {
   static const int size = 2;
   static __device__ __forceinline__ float at(const char *p, long long i) {
     return __uint_as_float((unsigned)__ldg(reinterpret_cast<const unsigned short *>(p) + i) << 16);
   }
 };
-struct KvInt8 {
+struct KvInt8 : Plain {
   static const int size = 1;
   static __device__ __forceinline__ float at(const char *p, long long i) {
     return __int2float_rn(__ldg(reinterpret_cast<const signed char *>(p) + i));
@@ -143,16 +149,17 @@ extern "C" __global__ void attend_store_int8(char *memory, const float *k, const
     codes[value ? d : d * TILE] = (signed char)(d < n ? code_of(x[d], inverse) : 0);
 }
 
-// Copies queries' elements from d on, times scale.
+// Copies queries' elements from d on, times scale, and zeros behind the last.
+template <typename Kv>
 __device__ __forceinline__ void load_queries(AttendShared &s, const AttendAt &w, const float *q,
                                              int d) {
   const int group = w.a.heads / w.a.kv_heads;
   for (int i = threadIdx.x; i < w.rows * SLICE; i += ATTEND_THREADS) {
     const int r = i / SLICE, e = d + i % SLICE, row = w.row + r;
-    if (e >= w.a.head_dim) continue;
     const long long head = (w.p.row + row / group) * (long long)w.a.heads + w.head * group +
                            row % group;
-    s.q[r][i % SLICE] = __fmul_rn(q[head * w.a.head_dim + e], w.a.scale);
+    s.q[r][i % SLICE] = e >= w.a.head_dim ? 0.0f
+        : Kv::operand(__fmul_rn(q[head * w.a.head_dim + e], w.a.scale));
   }
 }
 
@@ -182,7 +189,7 @@ __device__ __forceinline__ void score(AttendShared &s, const AttendAt &w, const 
   for (int slice = 0; slice < n; slice += SLICE) {
     if (n > SLICE) {
       __syncthreads();
-      load_queries(s, w, q, slice);
+      load_queries<Kv>(s, w, q, slice);
       __syncthreads();
     }
     const int m = n - slice < SLICE ? n - slice : SLICE;
@@ -246,7 +253,7 @@ __device__ __forceinline__ void soften(AttendShared &s, const AttendAt &w, int a
         const float *scales = reinterpret_cast<const float *>(s.tiles[t / TILE]);
         p = __fmul_rn(p, __ldg(scales + TILE + t % TILE));
       }
-      s.scores[r][t] = p;
+      s.scores[r][t] = Kv::operand(p);
     }
     if (lane == 0) s.shrink[r][b] = shrink;
     most = best;
@@ -283,6 +290,30 @@ __device__ __forceinline__ void add_values(const AttendShared &s, const AttendAt
     }
   }
 }
+
+// The products of a piece's rows with keys and values, and their sums over a span: here each
+// thread's own.
+template <typename Kv> struct AttendProducts {
+  float own[ATTEND_OWN];
+
+  __device__ __forceinline__ void begin() {
+#pragma unroll
+    for (int i = 0; i < ATTEND_OWN; i++) own[i] = 0.0f;
+  }
+  __device__ __forceinline__ void keys(AttendShared &s, const AttendAt &w, const float *q, int at,
+                                       int lo, int hi) {
+    score<Kv>(s, w, q, at, lo, hi);
+  }
+  __device__ __forceinline__ void values(const AttendShared &s, const AttendAt &w, int at, int lo,
+                                         int hi) {
+    add_values<Kv>(s, w, at, lo, hi, own);
+  }
+  // The elements of a thread: of every second row one.
+  __device__ __forceinline__ void elements(AttendShared &, float *out) const {
+#pragma unroll
+    for (int i = 0; i < ATTEND_OWN; i++) out[i] = own[i];
+  }
+};
 
 // Adds the results of a span to those of the spans before.
 __device__ __forceinline__ void merge_span(AttendShared &s, const AttendAt &w, int begin,
@@ -365,25 +396,26 @@ __device__ __forceinline__ void attend(AttendShared &s, float *out, float *state
   const int group = w.a.heads / w.a.kv_heads;
   if (threadIdx.x < ATTEND_ROWS)
     s.ends[threadIdx.x] = w.p.pos + (w.row + (int)threadIdx.x) / group + 1;
-  if (w.a.head_dim <= SLICE) load_queries(s, w, q, 0);
+  if (w.a.head_dim <= SLICE) load_queries<Kv>(s, w, q, 0);
   float total = 0.0f, best = 0.0f;
   for (int span = w.p.first; span <= w.p.last; span++) {
     const int begin = span * w.a.span;
     const int lo = w.from > begin ? w.from : begin;
     const int hi = w.end < begin + w.a.span ? w.end : begin + w.a.span;
     float next[ATTEND_OWN], sum = 0.0f, most = __uint_as_float(0xff800000u);
-#pragma unroll
-    for (int i = 0; i < ATTEND_OWN; i++) next[i] = 0.0f;
+    AttendProducts<Kv> products;
+    products.begin();
     for (int at = lo - lo % BLOCK; at < hi; at += STEP) {
       find_tiles<Kv>(s, w, memory, tables, at, lo > at ? lo : at, hi < at + STEP ? hi : at + STEP);
       __syncthreads();
-      score<Kv>(s, w, q, at, lo, hi);
+      products.keys(s, w, q, at, lo, hi);
       __syncthreads();
       soften<Kv>(s, w, at, lo, hi, sum, most);
       __syncthreads();
-      add_values<Kv>(s, w, at, lo, hi, next);
+      products.values(s, w, at, lo, hi);
       __syncthreads();
     }
+    products.elements(s, next);
     if (span > w.p.first) {
       merge_span(s, w, begin, sum, most, next, total, best);
       continue;

@@ -35,6 +35,7 @@
 #include <vector>
 
 #include "../src/attend.cu"
+#include "../src/attend_tensor.cu"
 #include "../src/choose.cu"
 #include "../src/integer.cu"
 #include "../src/measure.cu"
@@ -94,6 +95,7 @@ std::vector<Known> kernels = {
     known("attend_store_f32", attend_store_f32), known("attend_store_bf16", attend_store_bf16),
     known("attend_store_int8", attend_store_int8), waiting("attend_f32", attend_f32),
     waiting("attend_bf16", attend_bf16), waiting("attend_int8", attend_int8),
+    waiting("attend_tensor_bf16", attend_tensor_bf16),
     known("attend_merge", attend_merge), known("mul_grouped_f32", mul_grouped_f32),
     known("mul_grouped_bf16", mul_grouped_bf16), known("gate_topk", gate_topk),
     waiting("sample_topk", sample_topk), waiting("sample_merge", sample_merge),
