@@ -103,8 +103,8 @@ func TestNodeEndsWithoutGPU(t *testing.T) {
 			"--short-lease")
 	}
 	lost := func(name, error string) *process {
-		// The self-test has 20 kernels of them.
-		return onGPU(name, "STANDIN_LOST=60", "STANDIN_ERROR="+error)
+		// The self-test has 69 kernels of them.
+		return onGPU(name, "STANDIN_LOST=109", "STANDIN_ERROR="+error)
 	}
 	node := lost("illegal", "700")
 	_, endpoint := r.coordinator(t, place{dir: t.TempDir()}, "--grpc", "127.0.0.1:0", "--device",
@@ -134,7 +134,7 @@ func TestNodeEndsWithoutGPU(t *testing.T) {
 			t.Errorf("%s: it did not say that it takes no more rows: %s", tc.name, &node.errors)
 		}
 	}
-	gaveUp(t, onGPU("full", "STANDIN_MEMORY=12000000", "STANDIN_CLAIM=2000000000"), exitFailed,
+	gaveUp(t, onGPU("full", "STANDIN_MEMORY=8000000", "STANDIN_CLAIM=2000000000"), exitFailed,
 		"CUDA_ERROR_OUT_OF_MEMORY", "end what else is on it, or set --capacity")
 	if got := c.mustAsk(t, story); got+"\n" != want {
 		t.Fatalf("the nodes answer %q, want %q", got, want)

@@ -63,7 +63,7 @@ func TestOutOfMemory(t *testing.T) {
 	if _, err := c.Allocate(60 << 10); !errors.Is(err, ErrMemory) || errors.Is(err, ErrLost) {
 		t.Errorf("more than there is: %v", err)
 	}
-	if _, err := c.AllocateHost(60 << 10); !errors.Is(err, ErrMemory) {
+	if _, err := c.AllocateHost(70 << 10); !errors.Is(err, ErrMemory) {
 		t.Errorf("more pinned than there is: %v", err)
 	}
 	if err := m.Free(); err != nil {

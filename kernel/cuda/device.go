@@ -61,11 +61,7 @@ func OpenDevice(kind string, index int) (Accelerator, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{index: index, kind: kind, c: c, products: productsOf(kind),
-		lost: make(chan struct{})}
-	d.streams.now = 1
-	d.memory = newPool(c.allocate, (*Memory).Free)
-	d.pinned = newPool(c.AllocateHost, (*Host).Free)
+	d := newDevice(c, kind, index)
 	if err = d.load(); err == nil {
 		err = d.selfTest()
 	}
@@ -74,6 +70,15 @@ func OpenDevice(kind string, index int) (Accelerator, error) {
 		return nil, fmt.Errorf("open GPU %d: %w", index, err)
 	}
 	return d, nil
+}
+
+func newDevice(c *Context, kind string, index int) *Device {
+	d := &Device{index: index, kind: kind, c: c, products: productsOf(kind),
+		lost: make(chan struct{})}
+	d.streams.now = 1
+	d.memory = newPool(c.allocate, (*Memory).Free)
+	d.pinned = newPool(c.AllocateHost, (*Host).Free)
+	return d
 }
 
 // load loads the kernels.
@@ -92,6 +97,15 @@ func (d *Device) load() (err error) {
 // Close waits for what was queued and gives all memory back. Nothing of the device may be
 // used afterwards.
 func (d *Device) Close() error {
+	d.release()
+	if d.module != nil {
+		_ = d.module.Unload() // of a device that is lost nothing is to be had
+	}
+	return d.c.Close()
+}
+
+// release waits for what was queued and gives back all but the kernels and the context.
+func (d *Device) release() {
 	_ = d.waitAll() // of a device that is lost nothing is to be had
 	d.graphs.close(d)
 	d.closeStreams()
@@ -105,10 +119,6 @@ func (d *Device) Close() error {
 	if d.uploader.stream != 0 {
 		_ = d.c.call(cuStreamDestroy, d.uploader.stream) // as above
 	}
-	if d.module != nil {
-		_ = d.module.Unload() // as above
-	}
-	return d.c.Close()
 }
 
 // Class names the kernel class of a mode.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"unsafe"
 
 	"drover/kernel"
@@ -19,8 +20,10 @@ import (
 //   - Whole numbers, so small that each product and each sum is one of float32, whatever the
 //     order: the right bytes are a CPU's, of floats on tensor cores, too.
 //   - Of kernels that are a class of their own, numbers with fractions: a row must have the same
-//     bytes alone, beside others, and in each of the kernels (K1), and be near a CPU's. So must a
-//     token in their attention.
+//     bytes alone, beside others, and in each of the kernels (K1), and be near a CPU's.
+//
+// Then the device does the other operations of models, which must have a CPU's bytes, too;
+// attention of a class of its own is compared as its products are.
 //
 // Tensor cores that multiply integers wrongly are done without, since other kernels have the
 // same bytes. Whatever else is wrong refuses the device.
@@ -114,15 +117,20 @@ func (s testShape) numbers(rough, positive bool) tensor.Rows {
 	return x
 }
 
-// selfTest tests a device that was not used yet.
+// selfTest tests a device by another one with its context and its kernels, whose memory and
+// streams are given back.
 func (d *Device) selfTest() error {
-	err := d.testProducts()
+	t := newDevice(d.c, d.kind, d.index)
+	t.module, t.kernels = d.module, d.kernels
+	err := t.testProducts()
 	if err == nil {
-		err = d.testAttention()
+		err = t.testOperations()
 	}
+	t.release()
 	if err != nil {
 		return fmt.Errorf("self-test: %w", err)
 	}
+	d.products, d.distrusted = t.products, t.distrusted
 	return nil
 }
 
@@ -291,7 +299,7 @@ func (t *tester) whole(s testShape, f kernel.Format) error {
 		if wrong == nil || t.d.without(f, k) {
 			return nil
 		}
-		return t.d.refused(k, wrong)
+		return t.d.refused(wrong, k)
 	}
 	for _, k := range slices.Clone(t.d.products[f]) {
 		if !s.tests(&k) {
@@ -350,20 +358,28 @@ func (t *tester) rough(f kernel.Format) error {
 				wrong = distant(got, sums, s.inputs)
 			}
 			if wrong != nil {
-				return t.d.refused(k.kernel, wrong)
+				return t.d.refused(wrong, k.kernel)
 			}
 		}
 	}
 	return nil
 }
 
-// refused says why a device is not used.
-func (d *Device) refused(k kernelID, wrong error) error {
+// refused says why a device is not used: one of some kernels is wrong.
+func (d *Device) refused(wrong error, kernels ...kernelID) error {
 	instead := "use another GPU, or cpu"
-	if slices.Contains(tensorOnly, k) {
+	if slices.Contains(tensorOnly, kernels[len(kernels)-1]) {
 		instead = fmt.Sprintf("use %s:%d, which does without it", Kind, d.index)
 	}
-	return fmt.Errorf("%w: kernel %s: %w: %s", ErrWrong, kernelNames[k], wrong, instead)
+	return fmt.Errorf("%w: kernel %s: %w: %s", ErrWrong, namesOf(kernels), wrong, instead)
+}
+
+func namesOf(kernels []kernelID) string {
+	var names []string
+	for _, k := range kernels {
+		names = append(names, kernelNames[k])
+	}
+	return strings.Join(names, " or ")
 }
 
 // without chooses other kernels of the same bytes for one, if there are any.

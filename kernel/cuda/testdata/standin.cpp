@@ -7,9 +7,9 @@
 // It takes machine code and PTX for what they are by their first bytes only, and runs the
 // kernels that were compiled into it.
 //
-// STANDIN names what goes wrong, as words: none (no device), small (64 KiB of memory),
-// lost (kernels fail, and all after them), blind (NVML says no), old (a driver of CUDA 11),
-// sm_75 (an older device), damaged (images are), reverse or shuffle (threads run in another
+// STANDIN names what goes wrong, as words: none (no device), small (64 KiB of memory, and as much
+// pinned), lost (kernels fail, and all after them), blind (NVML says no), old (a driver of CUDA
+// 11), sm_75 (an older device), damaged (images are), reverse or shuffle (threads run in another
 // order, see threads.h), nographs (none can be made), nolaunch (none can be launched), early
 // (copies run as soon as their stream's earlier work lets them, kernels as late as can be),
 // random (streams go on at any moment), leaky and coarse (what tensor cores make of bfloat16, see
@@ -132,7 +132,7 @@ struct Stream {
 };
 std::set<Stream *> streams;
 std::map<std::string, size_t> counts;
-size_t used = 0, launched = 0, last_kernel = SIZE_MAX;
+size_t used = 0, used_pinned = 0, launched = 0, last_kernel = SIZE_MAX;
 int broken = OK, contexts = 0;
 thread_local void *current = nullptr;
 int context_object, module_object;
@@ -233,11 +233,12 @@ API(cuGetErrorName, int e, const char **s) {
 
 static int allocate(std::map<uintptr_t, size_t> &m, uintptr_t *p, size_t n) {
   if (n == 0) return INVALID;
-  if (n > limit() - used) return NO_MEMORY;
+  if (&m == &memory && n > limit() - used) return NO_MEMORY;
+  if (&m == &pinned && n > (told("small") ? 64 << 10 : 1 << 30) - used_pinned) return NO_MEMORY;
   *p = reinterpret_cast<uintptr_t>(std::malloc(n));
   std::memset(reinterpret_cast<void *>(*p), 0xa5, n);
   m[*p] = n;
-  used += n;
+  (&m == &memory ? used : used_pinned) += n;
   return OK;
 }
 static int run_to(Stream *s, size_t point);
@@ -288,7 +289,7 @@ static int release(std::map<uintptr_t, size_t> &m, uintptr_t p) {
   auto i = m.find(p);
   if (i == m.end()) return INVALID;
   if (int e = run_all()) return e;
-  used -= i->second;
+  (&m == &memory ? used : used_pinned) -= i->second;
   std::free(reinterpret_cast<void *>(p));
   m.erase(i);
   return OK;
