@@ -34,6 +34,8 @@ type DeviceReport struct {
 	Kind   string `json:"kind"`
 	Driver string `json:"driver,omitempty"`
 	CUDA   string `json:"cuda"`
+	// Rounding tells GPUs of cuda-tensor apart whose tensor cores round in other ways.
+	Rounding string `json:"rounding,omitempty"`
 	// Distrusted names the kernels that the GPU does without, since they computed wrongly.
 	Distrusted []string `json:"distrusted,omitempty"`
 	Small      bool     `json:"small,omitempty"`
@@ -132,6 +134,9 @@ func Device(ctx context.Context, opts DeviceOptions) (DeviceReport, error) {
 	}
 	defer d.Close()
 	rep.Distrusted = d.Distrusted()
+	if r := d.Rounding(); r != 0 {
+		rep.Rounding = fmt.Sprintf("%08x", r)
+	}
 	rep.Driver, rep.CUDA, rep.Device, rep.Kind = list.Driver, list.CUDA, list.GPUs[opts.GPU], opts.Kind
 	b := &deviceBench{opts: opts, device: d, deadline: time.Now().Add(opts.Within),
 		rates: map[cuda.Limit][]float64{}, rep: &rep}

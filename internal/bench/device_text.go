@@ -13,6 +13,9 @@ func (r DeviceReport) Text() string {
 	if r.Small {
 		b.WriteString("small shapes: these rates tell nothing of the GPU\n")
 	}
+	if r.Rounding != "" {
+		fmt.Fprintf(&b, "its tensor cores round as %s\n", r.Rounding)
+	}
 	if len(r.Distrusted) > 0 {
 		fmt.Fprintf(&b, "computed wrongly, and not used: %s\n", strings.Join(r.Distrusted, ", "))
 	}

@@ -90,8 +90,12 @@ func (m *Model) Close() error { return m.Checkpoint.Close() }
 
 // sayHow tells the log what this process computes with.
 func sayHow(log *slog.Logger, m *Model, threads int) {
-	if _, ok := m.Device.(cuda.Accelerator); ok {
-		log.Info("computing", "kernel_class", m.class())
+	if a, ok := m.Device.(cuda.Accelerator); ok {
+		about := []any{"kernel_class", m.class()}
+		if r := a.Rounding(); r != 0 {
+			about = append(about, "rounding", fmt.Sprintf("%08x", r))
+		}
+		log.Info("computing", about...)
 		return
 	}
 	set := kernel.Instructions()

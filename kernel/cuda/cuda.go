@@ -44,6 +44,9 @@ type Accelerator interface {
 	// Distrusted names the kernels that computed wrongly when the device was opened. It does
 	// without them, by slower ones with the same bytes.
 	Distrusted() []string
+	// Rounding tells devices of TensorKind apart whose tensor cores round floats in other ways: it
+	// is made of the bytes of the self-test. It is 0 of devices of Kind, which have a CPU's.
+	Rounding() uint32
 	// Lost is closed when the device is of no more use; Err tells why.
 	Lost() <-chan struct{}
 	// Err is why the device is of no more use, or nil.

@@ -26,6 +26,7 @@ type Device struct {
 	// found wrong, and are none of them.
 	products   map[kernel.Format][]panelKernel
 	distrusted []string
+	rounding   uint32
 	list       nodeList // of the launch that is made
 
 	memory *pool[*Memory]
@@ -126,6 +127,9 @@ func (d *Device) Class(m kernel.Mode) string { return kernel.ClassOn(d.kind, m) 
 
 // Distrusted names the kernels that computed wrongly when the device was opened.
 func (d *Device) Distrusted() []string { return d.distrusted }
+
+// Rounding tells devices apart whose tensor cores round in other ways.
+func (d *Device) Rounding() uint32 { return d.rounding }
 
 // MemoryInfo is how much of the device's memory is free, and how much there is.
 func (d *Device) MemoryInfo() (free, total int64, err error) { return d.c.MemoryInfo() }

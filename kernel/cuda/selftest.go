@@ -5,6 +5,7 @@ package cuda
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math"
 	"slices"
 	"strings"
@@ -130,7 +131,7 @@ func (d *Device) selfTest() error {
 	if err != nil {
 		return fmt.Errorf("self-test: %w", err)
 	}
-	d.products, d.distrusted = t.products, t.distrusted
+	d.products, d.distrusted, d.rounding = t.products, t.distrusted, t.rounding
 	return nil
 }
 
@@ -362,7 +363,13 @@ func (t *tester) rough(f kernel.Format) error {
 			}
 		}
 	}
+	t.d.round(first)
 	return nil
+}
+
+// round adds results to what tells devices apart by their rounding.
+func (d *Device) round(results []float32) {
+	d.rounding = crc32.Update(d.rounding, crc32.IEEETable, memoryOf(results))
 }
 
 // refused says why a device is not used: one of some kernels is wrong.

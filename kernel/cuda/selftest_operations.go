@@ -221,6 +221,9 @@ func (d *Device) testAttention(cpu kernel.Device, p kernel.Precision) error {
 	if wrong := differing(got[1].Data, got[0].Data, want.Dim); wrong != nil {
 		return d.refused(wrong, use.store, use.attend)
 	}
+	if bound > 0 {
+		d.round(got[0].Data)
+	}
 	return nil
 }
 

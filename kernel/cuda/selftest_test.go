@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"testing"
 
@@ -29,6 +30,9 @@ func TestSelfTest(t *testing.T) {
 		t.Logf("%s: %d launches", d.kind, launches)
 		if launches < 15 || launches > mostTestLaunches {
 			t.Errorf("%s: %d launches, must be at most %d", d.kind, launches, mostTestLaunches)
+		}
+		if (d.Rounding() != 0) != (d.kind == TensorKind) {
+			t.Errorf("%s: its rounding is %#x", d.kind, d.Rounding())
 		}
 		if len(d.Distrusted()) > 0 {
 			t.Errorf("%s: %v are distrusted", d.kind, d.Distrusted())
@@ -127,6 +131,24 @@ func TestSelfTestAttention(t *testing.T) {
 	oneLine(t, err, "kernel attend_store_bf16 or attend_tensor_bf16: row 4, output 0 is ",
 		"use cuda:0, which does without it")
 	openDevice(t)
+}
+
+// TestSelfTestRounding has tensor cores that round in another way: they are as good, and are told
+// apart.
+func TestSelfTestRounding(t *testing.T) {
+	const usual = "DROVER_STANDIN_ROUNDING"
+	if os.Getenv(usual) == "" {
+		d := openTensor(t)
+		t.Setenv(usual, fmt.Sprint(d.Rounding()))
+		if again := openTensor(t); again.Rounding() != d.Rounding() {
+			t.Errorf("rounding is %#x, then %#x", d.Rounding(), again.Rounding())
+		}
+	}
+	if with(t, "STANDIN", "newer") {
+		if got := fmt.Sprint(openTensor(t).Rounding()); got == "0" || got == os.Getenv(usual) {
+			t.Errorf("rounding is %s, as of another device", got)
+		}
+	}
 }
 
 // TestSelfTestLeaky has tensor cores whose sums depend on what stands beside a row, and others

@@ -12,8 +12,8 @@
 // 11), sm_75 (an older device), damaged (images are), reverse or shuffle (threads run in another
 // order, see threads.h), nographs (none can be made), nolaunch (none can be launched), early
 // (copies run as soon as their stream's earlier work lets them, kernels as late as can be),
-// random (streams go on at any moment), leaky and coarse (what tensor cores make of bfloat16, see
-// threads.h). STANDIN_WRONG names kernels, with spaces around them, that change the lowest bit of
+// random (streams go on at any moment), leaky, coarse and newer (what tensor cores make of bfloat16,
+// see threads.h). STANDIN_WRONG names kernels, with spaces around them, that change the lowest bit of
 // their first result. STANDIN_LOST, a number, lets so many kernels run before they fail, those of
 // a device's self-test among them, with the error STANDIN_ERROR; STANDIN_MEMORY is the memory in
 // bytes, STANDIN_CLAIM what is told of it.

@@ -95,8 +95,9 @@ void multiply_int8(const Thread *warp) {
 // The order is a choice of this stand-in: ascending, in float64, rounded once. GPUs do it
 // otherwise, and round otherwise, too. Of sums that are no whole numbers the stand-in spoils some
 // if it is told to: leaky ones depend on the column beside them, coarse ones lose a bit in 256.
+// Newer ones are rounded after each product.
 void multiply_bf16(const Thread *warp) {
-  const bool leaky = told("leaky"), coarse = told("coarse");
+  const bool leaky = told("leaky"), coarse = told("coarse"), newer = told("newer");
   float a[16][16], b[16][8];
   for (int t = 0; t < 32; t++)
     for (int j = 0; j < 2; j++) {
@@ -112,7 +113,8 @@ void multiply_bf16(const Thread *warp) {
       float &c = static_cast<float *>(warp[t].operands.c)[i];
       double sum = c;
       for (int k = 0; k < 16; k++)
-        sum += (double)a[t / 4 + i / 2 * 8][k] * b[k][t % 4 * 2 + i % 2];
+        if (sum += (double)a[t / 4 + i / 2 * 8][k] * b[k][t % 4 * 2 + i % 2]; newer)
+          sum = (float)sum;
       c = (float)sum;
       if (c == std::trunc(c)) continue;
       const int beside = (t % 4 * 2 + i % 2 + 1) % 8;
