@@ -63,20 +63,19 @@ func (s *Server) Fetch(r *droverv1.FetchRequest,
 	if err != nil {
 		return err
 	}
-	body, err := s.opts.Packed.Body(replica.Layer, replica.Expert)
+	body, err := s.fetchBody(replica)
 	switch {
-	case errors.Is(err, ErrNotHeld):
-		return status.Error(codes.NotFound, err.Error())
 	case err != nil:
-		return status.Error(codes.Internal, err.Error())
+		return err
 	case uint64(body.Size()) != r.SizeBytes:
 		return status.Errorf(codes.FailedPrecondition,
 			"layer %d expert %d is %d bytes, the other node expects %d", replica.Layer,
 			replica.Expert, body.Size(), r.SizeBytes)
+	case r.HeaderOnly:
+		return s.sendHeaders(g, body, r.Further)
 	}
 	h := s.fetchHeader(body, r)
-	if err := g.Send(&droverv1.FetchResponse{
-		Kind: &droverv1.FetchResponse_Header{Header: h}}); err != nil || r.HeaderOnly {
+	if err := sendHeader(g, h); err != nil {
 		return err
 	}
 	if err := s.takeTurn(ctx); err != nil {
@@ -151,24 +150,94 @@ func (s *Server) checkFetch(r *droverv1.FetchRequest) (Replica, error) {
 	case int64(r.FormatVersion) != int64(s.opts.PackedVersion):
 		return refuse("version of packed weights: the other node has %d, this one %d",
 			r.FormatVersion, s.opts.PackedVersion)
+	case len(r.Further) > maxFurther:
+		return replica, status.Errorf(codes.InvalidArgument,
+			"headers of %d further replicas are asked for, at most %d may be", len(r.Further),
+			maxFurther)
 	case r.Offset > r.SizeBytes:
 		return replica, status.Errorf(codes.InvalidArgument, "offset %d of %d bytes", r.Offset,
 			r.SizeBytes)
 	}
-	if !s.opts.Replicas.Holds(replica.Layer, replica.Expert) {
-		return replica, status.Errorf(codes.NotFound, "layer %d expert %d: %v", r.Layer, r.Expert,
-			ErrNotHeld)
-	}
 	return replica, nil
 }
 
-// fetchHeader says what is sent: the rest of what the other node has, or all.
+// fetchBody is the body of a replica that is held.
+func (s *Server) fetchBody(r Replica) (Body, error) {
+	if !s.opts.Replicas.Holds(r.Layer, r.Expert) {
+		return nil, status.Errorf(codes.NotFound, "layer %d expert %d: %v", r.Layer, r.Expert,
+			ErrNotHeld)
+	}
+	b, err := s.opts.Packed.Body(r.Layer, r.Expert)
+	switch {
+	case errors.Is(err, ErrNotHeld):
+		return nil, status.Error(codes.NotFound, err.Error())
+	case err != nil:
+		return nil, status.Error(codes.Internal, err.Error())
+	}
+	return b, nil
+}
+
+// maxFurther bounds the headers that one Fetch asks for beside the first.
+const maxFurther = 256
+
+// sendHeaders sends a body's header and those of further replicas. They are hashed on a thread
+// that has less right to the processor than frames have.
+func (s *Server) sendHeaders(g grpc.ServerStreamingServer[droverv1.FetchResponse], first Body,
+	further []*droverv1.FetchReplica) error {
+	ctx := g.Context()
+	headers := make(chan *droverv1.FetchHeader)
+	s.running.Go(func() {
+		Background()
+		defer close(headers)
+		next := s.fetchHeader(first, nil)
+		for _, r := range further {
+			if !handOver(ctx, s.done, headers, next) {
+				return
+			}
+			next = &droverv1.FetchHeader{}
+			if b, err := s.fetchBody(Replica{int(r.Layer), int(r.Expert)}); err == nil {
+				next = s.fetchHeader(b, nil)
+			}
+		}
+		handOver(ctx, s.done, headers, next)
+	})
+	sent := 0
+	for h := range headers {
+		if err := sendHeader(g, h); err != nil {
+			return err // its context ends, and so does the hashing
+		}
+		sent++
+	}
+	if sent <= len(further) {
+		return status.Error(codes.Unavailable, "the expert node is stopping")
+	}
+	return nil
+}
+
+// handOver sends on a channel, unless ctx or done ends first.
+func handOver[T any](ctx context.Context, done <-chan struct{}, to chan<- T, v T) bool {
+	select {
+	case to <- v:
+		return true
+	case <-ctx.Done():
+	case <-done:
+	}
+	return false
+}
+
+func sendHeader(g grpc.ServerStreamingServer[droverv1.FetchResponse],
+	h *droverv1.FetchHeader) error {
+	return g.Send(&droverv1.FetchResponse{Kind: &droverv1.FetchResponse_Header{Header: h}})
+}
+
+// fetchHeader says what is sent: the rest of what the other node has, or all. A nil request has
+// nothing.
 func (s *Server) fetchHeader(b Body, r *droverv1.FetchRequest) *droverv1.FetchHeader {
 	s.hashing.Lock()
 	content := b.Content()
 	s.hashing.Unlock()
 	h := &droverv1.FetchHeader{SizeBytes: uint64(b.Size()), ContentSha256: content[:]}
-	if bytes.Equal(r.ContentSha256, content[:]) {
+	if bytes.Equal(r.GetContentSha256(), content[:]) {
 		h.Offset = r.Offset
 	}
 	h.Crc32C = FetchHeaderSum(h)

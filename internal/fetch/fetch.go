@@ -103,6 +103,9 @@ type Source struct {
 	conns   map[string]*grpc.ClientConn // by address
 	failed  map[string]int              // by address: failures since Locate or the last success
 	held    map[placement.Replica]*held
+	// Since Locate: what nodes said of others' weights, and of which replicas each is asked.
+	opinions map[opinionOf]*opinion
+	judges   map[string][]placement.Replica // by address
 }
 
 // held is what is known of a replica that was loaded. Its weights live as long as whoever
@@ -172,6 +175,7 @@ func (s *Source) Locate(holders map[placement.Replica][]placement.Node) {
 	s.mu.Lock()
 	old := s.conns
 	s.holders, s.conns, s.failed = holders, map[string]*grpc.ClientConn{}, map[string]int{}
+	s.opinions, s.judges = map[opinionOf]*opinion{}, nil
 	s.mu.Unlock()
 	closeAll(old)
 }
@@ -235,6 +239,15 @@ func (b *body) Content() [32]byte {
 func (s *Source) inMemory(r placement.Replica) expertnode.Body {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if matrices := s.alive(r); matrices != nil {
+		return &body{packed.NewBody(matrices), s, r}
+	}
+	return nil
+}
+
+// alive returns the matrices of a replica that was loaded, if somebody computes with them still.
+// The caller holds s.mu.
+func (s *Source) alive(r placement.Replica) []*kernel.Matrix {
 	h := s.held[r]
 	if h == nil {
 		return nil
@@ -245,7 +258,7 @@ func (s *Source) inMemory(r placement.Replica) expertnode.Body {
 			return nil
 		}
 	}
-	return &body{packed.NewBody(matrices), s, r}
+	return matrices
 }
 
 // remember notes a replica's matrices, for those who ask for them.
@@ -266,10 +279,15 @@ func (s *Source) remember(r placement.Replica, matrices []*kernel.Matrix) {
 // nodes that join do not all ask the same one first.
 func (s *Source) from(r placement.Replica) []placement.Node {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ranked(r)
+}
+
+// ranked is from for callers that hold s.mu.
+func (s *Source) ranked(r placement.Replica) []placement.Node {
 	nodes := slices.DeleteFunc(slices.Clone(s.holders[r]), func(n placement.Node) bool {
 		return n.ID == s.opts.NodeID || s.failed[n.Address] >= maxFailures
 	})
-	s.mu.Unlock()
 	rank := func(n placement.Node) uint64 {
 		h := fnv.New64a()
 		fmt.Fprintf(h, "%s %s %d %d", s.opts.NodeID, n.ID, r.Layer, r.Expert)

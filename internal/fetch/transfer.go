@@ -1,11 +1,11 @@
 package fetch
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -43,18 +43,21 @@ type transfer struct {
 	replica placement.Replica
 	partial *packed.Partial
 	began   int64 // offset of the last attempt
+
+	// content is what the node with the identifier by says that the weights' SHA-256 is; nil:
+	// nobody says anything.
+	content *[32]byte
+	by      string
 }
 
 // from asks one node after the other. What one has sent is not asked for again.
 func (t *transfer) from(ctx context.Context, nodes []placement.Node) error {
-	if len(nodes) > 1 {
-		if err := t.compare(ctx, nodes); err != nil {
-			return err
-		}
-	}
 	var err error
 	for _, n := range nodes {
-		if err = t.patiently(ctx, n); err == nil {
+		if err = t.secondOpinion(ctx, n, nodes); err == nil {
+			err = t.patiently(ctx, n)
+		}
+		if err == nil {
 			t.source.count(n.Address, nil)
 			t.source.fetched.Add(1)
 			t.source.fetchedBytes.Add(t.partial.Size() - t.began)
@@ -65,6 +68,9 @@ func (t *transfer) from(ctx context.Context, nodes []placement.Node) error {
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
+		}
+		if errors.Is(err, errDisagree) {
+			return err
 		}
 		t.source.count(n.Address, err)
 		t.failed(n, err)
@@ -78,47 +84,43 @@ func (t *transfer) failed(n placement.Node, err error) {
 	}
 }
 
-// compare asks two nodes for the SHA-256 of their weights. Nodes that pack the same
-// checkpoint have the same bytes, so a difference means that one of them is broken or
+// secondOpinion asks another node than the sender for the SHA-256 of its weights. Nodes that pack
+// the same checkpoint have the same bytes, so a difference means that one of them is broken or
 // lies. A node that does not answer has no say.
-func (t *transfer) compare(ctx context.Context, nodes []placement.Node) error {
-	var first *droverv1.FetchHeader
-	var by placement.Node
-	for _, n := range nodes {
-		h, err := t.header(ctx, n)
+func (t *transfer) secondOpinion(ctx context.Context, sender placement.Node,
+	nodes []placement.Node) error {
+	if t.content != nil && t.by != sender.ID {
+		return nil
+	}
+	t.content = nil
+	for i := range nodes { // the ones after the sender first
+		n := nodes[(slices.Index(nodes, sender)+1+i)%len(nodes)]
+		if n.ID == sender.ID {
+			continue
+		}
+		content, err := t.source.opinion(ctx, t.replica, n, t.partial.Size())
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case err != nil:
 			t.source.count(n.Address, err)
 			continue
-		case first == nil:
-			first, by = h, n
-		case bytes.Equal(first.ContentSha256, h.ContentSha256):
-			return nil
-		default:
-			if f := t.source.opts.Events.Disagreed; f != nil {
-				f(t.replica, [2]string{by.ID, n.ID})
-			}
-			return errDisagree
 		}
+		t.content, t.by = &content, n.ID
+		return nil
 	}
 	return nil
 }
 
-// header asks a node for the header only.
-func (t *transfer) header(ctx context.Context, n placement.Node) (*droverv1.FetchHeader, error) {
-	ctx, cancel := context.WithTimeout(ctx, stall)
-	defer cancel()
-	stream, err := t.open(ctx, n, true)
-	if err != nil {
-		return nil, err
+// compare compares what the sender says of its weights with what the other node says.
+func (t *transfer) compare(sender string, content [32]byte) error {
+	if t.content == nil || *t.content == content {
+		return nil
 	}
-	r, err := stream.Recv()
-	if err != nil {
-		return nil, err
+	if f := t.source.opts.Events.Disagreed; f != nil {
+		f(t.replica, [2]string{sender, t.by})
 	}
-	return r.GetHeader(), t.checkHeader(r.GetHeader())
+	return errDisagree
 }
 
 // patiently fetches from a node that may be busy with others.
@@ -145,16 +147,19 @@ func (t *transfer) fetchFrom(ctx context.Context, n placement.Node) error {
 	defer cancel(nil)
 	watch := time.AfterFunc(stall, func() { cancel(errStalled) })
 	defer watch.Stop()
-	stream, err := t.open(ctx, n, false)
+	stream, err := t.open(ctx, n)
 	if err != nil {
-		return t.because(ctx, err)
+		return because(ctx, err)
 	}
 	r, err := stream.Recv()
 	if err != nil {
-		return t.because(ctx, err)
+		return because(ctx, err)
 	}
 	h := r.GetHeader()
-	if err := t.checkHeader(h); err != nil {
+	if err := checkHeader(h, t.partial.Size()); err != nil {
+		return err
+	}
+	if err := t.compare(n.ID, [32]byte(h.ContentSha256)); err != nil {
 		return err
 	}
 	t.partial.Begin([32]byte(h.ContentSha256))
@@ -170,7 +175,7 @@ func (t *transfer) fetchFrom(ctx context.Context, n placement.Node) error {
 			return t.partial.Finish()
 		}
 		if err != nil {
-			return t.because(ctx, err)
+			return because(ctx, err)
 		}
 		c := r.GetChunk()
 		if c == nil {
@@ -182,41 +187,28 @@ func (t *transfer) fetchFrom(ctx context.Context, n placement.Node) error {
 	}
 }
 
-// because prefers the reason for which we gave up to what gRPC made of it.
-func (t *transfer) because(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	return err
-}
-
-// checkHeader compares a header with what this node knows.
-func (t *transfer) checkHeader(h *droverv1.FetchHeader) error {
+// checkHeader compares a header with what this node knows, the size of the weights.
+func checkHeader(h *droverv1.FetchHeader, size int64) error {
 	switch {
 	case h == nil || len(h.ContentSha256) != 32:
 		return fmt.Errorf("%w: the first message is no valid header", packed.ErrCorrupt)
 	case h.Crc32C != expertnode.FetchHeaderSum(h):
 		return fmt.Errorf("%w: the header does not match its checksum", packed.ErrCorrupt)
-	case h.SizeBytes != uint64(t.partial.Size()):
+	case h.SizeBytes != uint64(size):
 		return fmt.Errorf("%w: %d bytes are announced, must be %d", packed.ErrCorrupt,
-			h.SizeBytes, t.partial.Size())
+			h.SizeBytes, size)
 	}
 	return nil
 }
 
 // open asks for what is missing.
-func (t *transfer) open(ctx context.Context, n placement.Node, headerOnly bool) (
+func (t *transfer) open(ctx context.Context, n placement.Node) (
 	grpc.ServerStreamingClient[droverv1.FetchResponse], error) {
 	conn, err := t.source.conn(n.Address)
 	if err != nil {
 		return nil, err
 	}
-	s := t.source
-	digest := s.opts.Checkpoint.Digest()
-	r := &droverv1.FetchRequest{ModelDigest: digest[:], NumericMode: s.opts.Model.Mode.String(),
-		FormatVersion: packed.Version, Layer: uint32(t.replica.Layer),
-		Expert: uint32(t.replica.Expert), SizeBytes: uint64(t.partial.Size()),
-		HeaderOnly: headerOnly}
+	r := t.source.request(t.replica, t.partial.Size())
 	if content, ok := t.partial.Content(); ok {
 		r.Offset, r.ContentSha256 = uint64(t.partial.Have()), content[:]
 	}

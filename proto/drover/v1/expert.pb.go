@@ -889,7 +889,10 @@ type FetchRequest struct {
 	Offset        uint64 `protobuf:"varint,7,opt,name=offset,proto3" json:"offset,omitempty"`
 	ContentSha256 []byte `protobuf:"bytes,8,opt,name=content_sha256,json=contentSha256,proto3" json:"content_sha256,omitempty"`
 	// Only the FetchHeader is wanted.
-	HeaderOnly    bool `protobuf:"varint,9,opt,name=header_only,json=headerOnly,proto3" json:"header_only,omitempty"`
+	HeaderOnly bool `protobuf:"varint,9,opt,name=header_only,json=headerOnly,proto3" json:"header_only,omitempty"`
+	// With header_only: the FetchHeaders of these, at most 256, are wanted as well. They follow in
+	// this order; that of a replica which the node does not hold is empty.
+	Further       []*FetchReplica `protobuf:"bytes,10,rep,name=further,proto3" json:"further,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -987,6 +990,66 @@ func (x *FetchRequest) GetHeaderOnly() bool {
 	return false
 }
 
+func (x *FetchRequest) GetFurther() []*FetchReplica {
+	if x != nil {
+		return x.Further
+	}
+	return nil
+}
+
+// FetchReplica names one expert of one layer.
+type FetchReplica struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Layer         uint32                 `protobuf:"varint,1,opt,name=layer,proto3" json:"layer,omitempty"`
+	Expert        uint32                 `protobuf:"varint,2,opt,name=expert,proto3" json:"expert,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchReplica) Reset() {
+	*x = FetchReplica{}
+	mi := &file_drover_v1_expert_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchReplica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchReplica) ProtoMessage() {}
+
+func (x *FetchReplica) ProtoReflect() protoreflect.Message {
+	mi := &file_drover_v1_expert_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchReplica.ProtoReflect.Descriptor instead.
+func (*FetchReplica) Descriptor() ([]byte, []int) {
+	return file_drover_v1_expert_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *FetchReplica) GetLayer() uint32 {
+	if x != nil {
+		return x.Layer
+	}
+	return 0
+}
+
+func (x *FetchReplica) GetExpert() uint32 {
+	if x != nil {
+		return x.Expert
+	}
+	return 0
+}
+
 type FetchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Kind:
@@ -1000,7 +1063,7 @@ type FetchResponse struct {
 
 func (x *FetchResponse) Reset() {
 	*x = FetchResponse{}
-	mi := &file_drover_v1_expert_proto_msgTypes[9]
+	mi := &file_drover_v1_expert_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1075,7 @@ func (x *FetchResponse) String() string {
 func (*FetchResponse) ProtoMessage() {}
 
 func (x *FetchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_expert_proto_msgTypes[9]
+	mi := &file_drover_v1_expert_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1088,7 @@ func (x *FetchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchResponse.ProtoReflect.Descriptor instead.
 func (*FetchResponse) Descriptor() ([]byte, []int) {
-	return file_drover_v1_expert_proto_rawDescGZIP(), []int{9}
+	return file_drover_v1_expert_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *FetchResponse) GetKind() isFetchResponse_Kind {
@@ -1085,7 +1148,7 @@ type FetchHeader struct {
 
 func (x *FetchHeader) Reset() {
 	*x = FetchHeader{}
-	mi := &file_drover_v1_expert_proto_msgTypes[10]
+	mi := &file_drover_v1_expert_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1097,7 +1160,7 @@ func (x *FetchHeader) String() string {
 func (*FetchHeader) ProtoMessage() {}
 
 func (x *FetchHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_expert_proto_msgTypes[10]
+	mi := &file_drover_v1_expert_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1110,7 +1173,7 @@ func (x *FetchHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchHeader.ProtoReflect.Descriptor instead.
 func (*FetchHeader) Descriptor() ([]byte, []int) {
-	return file_drover_v1_expert_proto_rawDescGZIP(), []int{10}
+	return file_drover_v1_expert_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FetchHeader) GetSizeBytes() uint64 {
@@ -1154,7 +1217,7 @@ type FetchChunk struct {
 
 func (x *FetchChunk) Reset() {
 	*x = FetchChunk{}
-	mi := &file_drover_v1_expert_proto_msgTypes[11]
+	mi := &file_drover_v1_expert_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1166,7 +1229,7 @@ func (x *FetchChunk) String() string {
 func (*FetchChunk) ProtoMessage() {}
 
 func (x *FetchChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_expert_proto_msgTypes[11]
+	mi := &file_drover_v1_expert_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1179,7 +1242,7 @@ func (x *FetchChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunk.ProtoReflect.Descriptor instead.
 func (*FetchChunk) Descriptor() ([]byte, []int) {
-	return file_drover_v1_expert_proto_rawDescGZIP(), []int{11}
+	return file_drover_v1_expert_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FetchChunk) GetOffset() uint64 {
@@ -1211,7 +1274,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_drover_v1_expert_proto_msgTypes[12]
+	mi := &file_drover_v1_expert_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +1286,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_expert_proto_msgTypes[12]
+	mi := &file_drover_v1_expert_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +1299,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_drover_v1_expert_proto_rawDescGZIP(), []int{12}
+	return file_drover_v1_expert_proto_rawDescGZIP(), []int{13}
 }
 
 // StatusResponse describes a node.
@@ -1270,7 +1333,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_drover_v1_expert_proto_msgTypes[13]
+	mi := &file_drover_v1_expert_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1282,7 +1345,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_drover_v1_expert_proto_msgTypes[13]
+	mi := &file_drover_v1_expert_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1295,7 +1358,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_drover_v1_expert_proto_rawDescGZIP(), []int{13}
+	return file_drover_v1_expert_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StatusResponse) GetNodeId() string {
@@ -1461,7 +1524,7 @@ const file_drover_v1_expert_proto_rawDesc = "" +
 	"\x04Ping\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\"\x1c\n" +
 	"\x04Pong\x12\x14\n" +
-	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\"\xa8\x02\n" +
+	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\"\xdb\x02\n" +
 	"\fFetchRequest\x12!\n" +
 	"\fmodel_digest\x18\x01 \x01(\fR\vmodelDigest\x12!\n" +
 	"\fnumeric_mode\x18\x02 \x01(\tR\vnumericMode\x12%\n" +
@@ -1473,7 +1536,12 @@ const file_drover_v1_expert_proto_rawDesc = "" +
 	"\x06offset\x18\a \x01(\x04R\x06offset\x12%\n" +
 	"\x0econtent_sha256\x18\b \x01(\fR\rcontentSha256\x12\x1f\n" +
 	"\vheader_only\x18\t \x01(\bR\n" +
-	"headerOnly\"x\n" +
+	"headerOnly\x121\n" +
+	"\afurther\x18\n" +
+	" \x03(\v2\x17.drover.v1.FetchReplicaR\afurther\"<\n" +
+	"\fFetchReplica\x12\x14\n" +
+	"\x05layer\x18\x01 \x01(\rR\x05layer\x12\x16\n" +
+	"\x06expert\x18\x02 \x01(\rR\x06expert\"x\n" +
 	"\rFetchResponse\x120\n" +
 	"\x06header\x18\x01 \x01(\v2\x16.drover.v1.FetchHeaderH\x00R\x06header\x12-\n" +
 	"\x05chunk\x18\x02 \x01(\v2\x15.drover.v1.FetchChunkH\x00R\x05chunkB\x06\n" +
@@ -1541,7 +1609,7 @@ func file_drover_v1_expert_proto_rawDescGZIP() []byte {
 }
 
 var file_drover_v1_expert_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_drover_v1_expert_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_drover_v1_expert_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_drover_v1_expert_proto_goTypes = []any{
 	(Dtype)(0),              // 0: drover.v1.Dtype
 	(ExpertStatus)(0),       // 1: drover.v1.ExpertStatus
@@ -1554,11 +1622,12 @@ var file_drover_v1_expert_proto_goTypes = []any{
 	(*Ping)(nil),            // 8: drover.v1.Ping
 	(*Pong)(nil),            // 9: drover.v1.Pong
 	(*FetchRequest)(nil),    // 10: drover.v1.FetchRequest
-	(*FetchResponse)(nil),   // 11: drover.v1.FetchResponse
-	(*FetchHeader)(nil),     // 12: drover.v1.FetchHeader
-	(*FetchChunk)(nil),      // 13: drover.v1.FetchChunk
-	(*StatusRequest)(nil),   // 14: drover.v1.StatusRequest
-	(*StatusResponse)(nil),  // 15: drover.v1.StatusResponse
+	(*FetchReplica)(nil),    // 11: drover.v1.FetchReplica
+	(*FetchResponse)(nil),   // 12: drover.v1.FetchResponse
+	(*FetchHeader)(nil),     // 13: drover.v1.FetchHeader
+	(*FetchChunk)(nil),      // 14: drover.v1.FetchChunk
+	(*StatusRequest)(nil),   // 15: drover.v1.StatusRequest
+	(*StatusResponse)(nil),  // 16: drover.v1.StatusResponse
 }
 var file_drover_v1_expert_proto_depIdxs = []int32{
 	4,  // 0: drover.v1.ExecuteRequest.hello:type_name -> drover.v1.Hello
@@ -1572,19 +1641,20 @@ var file_drover_v1_expert_proto_depIdxs = []int32{
 	0,  // 8: drover.v1.Dispatch.dtype:type_name -> drover.v1.Dtype
 	0,  // 9: drover.v1.Combine.dtype:type_name -> drover.v1.Dtype
 	1,  // 10: drover.v1.Combine.statuses:type_name -> drover.v1.ExpertStatus
-	12, // 11: drover.v1.FetchResponse.header:type_name -> drover.v1.FetchHeader
-	13, // 12: drover.v1.FetchResponse.chunk:type_name -> drover.v1.FetchChunk
-	2,  // 13: drover.v1.ExpertService.Execute:input_type -> drover.v1.ExecuteRequest
-	10, // 14: drover.v1.ExpertService.Fetch:input_type -> drover.v1.FetchRequest
-	14, // 15: drover.v1.ExpertService.Status:input_type -> drover.v1.StatusRequest
-	3,  // 16: drover.v1.ExpertService.Execute:output_type -> drover.v1.ExecuteResponse
-	11, // 17: drover.v1.ExpertService.Fetch:output_type -> drover.v1.FetchResponse
-	15, // 18: drover.v1.ExpertService.Status:output_type -> drover.v1.StatusResponse
-	16, // [16:19] is the sub-list for method output_type
-	13, // [13:16] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	11, // 11: drover.v1.FetchRequest.further:type_name -> drover.v1.FetchReplica
+	13, // 12: drover.v1.FetchResponse.header:type_name -> drover.v1.FetchHeader
+	14, // 13: drover.v1.FetchResponse.chunk:type_name -> drover.v1.FetchChunk
+	2,  // 14: drover.v1.ExpertService.Execute:input_type -> drover.v1.ExecuteRequest
+	10, // 15: drover.v1.ExpertService.Fetch:input_type -> drover.v1.FetchRequest
+	15, // 16: drover.v1.ExpertService.Status:input_type -> drover.v1.StatusRequest
+	3,  // 17: drover.v1.ExpertService.Execute:output_type -> drover.v1.ExecuteResponse
+	12, // 18: drover.v1.ExpertService.Fetch:output_type -> drover.v1.FetchResponse
+	16, // 19: drover.v1.ExpertService.Status:output_type -> drover.v1.StatusResponse
+	17, // [17:20] is the sub-list for method output_type
+	14, // [14:17] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_drover_v1_expert_proto_init() }
@@ -1603,7 +1673,7 @@ func file_drover_v1_expert_proto_init() {
 		(*ExecuteResponse_Combine)(nil),
 		(*ExecuteResponse_Pong)(nil),
 	}
-	file_drover_v1_expert_proto_msgTypes[9].OneofWrappers = []any{
+	file_drover_v1_expert_proto_msgTypes[10].OneofWrappers = []any{
 		(*FetchResponse_Header)(nil),
 		(*FetchResponse_Chunk)(nil),
 	}
@@ -1613,7 +1683,7 @@ func file_drover_v1_expert_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_drover_v1_expert_proto_rawDesc), len(file_drover_v1_expert_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
