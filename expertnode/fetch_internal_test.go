@@ -73,8 +73,8 @@ func TestFetchBesideFrames(t *testing.T) {
 				t.Errorf("%s: %.1f MiB/s of 64, want %v to %v", what, got, least, most)
 			}
 		}
-		check("beside frames, before it knows", send(measureAfter, 1), 3.5, 4.1)
-		check("measuring", send(measureBytes, 1), 45, 65)
+		check("beside frames, before it knows", send(measureAfter, 1), 1.8, 2.1)
+		check("measuring", send(measureBytes, 1), 40, 65)
 		check("beside frames", send(16<<20, 1), 5.5, 6.7)
 		time.Sleep(busyTime)
 		check("alone again", send(16<<20, 0), 55, 65)
@@ -101,6 +101,15 @@ func TestFetchBesideFrames(t *testing.T) {
 	}
 	if p.alone != 0 {
 		t.Errorf("the time in which nobody asks is measured: %.0f bytes/s", p.alone)
+	}
+	for range 4 { // each time less is moved than is worth to measure for
+		for n := range uint64(measureAfter / chunk / 2) {
+			if p.rest(now, chunk, n) == 0 {
+				t.Fatalf("beside frames it sends without a rest after %d bytes", n*chunk)
+			}
+			now = later(now, p.next)
+		}
+		now = now.Add(time.Minute)
 	}
 }
 
