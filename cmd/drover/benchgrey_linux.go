@@ -142,9 +142,9 @@ is compared with the quiet windows before and after it. It needs root.
 
 With --json one document: {"replicas","clients","window_seconds","changes":[{"change","tokens",
 "seconds":{"median","min","max"},"quiet_itl_p99_ms":{…},"itl_p99_ms":{…},"ratio":{…},
-"largest_gap_ms":{…},"quiet_largest_gap_ms":{…}}],"ratio":{…},"new_nodes","seconds_to_share":{…},
-"half_speed_seconds_to_share":{…},"requests",
-"failed","differing","failures","violations"}.
+"pooled_ratio","largest_gap_ms":{…},"quiet_largest_gap_ms":{…}}],"ratio":{…},"new_nodes",
+"seconds_to_share":{…},"half_speed_seconds_to_share":{…},"idle","requests","failed","differing",
+"failures","violations"}.
 
 Exit codes: 0 no request failed and no answer differed, 1 one did, or an error, 2 wrong usage,
 130 interrupted. Times are reported, not judged.`,

@@ -60,6 +60,7 @@ type elastic struct {
 	moves  []move          // of all rounds
 	shares []time.Duration // from when a new node had its weights until it carried its share
 	half   []time.Duration // the same of the node that runs for half of the time
+	idle   []string        // of the nodes that did not within shareGoal, what they got
 }
 
 // move is one change: the quiet window before, the time until all had their share, and the quiet
@@ -175,8 +176,13 @@ func (e *elastic) launch(ctx context.Context, ids ...string) error {
 	return nil
 }
 
-// shareWithin bounds the wait for a new node to carry its share: three times the goal.
-const shareWithin = 15 * time.Second
+const (
+	// shareGoal is when a new node should carry its share, shareWithin bounds the wait.
+	shareGoal   = 5 * time.Second
+	shareWithin = 15 * time.Second
+	// partsEvery is how often is looked what the shares are.
+	partsEvery = time.Second
+)
 
 // grow joins, and measures from when each new node has its weights until it carries its share.
 func (e *elastic) grow(ctx context.Context, ids ...string) error {
@@ -186,27 +192,41 @@ func (e *elastic) grow(ctx context.Context, ids ...string) error {
 	ready := map[string]time.Time{}
 	waiting := slices.Clone(ids)
 	var before map[string]*droverv1.NodeStatus
+	var parts map[string]float64
+	var looked time.Time
 	look := func() (bool, error) {
 		nodes, _, err := e.c.list(ctx)
 		if err != nil {
 			return false, err
 		}
+		if time.Since(looked) > partsEvery {
+			looked = time.Now()
+			if parts, err = e.parts(ctx); err != nil {
+				return false, err
+			}
+		}
 		waiting = slices.DeleteFunc(waiting, func(id string) bool {
 			n := nodes[id]
-			if n.GetState() != "ready" || n.GetReplicaCount() == 0 {
+			if n.GetState() != "ready" || n.GetReplicaCount() == 0 || parts[id] == 0 {
 				return false
 			}
 			if _, known := ready[id]; !known {
 				ready[id] = time.Now()
 			}
 			took := time.Since(ready[id])
-			if !carries(id, before, nodes) && took < shareWithin {
+			got := carried(id, before, nodes)
+			switch {
+			case id == halfNode && (4*got >= parts[id] || took >= shareWithin):
+				e.half = append(e.half, min(took, shareWithin))
+			case 2*got >= parts[id] || took >= shareWithin:
+				e.shares = append(e.shares, min(took, shareWithin))
+				if took > shareGoal {
+					e.idle = append(e.idle, fmt.Sprintf("%s, with %d replicas and a speed of %.2f, got "+
+						"%.3f of the rows after %.1f s and should get %.3f", id, n.ReplicaCount, n.Speed,
+						got, took.Seconds(), parts[id]))
+				}
+			default:
 				return false
-			}
-			if id == halfNode {
-				e.half = append(e.half, took)
-			} else {
-				e.shares = append(e.shares, took)
 			}
 			return true
 		})
@@ -216,23 +236,49 @@ func (e *elastic) grow(ctx context.Context, ids ...string) error {
 	return await(ctx, time.Minute, fmt.Sprint(ids, " have their weights"), look)
 }
 
-// carries says whether a node got at least half of its part of the rows since an earlier look: by
-// the replicas that it holds, and of a node that runs for half of the time half of that.
-func carries(id string, before, now map[string]*droverv1.NodeStatus) bool {
-	if before[id] == nil {
-		return false
+// parts is each node's part of the rows by the placement and the load that was measured: those of
+// an expert fall to its replicas alike. Where nothing was measured all experts get as many.
+func (e *elastic) parts(ctx context.Context) (map[string]float64, error) {
+	r, err := droverv1.NewClusterServiceClient(e.c.conn).GetPlacement(ctx,
+		&droverv1.GetPlacementRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("get the placement: %w", err)
 	}
-	rows, replicas := uint64(0), uint32(0)
-	for id, n := range now {
-		rows += n.RowsDispatched - min(before[id].GetRowsDispatched(), n.RowsDispatched)
-		replicas += n.ReplicaCount
+	parts, total := map[string]float64{}, 0.
+	for _, l := range r.Layers {
+		measured := slices.ContainsFunc(l.Experts,
+			func(x *droverv1.ExpertReplicas) bool { return x.Load > 0 })
+		for _, x := range l.Experts {
+			load := x.Load
+			if !measured {
+				load = 1
+			}
+			total += load
+			for _, id := range x.NodeIds {
+				parts[id] += load / float64(len(x.NodeIds))
+			}
+		}
 	}
-	own := now[id].RowsDispatched - min(before[id].RowsDispatched, now[id].RowsDispatched)
-	enough := uint64(2)
-	if id == halfNode {
-		enough = 4
+	for id := range parts {
+		parts[id] /= total
 	}
-	return own > 0 && enough*own*uint64(replicas) >= rows*uint64(now[id].ReplicaCount)
+	return parts, nil
+}
+
+// carried is a node's part of the rows since an earlier look.
+func carried(id string, before, now map[string]*droverv1.NodeStatus) float64 {
+	rows := func(id string) float64 {
+		last := before[id].GetRowsDispatched()
+		return float64(now[id].GetRowsDispatched() - min(last, now[id].GetRowsDispatched()))
+	}
+	total := 0.
+	for id := range now {
+		total += rows(id)
+	}
+	if before[id] == nil || total == 0 {
+		return 0
+	}
+	return rows(id) / total
 }
 
 // leave ends nodes as Kubernetes does, all at once.
@@ -293,6 +339,7 @@ func (e *elastic) report() ElasticReport {
 	for _, name := range e.names {
 		c := ElasticChange{Change: name}
 		var seconds, ratios, quiet, moving, pauses, quietPauses []float64
+		var allQuiet, allMoving []window
 		for _, m := range e.moves {
 			if m.name != name {
 				continue
@@ -302,15 +349,18 @@ func (e *elastic) report() ElasticReport {
 			ratios = append(ratios, in.P99/max(beside.P99, 1e-3))
 			quiet, moving = append(quiet, beside.P99), append(moving, in.P99)
 			pauses, quietPauses = append(pauses, in.Max), append(quietPauses, beside.Max)
+			allQuiet, allMoving = append(allQuiet, m.before, m.after), append(allMoving, m.moving)
 			c.Tokens += in.Count
 		}
 		c.Seconds, c.Ratio, c.QuietP99, c.P99 = spread(seconds), spread(ratios), spread(quiet),
 			spread(moving)
 		c.Pause, c.QuietPause = spread(pauses), spread(quietPauses)
+		c.Pooled = e.load.itl(allMoving...).P99 / max(e.load.itl(allQuiet...).P99, 1e-3)
 		r.Changes = append(r.Changes, c)
 	}
 	r.Ratio = spread(e.rounds())
 	r.Shares, r.Share, r.HalfShare = len(e.shares), seconds(e.shares), seconds(e.half)
+	r.Idle = e.idle
 	r.Outcome = e.load.outcome()
 	return r
 }

@@ -125,12 +125,14 @@ type ElasticReport struct {
 	// Ratio is that of all changes of a round together.
 	Ratio Spread `json:"ratio"`
 	// Shares counts new nodes, Share is how many seconds after having its weights each carried at
-	// least half of its part of the rows, 15 if it did not by then; the goal is at most 5.
-	// HalfShare is the same of the node that runs for half of the time, of a quarter of its part:
-	// while the others have time to spare, its rows go to them.
-	Shares    int    `json:"new_nodes"`
-	Share     Spread `json:"seconds_to_share"`
-	HalfShare Spread `json:"half_speed_seconds_to_share"`
+	// least half of its part of the rows, 15 if it did not by then; the goal is at most 5. Its part
+	// is by the placement and the load of the experts that it holds. Idle tells of those that did
+	// not by then. HalfShare is the same of the node that runs for half of the time, of a quarter
+	// of its part: while the others have time to spare, its rows go to them.
+	Shares    int      `json:"new_nodes"`
+	Share     Spread   `json:"seconds_to_share"`
+	HalfShare Spread   `json:"half_speed_seconds_to_share"`
+	Idle      []string `json:"idle,omitempty"`
 	Outcome
 }
 
@@ -145,6 +147,9 @@ type ElasticChange struct {
 	QuietP99 Spread `json:"quiet_itl_p99_ms"`
 	P99      Spread `json:"itl_p99_ms"`
 	Ratio    Spread `json:"ratio"`
+	// Pooled is the ratio of all rounds' tokens together: a change of a second or two has so few
+	// that which prompts come then decides a single ratio.
+	Pooled float64 `json:"pooled_ratio"`
 	// Pause is the largest gap meanwhile, whose goal is at most 100 ms, QuietPause that of the
 	// quiet windows.
 	Pause      Spread `json:"largest_gap_ms"`
@@ -156,17 +161,20 @@ func (r ElasticReport) Text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d replicas, %d clients, quiet windows of %g s; median (min to max) of rounds\n",
 		r.Replicas, r.Clients, r.WindowSeconds)
-	const row = "%-14s %-20s %-21s %-21s %-20s %-21s %s\n"
+	const row = "%-14s %-20s %-21s %-21s %-20s %-7s %-21s %s\n"
 	fmt.Fprintf(&b, row, "change", "seconds", "ITL p99, quiet, ms", "ITL p99, ms", "ratio (goal 1.2)",
-		"largest gap, quiet", "largest gap, ms (goal 100)")
+		"pooled", "largest gap, quiet", "largest gap, ms (goal 100)")
 	for _, c := range r.Changes {
 		fmt.Fprintf(&b, row, c.Change, c.Seconds.text(1, 1), c.QuietP99.text(1, 1), c.P99.text(1, 1),
-			c.Ratio.text(2, 1), c.QuietPause.text(0, 1), c.Pause.text(0, 1))
+			c.Ratio.text(2, 1), fmt.Sprintf("%.2f", c.Pooled), c.QuietPause.text(0, 1), c.Pause.text(0, 1))
 	}
 	fmt.Fprintf(&b, "all changes of a round together: ratio %s\n", r.Ratio.text(2, 1))
 	fmt.Fprintf(&b, "%d new nodes carried their share %s s after they had their weights (goal 5);\n"+
 		"the one that runs for half of the time half of it after %s s (15: not by then)\n",
 		r.Shares, r.Share.text(2, 1), r.HalfShare.text(2, 1))
+	for _, n := range r.Idle {
+		fmt.Fprintf(&b, "later than 5 s: %s\n", n)
+	}
 	r.Outcome.text(&b)
 	return b.String()
 }
