@@ -79,10 +79,11 @@ func (s *Source) askNext(r placement.Replica, n placement.Node, size int64) []as
 	most := min(askTogether, max(1, int(askBytes/size)))
 	next := s.judged(n.Address)
 	at, _ := slices.BinarySearchFunc(next, r, placement.Replica.Compare)
-	for _, r := range next[at:] {
+	for i := range next { // round, since several replicas are loaded at a time
 		if len(ask) == most {
 			break
 		}
+		r := next[(at+i)%len(next)]
 		if s.opinions[opinionOf{r, n.Address}] == nil && s.alive(r) == nil {
 			add(r)
 		}
