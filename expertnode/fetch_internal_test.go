@@ -102,9 +102,10 @@ func TestFetchBesideFrames(t *testing.T) {
 	if p.alone != 0 {
 		t.Errorf("the time in which nobody asks is measured: %.0f bytes/s", p.alone)
 	}
+	frames := uint64(0)
 	for range 4 { // each time less is moved than is worth to measure for
-		for n := range uint64(measureAfter / chunk / 2) {
-			if p.rest(now, chunk, n) == 0 {
+		for n := range measureAfter / chunk / 2 {
+			if frames++; p.rest(now, chunk, frames) == 0 {
 				t.Fatalf("beside frames it sends without a rest after %d bytes", n*chunk)
 			}
 			now = later(now, p.next)
