@@ -152,7 +152,7 @@ func (o KernelOptions) budget() budget {
 	case o.tiny:
 		return budget{time.Hour, 0, time.Hour} // a test waits for all of it
 	case o.Quick:
-		return budget{50 * time.Second, 150 * time.Millisecond, 500 * time.Millisecond}
+		return budget{56 * time.Second, 150 * time.Millisecond, 500 * time.Millisecond}
 	}
 	return budget{280 * time.Second, 700 * time.Millisecond, 3 * time.Second}
 }

@@ -196,6 +196,7 @@ func (w *walk) next(thread int) int {
 }
 
 // Outputs of a matrix that one call computes at most, so that a call of many rows ends soon.
+// Integers are computed fast, and each call quantises all rows, as one for 16384 outputs does.
 const (
 	quickOutputs     = 4096
 	quickManyOutputs = 1024 // from manyRows rows on
@@ -217,11 +218,11 @@ func (p *planner) outputs(s shape, f kernel.Format) int {
 }
 
 // part is how many of n outputs a call with m rows computes.
-func (p *planner) part(n, m int) int {
+func (p *planner) part(n, m int, f kernel.Format) int {
 	switch {
 	case m < manyRows:
 		return n
-	case p.opts.Quick:
+	case p.opts.Quick && !f.Integer():
 		return min(n, quickManyOutputs)
 	}
 	return min(n, manyOutputs)
@@ -241,7 +242,7 @@ func (p *planner) matmul(s shape, f kernel.Format) subjectKernel {
 			return nil, err
 		}
 		return func(m, threads int) job {
-			w, part1 := w, p.part(n, m)
+			w, part1 := w, p.part(n, m, f)
 			w.M, w.Threads = m, threads
 			if part1 < s.n {
 				w.Outputs = part1
