@@ -28,6 +28,8 @@ type testNode struct {
 	member *Member
 	store  *mortalStore
 	gone   atomic.Bool // it is known to have ended
+	// failed is how often AssignFailed was reported, refused how often Assign had no room.
+	failed, refused atomic.Int32
 
 	mu       sync.Mutex // guards the fields below
 	held     map[placement.Replica]bool
@@ -56,6 +58,7 @@ func (n *testNode) assign(ctx context.Context, want []placement.Replica) error {
 		}
 	}
 	if need := (int64(len(n.held)) + missing) * testReplicas; n.capacity > 0 && need > n.capacity {
+		n.refused.Add(1)
 		return fmt.Errorf("%d bytes, room for %d", need, n.capacity)
 	}
 	for _, r := range want {
@@ -190,7 +193,8 @@ func (w *world) joinAs(node placement.Node, store Store) *testNode {
 	w.mu.Unlock()
 	var err error
 	n.member, err = Join(w.t.Context(), n.store, NodeConfig{Node: node, NumericMode: "bf16",
-		TTL: w.ttl}, Hooks{Assign: n.assign, Commit: n.commit, Drop: n.drop})
+		TTL: w.ttl, Events: MemberEvents{AssignFailed: func(uint64, error) { n.failed.Add(1) }}},
+		Hooks{Assign: n.assign, Commit: n.commit, Drop: n.drop})
 	if err != nil {
 		w.t.Fatal(err)
 	}

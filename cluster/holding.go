@@ -136,13 +136,16 @@ func (r *holding) assigned(now time.Time, err error) {
 	if !slices.Equal(r.assigning.replicas, r.wanted) {
 		return // cancelled for another target
 	}
-	if r.assigning.instead != nil && r.givesWay != r.assigning.revision {
-		r.givesWay = r.assigning.revision
-	} else if !r.holdsMore() { // else it may go when that is dropped
-		r.unable = r.unable.unableTo(r.assigning.revision, err)
-	}
 	r.retryAt = now.Add(min(time.Second<<min(r.failures, 5), 30*time.Second))
 	r.failures++
+	if r.assigning.instead != nil && r.givesWay != r.assigning.revision {
+		r.givesWay = r.assigning.revision
+		return
+	}
+	if r.holdsMore() {
+		return // it may go when that is dropped
+	}
+	r.unable = r.unable.unableTo(r.assigning.revision, err)
 	if f := r.m.cfg.Events.AssignFailed; f != nil {
 		f(r.assigning.revision, err)
 	}

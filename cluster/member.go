@@ -60,7 +60,8 @@ type MemberEvents struct {
 	Assigning func(revision uint64, replicas int)
 	Ready     func(revision uint64)
 	// AssignFailed reports an error of Hooks.Assign; it is called again after a while, unless
-	// the planner, which is told, gives the replicas to others.
+	// the planner, which is told, gives the replicas to others. An error while the node still
+	// holds what it is about to drop is not reported: there may be room afterwards.
 	AssignFailed func(revision uint64, err error)
 	// Replaced reports that a later life of the node has registered: this process is not
 	// used, unless the other's registration ends.

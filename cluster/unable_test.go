@@ -131,6 +131,9 @@ func TestOnlyNodeCannotLoad(t *testing.T) {
 		if told := l.said(); len(told) != 1 {
 			t.Errorf("told %q, want one word of one plan", told)
 		}
+		if n := a.failed.Load(); n != 5 {
+			t.Errorf("%d failures were reported, want one for each attempt, 5", n)
+		}
 		a.set(nil, 0)
 		w.await(12*time.Second, "a is used", uses("a"))
 		time.Sleep(time.Hour)
@@ -187,23 +190,28 @@ func TestFailsOnTheWayOut(t *testing.T) {
 	})
 }
 
-// TestRoomComesBack fails for lack of room while replicas wait to be dropped: that is no word.
+// TestRoomComesBack gives a node without spare room another part while it waits to drop what it
+// had to give away: that it has no room until then is neither told nor reported.
 func TestRoomComesBack(t *testing.T) {
 	virtual(t, func(t *testing.T) {
 		l := new(limits)
 		w := l.world(t, PlannerOptions{})
 		defer w.close()
 		small := w.node("a")
-		small.CapacityBytes = testExperts * int64(len(testLayers)) * testReplicas
-		w.joinAs(small, w.store)
-		w.await(time.Second, "the first plan", uses("a"))
+		small.CapacityBytes = testExperts * int64(len(testLayers)) / 2 * testReplicas
+		a := w.joinAs(small, w.store)
 		b := w.join("b")
-		w.await(time.Second, "b takes part", uses("a", "b"))
+		w.await(time.Second, "the first plan", uses("a", "b"))
+		time.Sleep(10 * time.Second)
+		w.join("c")
+		w.await(time.Second, "c takes part", uses("a", "b", "c"))
 		b.gone.Store(true)
-		b.member.Close() // a has yet to drop what b got, and gets all of it again
-		w.await(10*time.Second, "a holds all", uses("a"))
-		if told := l.said(); len(told) != 0 {
-			t.Errorf("told %q of a node that has room", told)
+		b.member.Close()
+		w.await(10*time.Second, "b's part is held", uses("a", "c"))
+		told, refused, failed := l.said(), a.refused.Load(), a.failed.Load()
+		if len(told) != 0 || failed != 0 || refused == 0 {
+			t.Errorf("told %q, refused %d times, reported %d; want nothing, more than 0, 0",
+				told, refused, failed)
 		}
 	})
 }
