@@ -32,11 +32,17 @@ func copyScales(keys, values *float32, tiles **byte, head, next, n int)
 //go:noescape
 func fetchScales(keys **byte, n int)
 
-// fetchRows fetches n rows of so many lines, stride bytes apart, into the cache: some that are
-// read next and some that are written. n and lines are not 0.
+// fetchRows fetches n rows of so many lines, stride bytes apart, into the cache. n and lines are
+// not 0.
 //
 //go:noescape
-func fetchRows(read, write *float32, stride, lines, n int)
+func fetchRows(rows *float32, stride, lines, n int)
+
+// scaleRows sets y, n rows of so many lines, to those of x, stride bytes apart, times s. It fetches
+// the next row while it reads one. n and lines are not 0.
+//
+//go:noescape
+func scaleRows(y, x *float32, s float32, stride, lines, n int)
 
 // laneBits is what scoresAVX2 reads: one bit for each of eight lanes.
 //
@@ -100,6 +106,20 @@ func (s *attentionScratch) scalesVector(l *KVLayout) bool {
 	at := b.first * KVTokens
 	copyScales(&b.keyScales[at], &b.valueScales[at], &b.next[b.first], b.head,
 		b.head+l.headBytes(), b.last-b.first)
+	return true
+}
+
+// queriesVector copies a piece's queries by vector instructions, see begin; false means that there
+// are none.
+func (s *attentionScratch) queriesVector(r *AttentionRun, p *attentionPiece) bool {
+	n := r.group() * r.a.KV.HeadDim
+	if level < avx2 || n*4%lineBytes != 0 {
+		return false
+	}
+	for h := range p.heads {
+		q := r.q.Row(p.row)[(p.head+h)*n:]
+		scaleRows(&s.q[h*p.n*n], &q[0], r.a.Scale, r.q.Dim*4, n*4/lineBytes, p.n)
+	}
 	return true
 }
 

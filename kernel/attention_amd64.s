@@ -505,26 +505,56 @@ fetchStep:
 	JNZ  fetchStep
 	RET
 
-// func fetchRows(read, write *float32, stride, lines, n int)
-TEXT ·fetchRows(SB), NOSPLIT, $0-40
-	MOVQ read+0(FP), SI
-	MOVQ write+8(FP), DI
-	MOVQ stride+16(FP), R8
-	MOVQ lines+24(FP), R9
-	MOVQ n+32(FP), CX
+// func fetchRows(rows *float32, stride, lines, n int)
+TEXT ·fetchRows(SB), NOSPLIT, $0-32
+	MOVQ rows+0(FP), DI
+	MOVQ stride+8(FP), R8
+	MOVQ lines+16(FP), R9
+	MOVQ n+24(FP), CX
 
 fetchRow:
 	XORQ BX, BX
 	MOVQ R9, AX
 
 fetchLine:
-	PREFETCHT1 (SI)(BX*1)
 	PREFETCHT1 (DI)(BX*1)
 	ADDQ $64, BX
 	DECQ AX
 	JNZ  fetchLine
-	ADDQ R8, SI
 	ADDQ R8, DI
 	DECQ CX
 	JNZ  fetchRow
+	RET
+
+// func scaleRows(y, x *float32, s float32, stride, lines, n int)
+TEXT ·scaleRows(SB), NOSPLIT, $0-48
+	MOVQ y+0(FP), DI
+	MOVQ x+8(FP), SI
+	VBROADCASTSS s+16(FP), Y0
+	MOVQ stride+24(FP), R8
+	MOVQ lines+32(FP), R9
+	MOVQ n+40(FP), CX
+
+scaleRow:
+	XORQ BX, BX
+	MOVQ R9, AX
+	LEAQ (SI)(R8*1), R10
+	CMPQ CX, $1
+	CMOVQEQ SI, R10
+
+scaleLine:
+	VMULPS (SI)(BX*1), Y0, Y1
+	VMULPS 32(SI)(BX*1), Y0, Y2
+	PREFETCHT0 (R10)(BX*1)
+	PREFETCHT0 1024(DI)
+	VMOVUPS Y1, (DI)
+	VMOVUPS Y2, 32(DI)
+	ADDQ $64, BX
+	ADDQ $64, DI
+	DECQ AX
+	JNZ  scaleLine
+	MOVQ R10, SI
+	DECQ CX
+	JNZ  scaleRow
+	VZEROUPPER
 	RET

@@ -17,8 +17,8 @@ const (
 	// callProducts bounds the multiply-adds of a call of assembly that does more than one
 	// group of rows: see maxPart.
 	callProducts = 1 << 20
-	// fetchedQueries is how many queries are fetched in a block.
-	fetchedQueries = 4
+	// fetchedResults is of how many queries memory is fetched in a block.
+	fetchedResults = 4
 )
 
 // attentionScratch is one thread's memory.
@@ -132,6 +132,9 @@ func growFloats(x []float32, n int) []float32 {
 func (s *attentionScratch) begin(r *AttentionRun, p *attentionPiece) {
 	n := r.group() * r.a.KV.HeadDim
 	s.q = growFloats(s.q, p.heads*p.n*n)
+	if s.queriesVector(r, p) {
+		return
+	}
 	for i := range p.heads * p.n {
 		q := r.q.Row(p.row + i%p.n)[(p.head+i/p.n)*n:]
 		scale(s.q[i*n:(i+1)*n], q[:n], r.a.Scale)
@@ -178,7 +181,7 @@ func (r *AttentionRun) attendHead(s *attentionScratch, t softmaxState, p *attent
 				s.kv.ahead += r.a.KV.headBytes()
 			} else {
 				r.lookAhead(s, p, h.pos+tokens, h.span)
-				r.fetchQueries(s, p, h.pos+tokens)
+				r.fetchResults(p, h.pos+tokens)
 			}
 		}
 		r.step(s, t, w, s.q[(h.i*rows+first)*r.a.KV.HeadDim:])
@@ -288,27 +291,19 @@ func (r *AttentionRun) lookAhead(s *attentionScratch, p *attentionPiece, at, spa
 	}
 }
 
-// fetchQueries fetches, during the last blocks of many queries, before position at, the memory
-// of their results and the queries that come next: those lie apart, and reading them all at once
-// takes longer.
-func (r *AttentionRun) fetchQueries(s *attentionScratch, p *attentionPiece, at int) {
+// fetchResults fetches, during the last blocks of many queries, before position at, the memory
+// of their results: rows of it lie apart, and writing them all at once takes longer.
+func (r *AttentionRun) fetchResults(p *attentionPiece, at int) {
 	if p.n <= parallelTokens {
 		return
 	}
 	left := (max(p.pos+p.n-at, 0) + blockTokens - 1) / blockTokens
-	i, width := left*fetchedQueries, r.group()*r.a.KV.HeadDim
+	i, width := left*fetchedResults, r.group()*r.a.KV.HeadDim
 	if i >= p.n {
 		return
 	}
 	out := r.out.Row(p.row + i)[p.head*width:]
-	q := out
-	if s.following < len(r.pieces) {
-		if f := &r.pieces[s.following]; i < f.n {
-			q = r.q.Row(f.row + i)[f.head*width:]
-		}
-	}
-	n := min(p.n-i, fetchedQueries)
-	fetchRows(&q[0], &out[0], r.q.Dim*4, (width*4+lineBytes-1)/lineBytes, n)
+	fetchRows(&out[0], r.out.Dim*4, (width*4+lineBytes-1)/lineBytes, min(p.n-i, fetchedResults))
 }
 
 // begin and end are the positions of a span that a piece's queries see: from the first to

@@ -18,4 +18,6 @@ func (s *attentionScratch) scalesVector(*KVLayout) bool { return false }
 
 func fetchScales(**byte, int) {}
 
-func fetchRows(_, _ *float32, _, _, _ int) {}
+func fetchRows(*float32, int, int, int) {}
+
+func (s *attentionScratch) queriesVector(*AttentionRun, *attentionPiece) bool { return false }
