@@ -15,6 +15,8 @@ type Context struct {
 	device uintptr
 	handle uintptr
 	stream uintptr
+	// capability is the device's compute capability, such as 9 and 0.
+	capability [2]int32
 }
 
 // oldestCUDA is the version of CUDA that a driver must know to load the kernels.
@@ -42,6 +44,12 @@ func Open(index int) (*Context, error) {
 		return nil, fmt.Errorf("open GPU %d: %w", index, err)
 	}
 	c := &Context{lib: l, device: uintptr(device)}
+	for i, a := range []uintptr{attributeMajor, attributeMinor} {
+		err := l.call(cuDeviceGetAttribute, uintptr(unsafe.Pointer(&c.capability[i])), a, c.device)
+		if err != nil {
+			return nil, fmt.Errorf("open GPU %d: %w", index, err)
+		}
+	}
 	if err := l.call(cuPrimaryRetain, uintptr(unsafe.Pointer(&c.handle)), c.device); err != nil {
 		return nil, fmt.Errorf("open GPU %d: %w", index, err)
 	}
@@ -240,6 +248,8 @@ func (m *Module) Unload() error { return m.c.call(cuModuleUnload, m.handle) }
 type Kernel struct {
 	c      *Context
 	handle uintptr
+	// sharedBytes is what launches ask for of shared memory, beside what the function has.
+	sharedBytes int
 }
 
 // Kernel finds a function by name.
@@ -252,6 +262,14 @@ func (m *Module) Kernel(name string) (*Kernel, error) {
 		return nil, fmt.Errorf("find kernel %s: %w", name, err)
 	}
 	return k, nil
+}
+
+// share has launches ask for so many bytes of shared memory, which may be more than the 48 KiB that
+// a function gets without being told.
+func (k *Kernel) share(bytes int) error {
+	const maxDynamicSharedBytes = 8
+	k.sharedBytes = bytes
+	return k.c.call(cuFunctionAttribute, k.handle, maxDynamicSharedBytes, uintptr(bytes))
 }
 
 // Grid is how many blocks a launch has, in two directions, and threads in each block.
@@ -293,7 +311,8 @@ func (k *Kernel) launch(n *nodeList, g Grid, arguments []uint64) error {
 	defer pin.Unpin()
 	n.list.set(arguments)
 	return k.c.call(cuLaunchKernel, k.handle, uintptr(g.X), uintptr(g.Y), 1,
-		uintptr(g.Threads), 1, 1, 0, k.c.stream, uintptr(unsafe.Pointer(&n.list.pointers)), 0)
+		uintptr(g.Threads), 1, 1, uintptr(k.sharedBytes), k.c.stream,
+		uintptr(unsafe.Pointer(&n.list.pointers)), 0)
 }
 
 // At is the address of byte i, for an argument of a kernel.

@@ -155,8 +155,8 @@ func TestModules(t *testing.T) {
 }
 
 func TestImageFor(t *testing.T) {
-	for capability, want := range map[[2]int]string{{8, 0}: "sm_80", {8, 9}: "sm_80", {9, 0}: "sm_90",
-		{10, 0}: "sm_100", {10, 3}: "sm_100", {12, 0}: "compute_80"} {
+	for capability, want := range map[[2]int]string{{8, 0}: "sm_80", {8, 9}: "sm_80", {9, 0}: "sm_90a",
+		{9, 1}: "compute_80", {10, 0}: "sm_100", {10, 3}: "sm_100", {12, 0}: "compute_80"} {
 		got, err := imageFor(capability[0], capability[1])
 		if err != nil || got != want {
 			t.Errorf("imageFor(%v) = %s, %v, want %s", capability, got, err, want)

@@ -74,7 +74,7 @@ func OpenDevice(kind string, index int) (Accelerator, error) {
 }
 
 func newDevice(c *Context, kind string, index int) *Device {
-	d := &Device{index: index, kind: kind, c: c, products: productsOf(kind),
+	d := &Device{index: index, kind: kind, c: c, products: productsOf(kind, c.hopper()),
 		lost: make(chan struct{})}
 	d.streams.now = 1
 	d.memory = newPool(c.allocate, (*Memory).Free)
@@ -88,8 +88,20 @@ func (d *Device) load() (err error) {
 		return err
 	}
 	for i, name := range kernelNames {
-		if d.kernels[i], err = d.module.Kernel(name); err != nil {
+		k := kernelID(i)
+		if k.hopper() && !d.c.hopper() {
+			continue
+		}
+		if d.kernels[k], err = d.module.Kernel(name); err != nil {
 			return err
+		}
+		if !k.hopper() {
+			continue
+		}
+		if err := d.kernels[k].share(sharedBytes[k]); errors.Is(err, ErrLost) {
+			return fmt.Errorf("kernel %s: %w", name, err)
+		} else if err != nil {
+			d.withoutHopper(k)
 		}
 	}
 	return nil

@@ -52,8 +52,9 @@ type nodeList struct {
 
 // set describes a launch. The list is kept in place.
 func (n *nodeList) set(d *Device, l *launched) {
-	*n = nodeList{function: d.kernels[l.kernel].handle, gridX: l.grid.X, gridY: l.grid.Y, gridZ: 1,
-		blockX: l.grid.Threads, blockY: 1, blockZ: 1}
+	k := d.kernels[l.kernel]
+	*n = nodeList{function: k.handle, gridX: l.grid.X, gridY: l.grid.Y, gridZ: 1,
+		blockX: l.grid.Threads, blockY: 1, blockZ: 1, sharedBytes: uint32(k.sharedBytes)}
 	n.list.set(l.arguments[:])
 	n.arguments = &n.list.pointers
 }

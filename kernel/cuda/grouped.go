@@ -33,6 +33,7 @@ const (
 //	mul_few_F, mul_narrow_F, mul_tensor_F, mul_wide_int8(y, codes, scales, panels, outputs,
 //	  inputs)                                                           F is int8 or int4
 //	mul_narrow_F, mul_tensor_F(y, halves, panels, outputs, inputs)      F is bf16 or fp8
+//	mul_hopper_F(…)                                                     as mul_tensor_F
 //
 // A block of threads has a panel of up to rows rows, and so many outputs.
 type panelKernel struct {
@@ -40,20 +41,25 @@ type panelKernel struct {
 	rows, outputs, threads int
 	// upTo is the number of rows that a matrix has at most on average.
 	upTo int
+	// words is how rows are to be made ready.
+	words wordOrder
 }
 
 // panelKernels are those of a format, the ones for fewest rows first.
 var panelKernels = map[kernel.Format][]panelKernel{
-	kernel.WeightsF32: {{mulFewF32, 8, 32, 32, fewRows},
-		{mulGroupedF32, mulRows, mulOutputs, mulOutputs, math.MaxInt}},
-	kernel.WeightsBF16: {{mulFewBF16, 8, 32, 32, fewRows},
-		{mulGroupedBF16, mulRows, mulOutputs, mulOutputs, math.MaxInt}},
-	kernel.WeightsFP8: {{mulFewFP8, 8, 32, 32, fewRows},
-		{mulGroupedFP8, mulRows, mulOutputs, mulOutputs, math.MaxInt}},
-	kernel.WeightsInt8: {{mulFewInt8, 8, 32, 32, fewestRows}, {mulNarrowInt8, 16, 32, 32, fewRows},
-		{mulTensorInt8, 64, 128, 128, someRows}, {mulWideInt8, 128, 128, 256, math.MaxInt}},
-	kernel.WeightsInt4: {{mulFewInt4, 8, 32, 32, fewestRows}, {mulNarrowInt4, 16, 32, 32, fewRows},
-		{mulTensorInt4, 64, 128, 128, math.MaxInt}},
+	kernel.WeightsF32: {{mulFewF32, 8, 32, 32, fewRows, wordsInPlace},
+		{mulGroupedF32, mulRows, mulOutputs, mulOutputs, math.MaxInt, wordsInPlace}},
+	kernel.WeightsBF16: {{mulFewBF16, 8, 32, 32, fewRows, wordsInPlace},
+		{mulGroupedBF16, mulRows, mulOutputs, mulOutputs, math.MaxInt, wordsInPlace}},
+	kernel.WeightsFP8: {{mulFewFP8, 8, 32, 32, fewRows, wordsInPlace},
+		{mulGroupedFP8, mulRows, mulOutputs, mulOutputs, math.MaxInt, wordsInPlace}},
+	kernel.WeightsInt8: {{mulFewInt8, 8, 32, 32, fewestRows, wordsInPlace},
+		{mulNarrowInt8, 16, 32, 32, fewRows, wordsInPlace},
+		{mulTensorInt8, 64, 128, 128, someRows, wordsInPlace},
+		{mulWideInt8, 128, 128, 256, math.MaxInt, wordsInPlace}},
+	kernel.WeightsInt4: {{mulFewInt4, 8, 32, 32, fewestRows, wordsInPlace},
+		{mulNarrowInt4, 16, 32, 32, fewRows, wordsInPlace},
+		{mulTensorInt4, 64, 128, 128, math.MaxInt, wordsInPlace}},
 }
 
 // multiplied refuses a format of which there are no kernels.
@@ -80,21 +86,24 @@ func (d *Device) panelsOnly(f kernel.Format) bool { return f.Integer() || d.spli
 // tensorKernels are those of floats on devices of TensorKind: the bytes of both of a format are
 // alike, and differ from all others.
 var tensorKernels = map[kernel.Format][]panelKernel{
-	kernel.WeightsBF16: {{mulNarrowBF16, 16, 32, 32, fewRows},
-		{mulTensorBF16, 128, 128, 256, math.MaxInt}},
-	kernel.WeightsFP8: {{mulNarrowFP8, 16, 32, 32, fewRows},
-		{mulTensorFP8, 128, 128, 256, math.MaxInt}},
+	kernel.WeightsBF16: {{mulNarrowBF16, 16, 32, 32, fewRows, wordsInPlace},
+		{mulTensorBF16, 128, 128, 256, math.MaxInt, wordsInPlace}},
+	kernel.WeightsFP8: {{mulNarrowFP8, 16, 32, 32, fewRows, wordsInPlace},
+		{mulTensorFP8, 128, 128, 256, math.MaxInt, wordsInPlace}},
 }
 
 // tensorOnly are the kernels that only devices of TensorKind use.
 var tensorOnly = []kernelID{mulNarrowBF16, mulTensorBF16, mulNarrowFP8, mulTensorFP8,
-	attendTensorBF16}
+	mulHopperBF16, mulHopperFP8, attendTensorBF16}
 
 // productsOf are the kernels of a kind of devices, by format.
-func productsOf(kind string) map[kernel.Format][]panelKernel {
+func productsOf(kind string, hopper bool) map[kernel.Format][]panelKernel {
 	all := maps.Clone(panelKernels)
 	if kind == TensorKind {
 		maps.Copy(all, tensorKernels)
+	}
+	if hopper {
+		addHopper(all, kind)
 	}
 	return all
 }

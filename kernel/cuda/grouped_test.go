@@ -50,7 +50,7 @@ func (b *bench) grouped(k *panelKernel, f kernel.Format, x *Memory, rows, output
 	groups := (inputs + 63) / 64
 	codes, scales := b.on(make([]byte, rows*groups*64)), b.on(make([]byte, 4*rows*groups))
 	b.launch("quantise_rows", Grid{ceil(rows*groups, 128), 1, 128}, codes.At(0), scales.At(0),
-		x.At(0), uint64(rows), uint64(inputs))
+		x.At(0), uint64(rows), uint64(inputs), uint64(k.words))
 	b.launch(name, grid, y.At(0), codes.At(0), scales.At(0), table.At(0), uint64(outputs),
 		uint64(inputs))
 	return y
@@ -93,13 +93,12 @@ func testExperts(t *testing.T) {
 				e.down.Mul(want.Slice(from, ends[i]), act)
 				from = ends[i]
 			}
-			for i := range panelKernels[f] {
-				k := &panelKernels[f][i]
-				inner := b.grouped(k, f, b.on(bytesOf(x.Data)), rows, 2*s.width, s.hidden, gateUp, ends)
+			for _, k := range productsOf(Kind, true)[f] {
+				inner := b.grouped(&k, f, b.on(bytesOf(x.Data)), rows, 2*s.width, s.hidden, gateUp, ends)
 				act := b.on(make([]byte, 4*rows*s.width))
 				b.launch("swiglu_rows", Grid{ceil(rows*s.width, 128), 1, 128}, act.At(0), inner.At(0),
 					uint64(rows*s.width), uint64(s.width))
-				y := b.grouped(k, f, act, rows, s.hidden, s.width, down, ends)
+				y := b.grouped(&k, f, act, rows, s.hidden, s.width, down, ends)
 				b.same(y, want.Data, "%s, %+v, %d rows", kernelNames[k.kernel], s, rows)
 			}
 		}

@@ -8,7 +8,6 @@ import (
 	"embed"
 	"fmt"
 	"io"
-	"unsafe"
 )
 
 // images are the kernels as scripts/gpu-kernels compiled them.
@@ -22,14 +21,7 @@ const maxImageBytes = 64 << 20
 // LoadKernels loads this package's kernels, compiled for the device's architecture. For
 // one that is newer than the compiler the driver compiles them.
 func (c *Context) LoadKernels() (*Module, error) {
-	var numbers [2]int32
-	for i, a := range []uintptr{attributeMajor, attributeMinor} {
-		err := c.call(cuDeviceGetAttribute, uintptr(unsafe.Pointer(&numbers[i])), a, c.device)
-		if err != nil {
-			return nil, fmt.Errorf("load kernels: %w", err)
-		}
-	}
-	name, err := imageFor(int(numbers[0]), int(numbers[1]))
+	name, err := imageFor(int(c.capability[0]), int(c.capability[1]))
 	if err != nil {
 		return nil, fmt.Errorf("load kernels: %w", err)
 	}
@@ -56,14 +48,16 @@ func unpack(packed []byte) ([]byte, error) {
 	return image, err
 }
 
-// imageFor names the image for a compute capability. Machine code serves all devices of
-// its major number.
+// imageFor names the image for a compute capability. Machine code serves all devices of its major
+// number, but that with Hopper's own instructions 9.0 only.
 func imageFor(major, minor int) (string, error) {
 	switch {
 	case major < 8:
 		return "", fmt.Errorf("%w: its architecture is sm_%d%d, needed is sm_80 or newer", ErrImage,
 			major, minor)
-	case major <= 10:
+	case major == 9 && minor == 0:
+		return hopperImage, nil
+	case major == 8 || major == 10:
 		return fmt.Sprintf("sm_%d0", major), nil
 	}
 	return "compute_80", nil

@@ -26,9 +26,8 @@ func testCodes(b *bench, m *kernel.Matrix, x tensor.Rows) {
 	want := tensor.MakeRows(x.N, m.N)
 	m.Mul(want, x)
 	packed, in := b.on(m.Packed()), b.on(bytesOf(x.Data))
-	for i := range panelKernels[m.Format()] {
-		k := &panelKernels[m.Format()][i]
-		y := b.grouped(k, m.Format(), in, x.N, m.N, m.K, []*Memory{packed}, []int{x.N})
+	for _, k := range productsOf(Kind, true)[m.Format()] {
+		y := b.grouped(&k, m.Format(), in, x.N, m.N, m.K, []*Memory{packed}, []int{x.N})
 		b.same(y, want.Data, "%s, %d rows × %d×%d", kernelNames[k.kernel], x.N, m.N, m.K)
 	}
 }
@@ -39,7 +38,7 @@ func TestMulCodes(t *testing.T) {
 	for _, f := range []kernel.Format{kernel.WeightsInt8, kernel.WeightsInt4} {
 		for i, s := range [][3]int{{1, 1, 1}, {1, 64, 64}, {3, 17, 33}, {8, 65, 200}, {9, 15, 130},
 			{17, 150, 67}, {1, 31, 513}, {70, 33, 5}, {64, 128, 64}, {63, 127, 640}, {129, 130, 65},
-			{5, 33, 1500}} {
+			{5, 33, 1500}, {130, 257, 961}, {128, 300, 385}} {
 			m := newMatrix(t, rng, s[1], s[2], f)
 			x := randomRows(rng, s[0], s[2], i%2 == 1)
 			if x.N > 8 {

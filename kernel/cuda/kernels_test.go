@@ -83,6 +83,12 @@ func (b *bench) launch(name string, g Grid, arguments ...uint64) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	if n := sharedBytes[kernelID(slices.Index(kernelNames[:], name))]; n > 0 {
+		err = k.share(n)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
 	if err := k.Launch(g, arguments...); err != nil {
 		b.Fatal(err)
 	}

@@ -26,6 +26,10 @@ const (
 	mulTensorInt8
 	mulTensorInt4
 	mulWideInt8
+	mulHopperBF16
+	mulHopperFP8
+	mulHopperInt8
+	mulHopperInt4
 	quantiseRows
 	splitRows
 	normSums
@@ -70,6 +74,10 @@ var kernelNames = [kernelCount]string{
 	mulTensorInt8:  "mul_tensor_int8",
 	mulTensorInt4:  "mul_tensor_int4",
 	mulWideInt8:    "mul_wide_int8",
+	mulHopperBF16:  "mul_hopper_bf16",
+	mulHopperFP8:   "mul_hopper_fp8",
+	mulHopperInt8:  "mul_hopper_int8",
+	mulHopperInt4:  "mul_hopper_int4",
 	quantiseRows:   "quantise_rows",
 	splitRows:      "split_rows",
 	normSums:       "norm_sums",

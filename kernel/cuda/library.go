@@ -50,6 +50,7 @@ const (
 	cuModuleLoad
 	cuModuleUnload
 	cuModuleFunction
+	cuFunctionAttribute
 	cuLaunchKernel
 	cuGraphCreate
 	cuGraphDestroy
@@ -93,6 +94,7 @@ var cudaNames = []string{
 	cuModuleLoad:         "cuModuleLoadData",
 	cuModuleUnload:       "cuModuleUnload",
 	cuModuleFunction:     "cuModuleGetFunction",
+	cuFunctionAttribute:  "cuFuncSetAttribute",
 	cuLaunchKernel:       "cuLaunchKernel",
 	cuGraphCreate:        "cuGraphCreate",
 	cuGraphDestroy:       "cuGraphDestroy",

@@ -28,6 +28,7 @@ func (d *Device) weightsOf(w kernel.Weights) *weights {
 type operand struct {
 	rows          uint64 // of float32; halves for products that take those
 	codes, scales uint64 // int8 and their scales, where the format has integers
+	words         wordOrder
 }
 
 func inputGroups(inputs int) int { return (inputs + groupInputs - 1) / groupInputs }
@@ -43,18 +44,19 @@ func splitWords(rows, inputs int) int {
 	return rows * ((inputs + halvesInputs - 1) / halvesInputs) * (halvesInputs / 2)
 }
 
-// operand queues what makes rows ready for products with weights of a format, in scratch memory,
-// which the next rows take.
-func (d *Device) operand(f kernel.Format, x uint64, rows, inputs int) operand {
+// operand queues what makes rows ready for products with weights of a format by a kernel that
+// takes words in an order, in scratch memory, which the next rows take.
+func (d *Device) operand(f kernel.Format, words wordOrder, x uint64, rows, inputs int) operand {
 	switch n := rows * inputGroups(inputs); {
 	case f.Integer():
-		o := operand{codes: d.room(scratchCodes, groupInputs*n), scales: d.room(scratchScales, 4*n)}
-		d.elements(quantiseRows, n, o.codes, o.scales, x, uint64(rows), uint64(inputs))
+		o := operand{codes: d.room(scratchCodes, groupInputs*n), scales: d.room(scratchScales, 4*n),
+			words: words}
+		d.elements(quantiseRows, n, o.codes, o.scales, x, uint64(rows), uint64(inputs), uint64(words))
 		return o
 	case d.splits(f):
-		words := splitWords(rows, inputs)
-		o := operand{rows: d.room(scratchHalves, 2*4*words)}
-		d.elements(splitRows, words, o.rows, x, uint64(rows), uint64(inputs))
+		n := splitWords(rows, inputs)
+		o := operand{rows: d.room(scratchHalves, 2*4*n), words: words}
+		d.elements(splitRows, n, o.rows, x, uint64(rows), uint64(inputs), uint64(words))
 		return o
 	}
 	return operand{rows: x}
@@ -112,8 +114,8 @@ func (d *Device) Mul(x kernel.Rows, products []kernel.Product) {
 		case !d.splits(f):
 			o = &operand{rows: in}
 		}
-		if *o == (operand{}) {
-			*o = d.operand(f, in, x.N, x.Dim)
+		if words := d.panelKernelOf(f, x.N, 1).words; *o == (operand{}) || o.words != words {
+			*o = d.operand(f, words, in, x.N, x.Dim)
 		}
 		d.multiply(w, d.at(products[i].Y), *o, x.N)
 	}
@@ -207,21 +209,21 @@ func (d *Device) forward(y, x kernel.Rows) {
 	in, out := d.at(x)+uint64(4*n.lo*x.Dim), d.at(y)+uint64(4*n.lo*y.Dim)
 	inner := d.room(scratchInner, 8*rows*width)
 	act := d.room(scratchActivations, 4*rows*width)
-	o := d.operand(first.gateUp.shape.Format, in, rows, x.Dim)
-	d.multiplyParts(inner, o, func(p *networkPart) *weights { return p.gateUp })
+	d.multiplyParts(inner, in, func(p *networkPart) *weights { return p.gateUp })
 	d.elements(swigluRows, rows*width, act, inner, uint64(rows*width), uint64(width))
-	o = d.operand(first.down.shape.Format, act, rows, width)
-	d.multiplyParts(out, o, func(p *networkPart) *weights { return p.down })
+	d.multiplyParts(out, act, func(p *networkPart) *weights { return p.down })
 }
 
-// multiplyParts queues the products of d.networks with one of each part's matrices.
-func (d *Device) multiplyParts(y uint64, o operand, of func(p *networkPart) *weights) {
+// multiplyParts queues the products of d.networks with one of each part's matrices, of x from
+// their first row on.
+func (d *Device) multiplyParts(y, x uint64, of func(p *networkPart) *weights) {
 	n := &d.networks
 	shape, rows := of(&n.parts[0]).shape, 0
 	for _, p := range n.parts {
 		rows += p.to - p.from
 	}
 	k := d.panelKernelOf(shape.Format, rows, len(n.parts))
+	o := d.operand(shape.Format, k.words, x, n.hi-n.lo, shape.K)
 	d.panels = d.panels[:0]
 	for i := range n.parts {
 		p := &n.parts[i]

@@ -127,7 +127,7 @@ func (e *experts) run(t *testing.T, d kernel.Device, x tensor.Rows, what string)
 
 // launchesOf counts launches of kernels by the rows that a matrix has of them on average.
 func launchesOf(f kernel.Format, times int, average int) (names []string, want []int) {
-	for _, k := range panelKernels[f] {
+	for _, k := range productsOf(Kind, true)[f] {
 		names, want = append(names, kernelNames[k.kernel]), append(want, 0)
 		if average <= k.upTo && average > 0 {
 			want[len(want)-1], average = times, 0

@@ -26,8 +26,8 @@ import (
 // Then the device does the other operations of models, which must have a CPU's bytes, too;
 // attention of a class of its own is compared as its products are.
 //
-// Tensor cores that multiply integers wrongly are done without, since other kernels have the
-// same bytes. Whatever else is wrong refuses the device.
+// Tensor cores that multiply integers wrongly, and kernels of Hopper, are done without, since
+// other kernels have the same bytes. Whatever else is wrong refuses the device.
 
 // testShape is a problem's: more than a whole panel and a whole block of a kernel, and more
 // slabs than it copies ahead, the last of them a part.
@@ -36,12 +36,19 @@ type testShape struct{ rows, outputs, inputs int }
 var (
 	longTest = testShape{19, 37, 1350}
 	wideTest = testShape{131, 133, 330}
+	// hopperTest is that of kernels of Hopper.
+	hopperTest = testShape{131, 261, 470}
 	// roughTest is that of numbers with fractions.
 	roughTest = testShape{21, 37, 330}
 )
 
 // tests reports whether a problem is made for a kernel.
-func (s testShape) tests(k *panelKernel) bool { return (k.rows > fewRows) == (s == wideTest) }
+func (s testShape) tests(k *panelKernel) bool {
+	if k.kernel.hopper() {
+		return s == hopperTest
+	}
+	return s == wideTest && k.rows > fewRows || s == longTest && k.rows <= fewRows
+}
 
 // testBytes is the memory that a problem has, of the device and pinned.
 const testBytes = 1 << 20
@@ -122,7 +129,7 @@ func (s testShape) numbers(rough, positive bool) tensor.Rows {
 // streams are given back.
 func (d *Device) selfTest() error {
 	t := newDevice(d.c, d.kind, d.index)
-	t.module, t.kernels = d.module, d.kernels
+	t.module, t.kernels, t.products, t.distrusted = d.module, d.kernels, d.products, d.distrusted
 	err := t.testProducts()
 	if err == nil {
 		err = t.testOperations()
@@ -156,7 +163,10 @@ func (d *Device) testProducts() (err error) {
 		}
 	}()
 	for f := kernel.WeightsF32; len(d.products[f]) > 0; f++ {
-		for _, s := range []testShape{longTest, wideTest} {
+		for _, s := range []testShape{longTest, wideTest, hopperTest} {
+			if s == hopperTest && !slices.ContainsFunc(d.products[f], isHopper) {
+				continue
+			}
 			if err := t.whole(s, f); err != nil {
 				return err
 			}
@@ -182,10 +192,10 @@ type tester struct {
 // problem is a product on the device.
 type problem struct {
 	testShape
-	format  kernel.Format
-	packed  uint64
-	operand operand
-	y       int // where the result lies
+	format     kernel.Format
+	packed, in uint64 // the matrix, and the rows as they are
+	operand    operand
+	y          int // where the result lies
 }
 
 // room takes memory, and returns where it begins.
@@ -224,30 +234,46 @@ func (t *tester) put(m *kernel.Matrix, x tensor.Rows) (p *problem, err error) {
 	if p.packed, err = t.copy(m.Packed()); err != nil {
 		return nil, err
 	}
-	in, err := t.copy(memoryOf(x.Data))
-	if err != nil {
+	if p.in, err = t.copy(memoryOf(x.Data)); err != nil {
 		return nil, err
 	}
 	address := func(size int) uint64 { return t.memory.At(t.room(size)) }
-	rows, inputs := uint64(x.N), uint64(m.K)
 	switch o := &p.operand; {
 	case p.format.Integer():
 		n := x.N * inputGroups(m.K)
 		o.codes, o.scales = address(groupInputs*n), address(4*n)
-		err = t.launch(quantiseRows, elementGrid(n), o.codes, o.scales, in, rows, inputs)
 	case t.d.splits(p.format):
-		n := splitWords(x.N, m.K)
-		o.rows = address(2 * 4 * n)
-		err = t.launch(splitRows, elementGrid(n), o.rows, in, rows, inputs)
+		o.rows = address(2 * 4 * splitWords(x.N, m.K))
 	default:
-		o.rows = in
+		o.rows = p.in
 	}
 	p.y = t.room(4 * x.N * m.N)
-	return p, err
+	return p, t.order(p, wordsInPlace)
+}
+
+// order makes a problem's rows ready for products, with their words in an order.
+func (t *tester) order(p *problem, words wordOrder) error {
+	o := &p.operand
+	o.words = words
+	x := []uint64{p.in, uint64(p.rows), uint64(p.inputs), uint64(words)}
+	switch {
+	case p.format.Integer():
+		n := p.rows * inputGroups(p.inputs)
+		return t.launch(quantiseRows, elementGrid(n), append([]uint64{o.codes, o.scales}, x...)...)
+	case t.d.splits(p.format):
+		n := splitWords(p.rows, p.inputs)
+		return t.launch(splitRows, elementGrid(n), append([]uint64{o.rows}, x...)...)
+	}
+	return nil
 }
 
 // multiply multiplies panels of the problem's rows; the rows that are in none are NaNs.
 func (t *tester) multiply(p *problem, k *panelKernel, panels []mulPanel) ([]float32, error) {
+	if p.operand.words != k.words {
+		if err := t.order(p, k.words); err != nil {
+			return nil, err
+		}
+	}
 	table, err := t.copy(memoryOf(panels))
 	if err != nil {
 		return nil, err
@@ -340,14 +366,13 @@ func (t *tester) rough(f kernel.Format) error {
 		}
 	}
 	var first []float32
-	for i := range t.d.products[f] {
-		k := &t.d.products[f][i]
+	for i, k := range slices.Clone(t.d.products[f]) {
 		alone := make([]mulPanel, s.rows)
 		for j := range alone {
 			alone[j] = mulPanel{p.packed, int32(j), 1}
 		}
 		for j, panels := range [][]mulPanel{k.addPanels(nil, p.packed, 0, s.rows), alone} {
-			got, err := t.multiply(p, k, panels)
+			got, err := t.multiply(p, &k, panels)
 			if err != nil {
 				return err
 			}
@@ -358,7 +383,9 @@ func (t *tester) rough(f kernel.Format) error {
 			if i+j == 0 {
 				wrong = distant(got, sums, s.inputs)
 			}
-			if wrong != nil {
+			if wrong != nil && t.d.without(f, k.kernel) {
+				break
+			} else if wrong != nil {
 				return t.d.refused(wrong, k.kernel)
 			}
 		}
@@ -392,8 +419,8 @@ func namesOf(kernels []kernelID) string {
 // without chooses other kernels of the same bytes for one, if there are any.
 func (d *Device) without(f kernel.Format, k kernelID) bool {
 	all := d.products[f]
-	if !f.Integer() || k == all[0].kernel {
-		return false // the first one has no tensor cores
+	if k == all[0].kernel || !f.Integer() && !k.hopper() {
+		return false // of integers, the first one has no tensor cores
 	}
 	all = slices.DeleteFunc(slices.Clone(all), func(p panelKernel) bool { return p.kernel == k })
 	all[len(all)-1].upTo = math.MaxInt

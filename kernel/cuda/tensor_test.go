@@ -21,7 +21,7 @@ func (b *bench) tensorProduct(k *panelKernel, m *kernel.Matrix, x tensor.Rows) [
 	slabs := (x.Dim + halvesInputs - 1) / halvesInputs
 	halves, y := b.on(make([]byte, x.N*slabs*128)), b.on(make([]byte, 4*x.N*m.N))
 	b.launch("split_rows", Grid{ceil(x.N*slabs*16, 128), 1, 128}, halves.At(0),
-		b.on(bytesOf(x.Data)).At(0), uint64(x.N), uint64(x.Dim))
+		b.on(bytesOf(x.Data)).At(0), uint64(x.N), uint64(x.Dim), uint64(k.words))
 	panels := k.addPanels(nil, b.on(m.Packed()).At(0), 0, x.N)
 	b.launch(kernelNames[k.kernel], k.grid(len(panels), m.N), y.At(0), halves.At(0),
 		b.on(memoryOf(panels)).At(0), uint64(m.N), uint64(m.K))
@@ -72,15 +72,17 @@ func testMulTensor(b *bench) {
 	rng := rand.New(rand.NewPCG(41, 42))
 	for f, kernels := range tensorKernels {
 		for _, s := range [][3]int{{1, 1, 1}, {3, 17, 33}, {16, 65, 200}, {140, 150, 67}, {17, 31, 513},
-			{130, 33, 5}, {129, 128, 64}, {5, 33, 96}} {
+			{130, 33, 5}, {129, 128, 64}, {5, 33, 96}, {133, 270, 418}} {
 			m := newMatrix(b.T, rng, s[1], s[2], f)
 			x := tensorRows(rng, s[0], s[2])
 			many, few := b.tensorProduct(&kernels[1], m, x), b.tensorProduct(&kernels[0], m, x)
+			hopper := hopperKernels[f]
 			close64(b.T, m, x, many, f.String()+", many rows")
 			alone := b.tensorProduct(&kernels[0], m, x.Slice(x.N-1, x.N))
 			part := b.tensorProduct(&kernels[1], m, x.Slice(x.N/3, x.N))
 			for what, p := range map[string][]float32{"few rows": few, "a row alone": alone,
-				"some rows": part} {
+				"some rows": part, "by Hopper": b.tensorProduct(&hopper, m, x),
+				"some rows by Hopper": b.tensorProduct(&hopper, m, x.Slice(x.N/2, x.N))} {
 				if !sameBits(p, many[len(many)-len(p):]) {
 					b.Errorf("%v, %d×%d matrix, %d rows: %s: other bytes", f, m.N, m.K, x.N, what)
 				}

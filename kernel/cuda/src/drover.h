@@ -23,6 +23,12 @@ __device__ __forceinline__ void end_copies() {
 template <int N> __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
+// Where shared memory is among the 18 bits of its addresses.
+__device__ __forceinline__ unsigned long long shared_address(const void *p) {
+  return __cvta_generic_to_shared(p);
+}
+// Shared memory of as many bytes as a launch asks for.
+extern __shared__ __align__(1024) unsigned char dynamic_shared[];
 #endif
 
 // The float16 h as float32, exactly.

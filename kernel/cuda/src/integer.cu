@@ -9,9 +9,21 @@
 #define GROUP 64
 #define LINE8 16  // dwords
 
-// x is (rows, inputs); codes (rows, groups, 64) int8, scales (rows, groups).
+// Where a word of the 16 of a row's slab stands. Products of warpgroups want those in a row that
+// the threads of a warp have of weights, a word of a line each (mul_hopper.cu):
+//
+//	order 0  where it is
+//	      1  words 0, 4, 8, 12 first, then 1, 5, 9, 13, and so on
+//	      2  of each 8 the even ones first
+__device__ __forceinline__ int word_place(int word, long long order) {
+  return order == 0   ? word
+         : order == 1 ? word % 4 * 4 + word / 4
+                      : word / 8 * 8 + word % 2 * 4 + word % 8 / 2;
+}
+
+// x is (rows, inputs); codes (rows, groups, 64) int8, in words of an order, scales (rows, groups).
 extern "C" __global__ void quantise_rows(int *codes, float *scales, const float *x,
-                                         long long rows, long long inputs) {
+                                         long long rows, long long inputs, long long order) {
   const long long groups = (inputs + GROUP - 1) / GROUP;
   const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= rows * groups) return;
@@ -27,7 +39,7 @@ extern "C" __global__ void quantise_rows(int *codes, float *scales, const float 
       const int code = k >= n ? 0 : code_of(in[k], inverse);
       word |= ((unsigned)code & 255u) << 8 * j;
     }
-    codes[i * (GROUP / 4) + four] = (int)word;
+    codes[i * (GROUP / 4) + word_place(four, order)] = (int)word;
   }
 }
 

@@ -84,8 +84,12 @@ struct TensorInt8 {
     mma_int8(c, a[0], b.x, b.y);
     mma_int8(c, a[1], b.z, b.w);
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-      acc[i] = __fmaf_rn(__fmul_rn(sum_of(c[i]), scales[i / 2]), rows[i % 2], acc[i]);
+    for (int i = 0; i < 4; i++) add_sum(acc[i], sum_of(c[i]), i, rows);
+  }
+  // Adds the i-th sum of a group to the thread's.
+  __device__ __forceinline__ void add_sum(float &acc, float sum, int i,
+                                          const float (&rows)[2]) const {
+    acc = __fmaf_rn(__fmul_rn(sum, scales[i / 2]), rows[i % 2], acc);
   }
 };
 
@@ -134,10 +138,13 @@ struct TensorInt4 {
     mma_int8(c[0], a[0], b.x, b.y);
     mma_int8(c[1], a[1], b.z, b.w);
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const float t = __fmul_rn(sum_of(c[0][i]), scales[0][i / 2]);
-      acc[i] = __fmaf_rn(__fmaf_rn(sum_of(c[1][i]), scales[1][i / 2], t), rows[i % 2], acc[i]);
-    }
+    for (int i = 0; i < 4; i++) add_sums(acc[i], sum_of(c[0][i]), sum_of(c[1][i]), i, rows);
+  }
+  // Adds the i-th sums of both halves of a group to the thread's.
+  __device__ __forceinline__ void add_sums(float &acc, float first, float second, int i,
+                                           const float (&rows)[2]) const {
+    const float t = __fmul_rn(first, scales[0][i / 2]);
+    acc = __fmaf_rn(__fmaf_rn(second, scales[1][i / 2], t), rows[i % 2], acc);
   }
 };
 
@@ -190,6 +197,7 @@ template <typename FORMAT, int WARPS, int ROW_WARPS, int TILES, int STAGES> stru
   static const int copies = F::copies / ROW_WARPS;  // of a thread, of weights
   // Whether there are enough for products of several tiles: more blocks do for 256 threads.
   static const bool registers = ROW_WARPS == 1;
+  static __device__ __forceinline__ int piece(int row, int piece) { return row_piece(row, piece); }
 
   struct Shared : TensorScales<F::row_scales, STAGES, rows> {
     alignas(16) unsigned w[STAGES][blocks][F::lines * LINE];
@@ -198,7 +206,7 @@ template <typename FORMAT, int WARPS, int ROW_WARPS, int TILES, int STAGES> stru
 };
 
 // What a thread copies of each slab: pieces of 16 bytes of a block of outputs, which 16 threads
-// copy, and of some rows; and a row's scale.
+// copy, and of some rows; and a row's scale. x is (rows, slabs, parts, 16) words.
 template <typename T> struct TensorCopy {
   typedef typename T::F F;
   const unsigned *w, *x;
@@ -209,6 +217,19 @@ template <typename T> struct TensorCopy {
   int odd;          // whether the next slab's number is
   bool outputs;     // whether the block has some
 
+  __device__ __forceinline__ TensorCopy(const MulPanel &p, const int *rows, const float *scales,
+                                        long long all_outputs, long long inputs)
+      : lines(F::all_lines(inputs)), panel(p.rows), odd(0) {
+    const long long slabs = (inputs + F::inputs - 1) / F::inputs;
+    const long long words = slabs * F::parts * SLAB_WORDS;  // of a row
+    const long long mine = (long long)blockIdx.y * T::blocks + block();
+    outputs = mine * 16 < all_outputs;
+    w = p.packed + mine * lines * LINE;
+    x = reinterpret_cast<const unsigned *>(rows) + 4 * (threadIdx.x % 4) +
+        (p.first + (int)threadIdx.x / 4) * words;
+    skip = T::threads / 4 * words;
+    scale = scales + (p.first + (int)threadIdx.x) * slabs;
+  }
   static __device__ __forceinline__ int block() { return threadIdx.x / 16 % T::blocks; }
 
   // Lines behind the last one are zeros.
@@ -237,7 +258,7 @@ template <typename T> struct TensorCopy {
       if (r >= panel) break;
 #pragma unroll
       for (int part = 0; part < F::parts; part++)
-        begin_copy16(&s.x[stage][part][r][4 * row_piece(r, threadIdx.x % 4)],
+        begin_copy16(&s.x[stage][part][r][4 * T::piece(r, threadIdx.x % 4)],
                      x + i * skip + part * SLAB_WORDS);
     }
     if constexpr (F::row_scales)
@@ -276,8 +297,30 @@ __device__ __forceinline__ void add_slab(float (&acc)[WARP_BLOCKS][T::tiles][4],
   }
 }
 
-// x is (rows, slabs, parts, 16) words. Rows that are not there have in shared memory what was there,
-// and are not stored: no other row's sums know of it.
+// Stores a warp's sums of the outputs from n on, and of the rows from row on.
+template <typename T>
+__device__ __forceinline__ void store_sums(float *y, const float (&acc)[WARP_BLOCKS][T::tiles][4],
+                                           const MulPanel &p, int row, long long n,
+                                           long long outputs) {
+  const Lane at;
+#pragma unroll
+  for (int i = 0; i < WARP_BLOCKS * T::tiles * 4; i++) {
+    const int j = i / 4 / T::tiles, tile = i / 4 % T::tiles, c = i % 4;
+    const int r = row + tile * TILE_ROWS + 2 * at.word + c % 2;
+    const long long output = n + 16 * j + 2 * at.row + c / 2;
+    if (r < p.rows && output < outputs) y[(p.first + r) * outputs + output] = acc[j][tile][c];
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ void clear_sums(float (&acc)[WARP_BLOCKS][T::tiles][4]) {
+#pragma unroll
+  for (int i = 0; i < WARP_BLOCKS * T::tiles * 4; i++)
+    acc[i / 4 / T::tiles][i / 4 % T::tiles][i % 4] = 0.0f;
+}
+
+// Rows that are not there have in shared memory what was there, and are not stored: no other
+// row's sums know of it.
 template <typename T>
 __device__ __forceinline__ void mul_tensor(typename T::Shared &s, float *y, const int *x,
                                            const float *scales, const MulPanel *panels,
@@ -285,19 +328,9 @@ __device__ __forceinline__ void mul_tensor(typename T::Shared &s, float *y, cons
   typedef typename T::F F;
   const MulPanel p = panels[blockIdx.x];
   const long long slabs = (inputs + F::inputs - 1) / F::inputs;
-  const long long words = slabs * F::parts * SLAB_WORDS;  // of a row
-  TensorCopy<T> copy;
-  const long long mine = (long long)blockIdx.y * T::blocks + copy.block();
-  copy.outputs = mine * 16 < outputs, copy.panel = p.rows, copy.lines = F::all_lines(inputs), copy.odd = 0;
-  copy.w = p.packed + mine * copy.lines * LINE;
-  copy.x = reinterpret_cast<const unsigned *>(x) + 4 * (threadIdx.x % 4) +
-           (p.first + (int)threadIdx.x / 4) * words;
-  copy.skip = T::threads / 4 * words;
-  copy.scale = scales + (p.first + (int)threadIdx.x) * slabs;
+  TensorCopy<T> copy(p, x, scales, outputs, inputs);
   float acc[WARP_BLOCKS][T::tiles][4];
-#pragma unroll
-  for (int i = 0; i < WARP_BLOCKS * T::tiles * 4; i++)
-    acc[i / 4 / T::tiles][i / 4 % T::tiles][i % 4] = 0.0f;
+  clear_sums<T>(acc);
   for (int i = 0; i < T::stages - 1; i++) {
     if (i < slabs) copy.begin(s, i);
     end_copies();
@@ -317,14 +350,7 @@ __device__ __forceinline__ void mul_tensor(typename T::Shared &s, float *y, cons
       add_slab<T, false>(acc, s, stage, block, row, p.rows);
     stage = stage == T::stages - 1 ? 0 : stage + 1;
   }
-  const Lane at;
-#pragma unroll
-  for (int i = 0; i < WARP_BLOCKS * T::tiles * 4; i++) {
-    const int j = i / 4 / T::tiles, tile = i / 4 % T::tiles, c = i % 4;
-    const int r = row + tile * TILE_ROWS + 2 * at.word + c % 2;
-    const long long output = n + 16 * j + 2 * at.row + c / 2;
-    if (r < p.rows && output < outputs) y[(p.first + r) * outputs + output] = acc[j][tile][c];
-  }
+  store_sums<T>(y, acc, p, row, n, outputs);
 }
 
 // Many rows: 128 outputs of up to 64 rows, or 128 where each of them is then read less often. Few
@@ -375,10 +401,10 @@ mul_narrow_int4(float *y, const int *codes, const float *scales, const MulPanel 
 
 // Rows as sums of two bfloat16: the number rounded to even, and so what is left of it, which
 // together have 16 bits of 24 at least. What is no finite bfloat16 has nothing left. x is (rows,
-// inputs), halves (rows, slabs, 2, 16) words of two, behind the last input zeros. A thread has a
-// word of both parts.
+// inputs), halves (rows, slabs, 2, 16) words of two in an order, see word_place, behind the last
+// input zeros. A thread has a word of both parts.
 extern "C" __global__ void split_rows(unsigned *halves, const float *x, long long rows,
-                                      long long inputs) {
+                                      long long inputs, long long order) {
   const long long words = (inputs + TensorBF16::inputs - 1) / TensorBF16::inputs * SLAB_WORDS;
   const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x, k = 2 * (i % words);
   if (i >= rows * words) return;
@@ -390,7 +416,8 @@ extern "C" __global__ void split_rows(unsigned *halves, const float *x, long lon
     if ((first & 0x7f80u) != 0x7f80u)
       parts[1] |= narrow_bf16(__fsub_rn(v, __uint_as_float(first << 16))) << 16 * j;
   }
-  unsigned *out = halves + i / SLAB_WORDS * (2 * SLAB_WORDS) + i % SLAB_WORDS;
+  unsigned *out =
+      halves + i / SLAB_WORDS * (2 * SLAB_WORDS) + word_place((int)(i % SLAB_WORDS), order);
   out[0] = parts[0], out[SLAB_WORDS] = parts[1];
 }
 

@@ -53,7 +53,11 @@ struct TensorFP8 {
       mma_bf16(c, a[1], words[part].z, words[part].w);
     }
 #pragma unroll
-    for (int i = 0; i < 4; i++) acc[i] = __fmaf_rn(c[i], scales[i / 2], acc[i]);
+    for (int i = 0; i < 4; i++) add_sum(acc[i], c[i], i);
+  }
+  // Adds the i-th sum of half a group to the thread's.
+  __device__ __forceinline__ void add_sum(float &acc, float sum, int i) const {
+    acc = __fmaf_rn(sum, scales[i / 2], acc);
   }
 };
 

@@ -25,6 +25,29 @@ template <int N> static inline void wait_copies() { wait_copies_to(N); }
 void mma_int8(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
 void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
 
+// Products of a warpgroup's threads together, and memory that a launch asks for: see hopper.h.
+const unsigned most_dynamic_shared = 227 << 10;
+extern unsigned char dynamic_shared[most_dynamic_shared];
+static inline unsigned long long shared_address(const void *p) {
+  return static_cast<const unsigned char *>(p) - dynamic_shared;
+}
+void begin_products();
+void end_products();
+void wait_products_to(unsigned groups);
+template <int N> static inline void wait_products() { wait_products_to(N); }
+void show_copies();
+template <typename C> static inline void use_sums(C &) {}
+void group_int8_to(void *c, int tiles, const unsigned *a, unsigned long long b, bool add);
+void group_bf16_to(void *c, int tiles, const unsigned *a, unsigned long long b, bool add);
+template <bool ADD, int TILES>
+static inline void group_int8(int (&c)[TILES][4], const unsigned (&a)[4], unsigned long long b) {
+  group_int8_to(c, TILES, a, b, ADD);
+}
+template <bool ADD, int TILES>
+static inline void group_bf16(float (&c)[TILES][4], const unsigned (&a)[4], unsigned long long b) {
+  group_bf16_to(c, TILES, a, b, ADD);
+}
+
 struct alignas(8) uint2 { unsigned x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };

@@ -12,8 +12,9 @@
 // 11), sm_75 (an older device), damaged (images are), reverse or shuffle (threads run in another
 // order, see threads.h), nographs (none can be made), nolaunch (none can be launched), early
 // (copies run as soon as their stream's earlier work lets them, kernels as late as can be),
-// random (streams go on at any moment), leaky, coarse and newer (what tensor cores make of bfloat16,
-// see threads.h). STANDIN_WRONG names kernels, with spaces around them, that change the lowest bit of
+// random (streams go on at any moment), leaky, coarse, newer and apart (what tensor cores make of
+// bfloat16, see threads.h), sm_80 (no Hopper), unshared (kernels get no more shared memory than all
+// do). STANDIN_WRONG names kernels, with spaces around them, that change the lowest bit of
 // their first result. STANDIN_LOST, a number, lets so many kernels run before they fail, those of
 // a device's self-test among them, with the error STANDIN_ERROR; STANDIN_MEMORY is the memory in
 // bytes, STANDIN_CLAIM what is told of it.
@@ -43,12 +44,14 @@
 #include "../src/mul_few.cu"
 #include "../src/mul_fp8.cu"
 #include "../src/mul_grouped.cu"
+#include "../src/mul_hopper.cu"
 #include "../src/mul_tensor.cu"
 #include "../src/mul_tensor_fp8.cu"
 #include "../src/norm.cu"
 #include "../src/rows.cu"
 
 thread_local Index blockIdx, threadIdx, blockDim, gridDim;
+alignas(1024) unsigned char dynamic_shared[most_dynamic_shared];
 
 static bool told(const char *word) {
   const char *s = std::getenv("STANDIN");
@@ -71,9 +74,18 @@ template <typename... A, size_t... I>
 Body body(void (*f)(A...), std::index_sequence<I...>) {
   return [f](void **a) { f(argument<A>(a, I)...); };
 }
-struct Known { std::string name; int arguments; Body run; bool waits; };
+// shared is the memory that launches may ask for.
+struct Known {
+  std::string name;
+  int arguments;
+  Body run;
+  bool waits;
+  unsigned shared;
+  bool hopper() const { return name.compare(0, 11, "mul_hopper_") == 0; }
+};
 template <typename... A> Known known(const char *name, void (*f)(A...)) {
-  return Known{name, (int)sizeof...(A), body(f, std::index_sequence_for<A...>()), false};
+  return Known{name, (int)sizeof...(A), body(f, std::index_sequence_for<A...>()), false,
+               48 << 10};
 }
 // A kernel whose threads wait for each other.
 template <typename... A> Known waiting(const char *name, void (*f)(A...)) {
@@ -104,7 +116,9 @@ std::vector<Known> kernels = {
     waiting("mul_few_int4", mul_few_int4), waiting("mul_tensor_int8", mul_tensor_int8),
     waiting("mul_tensor_int4", mul_tensor_int4), waiting("mul_narrow_int8", mul_narrow_int8),
     waiting("mul_narrow_int4", mul_narrow_int4), waiting("mul_tensor_bf16", mul_tensor_bf16),
-    waiting("mul_wide_int8", mul_wide_int8),
+    waiting("mul_wide_int8", mul_wide_int8), waiting("mul_hopper_int8", mul_hopper_int8),
+    waiting("mul_hopper_int4", mul_hopper_int4), waiting("mul_hopper_bf16", mul_hopper_bf16),
+    waiting("mul_hopper_fp8", mul_hopper_fp8),
     waiting("mul_narrow_bf16", mul_narrow_bf16), known("split_rows", split_rows), known("measure_read", measure_read),
     known("measure_fma", measure_fma), known("measure_int8", measure_int8),
     waiting("measure_bf16", measure_bf16), waiting("measure_tensor_int8", measure_tensor_int8)};
@@ -202,7 +216,8 @@ API(cuDeviceGetPCIBusId, char *s, int n, int d) {
   return OK;
 }
 API(cuDeviceGetAttribute, int *v, int what, int) {
-  *v = what == 16 ? 132 : what == 75 ? (told("sm_75") ? 7 : 9) : told("sm_75") ? 5 : 0;
+  const int major = told("sm_75") ? 7 : told("sm_80") ? 8 : 9;
+  *v = what == 16 ? 132 : what == 75 ? major : told("sm_75") ? 5 : 0;
   return OK;
 }
 API(cuDeviceTotalMem_v2, size_t *n, int) { *n = limit(); return OK; }
@@ -394,13 +409,19 @@ API(cuModuleGetFunction, void **f, void *m, const char *name) {
   BEGIN;
   if (m != &module_object) return INVALID;
   for (auto &k : kernels)
-    if (k.name == name) { *f = &k; return OK; }
+    if (k.name == name && !(k.hopper() && told("sm_80"))) { *f = &k; return OK; }
   return NOT_FOUND;
+}
+API(cuFuncSetAttribute, void *f, int what, int value) {
+  BEGIN;
+  if (what != 8 || value < 0 || value > (int)most_dynamic_shared || told("unshared")) return INVALID;
+  static_cast<Known *>(f)->shared = value;
+  return OK;
 }
 // A launch, with the arguments that it was given.
 struct Launch {
   const Known *kernel;
-  unsigned gx, gy, threads;
+  unsigned gx, gy, threads, shared;
   std::vector<uint64_t> values;
 
   int run() {
@@ -410,7 +431,8 @@ struct Launch {
     for (auto &v : values) a.push_back(&v);
     const Order order = told("reverse") ? REVERSE : told("shuffle") ? SHUFFLE : FORWARD;
     const bool whole =
-        run_grid(gx, gy, threads, kernel->waits, order, [&] { kernel->run(a.data()); });
+        run_grid(gx, gy, threads, shared, kernel->waits, order,
+                 [&] { kernel->run(a.data()); });
     const char *wrong = std::getenv("STANDIN_WRONG");
     if (wrong && std::string(wrong).find(' ' + kernel->name + ' ') != std::string::npos)
       *reinterpret_cast<unsigned *>(values[0]) ^= 1;
@@ -425,11 +447,12 @@ struct NodeParams {
   void *kernel, *context;
 };
 static int make_launch(const NodeParams &p, Launch *l) {
-  if (p.gz != 1 || p.by != 1 || p.bz != 1 || p.shared || p.extra || !p.gx || !p.gy || !p.bx ||
+  if (p.gz != 1 || p.by != 1 || p.bz != 1 || p.extra || !p.gx || !p.gy || !p.bx ||
       p.gy > 65535 || p.bx > 1024 || p.kernel || !p.function)
     return INVALID;
   const Known *k = static_cast<const Known *>(p.function);
-  *l = Launch{k, p.gx, p.gy, p.bx, {}};
+  if (p.shared > k->shared) return INVALID;
+  *l = Launch{k, p.gx, p.gy, p.bx, p.shared, {}};
   for (int i = 0; i < k->arguments; i++)
     l->values.push_back(*static_cast<uint64_t *>(p.arguments[i]));
   return OK;

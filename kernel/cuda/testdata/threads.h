@@ -7,6 +7,7 @@
 #include <ucontext.h>
 
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -37,13 +38,18 @@ std::vector<unsigned> ordered(unsigned n, Order o) {
 }
 
 const unsigned stack_bytes = 64 << 10;
-struct Copy { void *to; const void *from; int size; };
-// What a thread brings to a warp's product: see src/tensor.h. NONE if it waits for no product.
+struct Copy { void *to; const void *from; int size; bool done; };
+// What a thread brings to a warp's product, see src/tensor.h, or to a warpgroup's, see
+// src/hopper.h. NONE if it waits for no product.
 struct Operands {
-  enum { NONE, INT8, BF16 } kind;
+  enum { NONE, INT8, BF16, GROUP_INT8, GROUP_BF16 } kind;
   void *c;
   const unsigned *a;
   unsigned b[2];
+  int tiles;
+  bool add;
+  unsigned long long columns;
+  bool group() const { return kind == GROUP_INT8 || kind == GROUP_BF16; }
 };
 struct Thread {
   ucontext_t context;
@@ -51,7 +57,11 @@ struct Thread {
   std::vector<char> stack;
   bool begun, ended;
   std::deque<std::vector<Copy>> copies;  // groups, the last of which has no end yet
+  std::vector<Copy> unseen;              // copies that products of warpgroups may not read yet
   Operands operands;
+  bool ready;                   // registers of products, since the last group's end
+  size_t begun_products;        // of its warpgroup, ever
+  std::deque<size_t> products;  // what it was at the end of groups
 };
 std::vector<Thread> threads;
 jmp_buf scheduler;  // jumps need no system call, as contexts do
@@ -63,6 +73,13 @@ void thread_main() {
   (*thread_body)();
   threads[running].ended = true;
   _longjmp(scheduler, 1);
+}
+
+// broken_rule is a rule of a GPU that a thread broke, and which fails the launch.
+const char *broken_rule;
+void break_rule(const char *rule) {
+  if (!broken_rule) std::fprintf(stderr, "stand-in: thread %u: %s\n", running, rule);
+  broken_rule = rule;
 }
 
 // Runs a thread to its next barrier, or its end.
@@ -92,13 +109,24 @@ void multiply_int8(const Thread *warp) {
     }
 }
 
-// The order is a choice of this stand-in: ascending, in float64, rounded once. GPUs do it
-// otherwise, and round otherwise, too. Of sums that are no whole numbers the stand-in spoils some
-// if it is told to: leaky ones depend on the column beside them, coarse ones lose a bit in 256.
-// Newer ones are rounded after each product.
+// A sum of 16 products. The order is a choice of this stand-in: ascending, in float64, rounded
+// once. GPUs do it otherwise, and round otherwise, too. Of sums that are no whole numbers the
+// stand-in spoils some if it is told to: leaky ones depend on what the column beside them has,
+// coarse ones lose a bit in 256. Newer ones are rounded after each product; so are those of
+// warpgroups, if they are told to be apart.
+float sum_bf16(float c, const float *a, const float *b, bool beside, bool apart) {
+  static const bool leaky = told("leaky"), coarse = told("coarse"), newer = told("newer");
+  double sum = c;
+  for (int k = 0; k < 16; k++)
+    if (sum += (double)a[k] * b[k]; newer || apart) sum = (float)sum;
+  c = (float)sum;
+  if (c == std::trunc(c)) return c;
+  if (leaky && beside) c = __uint_as_float(__float_as_uint(c) ^ 1);
+  return coarse ? c * (1 + 0x1p-8f) : c;
+}
+
 void multiply_bf16(const Thread *warp) {
-  const bool leaky = told("leaky"), coarse = told("coarse"), newer = told("newer");
-  float a[16][16], b[16][8];
+  float a[16][16], b[8][16];
   for (int t = 0; t < 32; t++)
     for (int j = 0; j < 2; j++) {
       const Operands &o = warp[t].operands;
@@ -106,33 +134,28 @@ void multiply_bf16(const Thread *warp) {
         a[t / 4 + r % 2 * 8][t % 4 * 2 + j + r / 2 * 8] =
             __uint_as_float(o.a[r] >> 16 * j << 16);
       for (int r = 0; r < 2; r++)
-        b[t % 4 * 2 + j + r * 8][t / 4] = __uint_as_float(o.b[r] >> 16 * j << 16);
+        b[t / 4][t % 4 * 2 + j + r * 8] = __uint_as_float(o.b[r] >> 16 * j << 16);
     }
   for (int t = 0; t < 32; t++)
     for (int i = 0; i < 4; i++) {
       float &c = static_cast<float *>(warp[t].operands.c)[i];
-      double sum = c;
-      for (int k = 0; k < 16; k++)
-        if (sum += (double)a[t / 4 + i / 2 * 8][k] * b[k][t % 4 * 2 + i % 2]; newer)
-          sum = (float)sum;
-      c = (float)sum;
-      if (c == std::trunc(c)) continue;
-      const int beside = (t % 4 * 2 + i % 2 + 1) % 8;
-      if (leaky && __float_as_uint(b[0][beside]) & 0x10000u)
-        c = __uint_as_float(__float_as_uint(c) ^ 1);
-      if (coarse) c *= 1 + 0x1p-8f;
+      const int column = t % 4 * 2 + i % 2;
+      const bool beside = __float_as_uint(b[(column + 1) % 8][0]) & 0x10000u;
+      c = sum_bf16(c, a[t / 4 + i / 2 * 8], b[column], beside, false);
     }
 }
 
-// Computes the products of n threads from the first on, as long as they come to some, one after
-// the other. False if some of a warp come to one and others do not, or to another one.
+#include "groups.h"
+
+// Computes the products of n threads from the first on, as long as they come to some of a warp,
+// one after the other. False if some of a warp come to one and others do not, or to another one.
 bool run_products(unsigned first, unsigned n, Order order) {
   for (;;) {
     Thread *warp = &threads[first];
     const auto kind = warp[0].operands.kind;
     for (unsigned i = 0; i < n; i++)
       if (warp[i].operands.kind != kind) return false;
-    if (kind == Operands::NONE) return true;
+    if (kind == Operands::NONE || warp[0].operands.group()) return true;
     if (n != 32) return false;
     kind == Operands::INT8 ? multiply_int8(warp) : multiply_bf16(warp);
     for (unsigned i : ordered(n, order)) {
@@ -145,13 +168,17 @@ bool run_products(unsigned first, unsigned n, Order order) {
 // Runs a block's threads from barrier to barrier. False if some wait for others that ended.
 bool run_waiting(unsigned n, Order order, const std::function<void()> &body) {
   if (threads.size() < n) threads.resize(n);
-  thread_body = &body, order_now = order;
+  thread_body = &body, order_now = order, broken_rule = nullptr;
+  groups.assign((n + 127) / 128, {});
   for (unsigned i = 0; i < n; i++) {
     Thread &t = threads[i];
     t.stack.resize(stack_bytes);
     t.begun = t.ended = false;
     t.copies.assign(1, {});
+    t.unseen.clear();
     t.operands.kind = Operands::NONE;
+    t.ready = false, t.begun_products = 0;
+    t.products.clear();
     getcontext(&t.context);
     t.context.uc_stack.ss_sp = t.stack.data(), t.context.uc_stack.ss_size = stack_bytes;
     t.context.uc_link = nullptr;
@@ -159,24 +186,42 @@ bool run_waiting(unsigned n, Order order, const std::function<void()> &body) {
   }
   for (;;) {
     for (unsigned i : ordered(n, order)) resume(i);
-    for (unsigned w : ordered((n + 31) / 32, order))
-      if (!run_products(32 * w, n - 32 * w < 32 ? n - 32 * w : 32, order)) return false;
+    for (bool again = true; again;) {
+      again = false;
+      for (unsigned w : ordered((n + 31) / 32, order))
+        if (!run_products(32 * w, n - 32 * w < 32 ? n - 32 * w : 32, order)) return false;
+      for (unsigned g : ordered(n / 128, order)) again |= run_group(g, order);
+      if (broken_rule) return false;
+    }
     unsigned waiting = 0;
-    for (unsigned i = 0; i < n; i++) waiting += !threads[i].ended;
+    for (unsigned i = 0; i < n; i++) {
+      waiting += !threads[i].ended;
+      if (threads[i].operands.kind != Operands::NONE) return false;
+    }
     if (waiting != 0 && waiting != n) return false;
-    if (waiting == 0) return true;
+    if (waiting == 0) return products_ended();
   }
 }
 
+// Whether a block left the shared memory alone that it did not ask for.
+bool kept_off(unsigned shared) {
+  for (unsigned i = shared; i < most_dynamic_shared; i++)
+    if (dynamic_shared[i] != 0xff) return false;
+  return true;
+}
+
 // Runs all threads of a launch. Shared memory holds NaNs before each block.
-bool run_grid(unsigned gx, unsigned gy, unsigned threads, bool waits, Order order,
+bool run_grid(unsigned gx, unsigned gy, unsigned threads, unsigned shared, bool waits, Order order,
               const std::function<void()> &body) {
   gridDim = {gx, gy, 1}, blockDim = {threads, 1, 1};
   for (unsigned block : ordered(gx * gy, order)) {
     blockIdx = {block % gx, block / gx, 0};
     if (waits) {
       std::memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
-      if (!run_waiting(threads, order, body)) return false;
+      if (shared) std::memset(dynamic_shared, 0xff, most_dynamic_shared);
+      if (shared) std::memset(shown, 0xff, most_dynamic_shared);
+      if (!run_waiting(threads, order, body) || (shared && !kept_off(shared)))
+        return false;
       continue;
     }
     for (unsigned t : ordered(threads, order)) {
@@ -194,16 +239,18 @@ bool run_grid(unsigned gx, unsigned gy, unsigned threads, bool waits, Order orde
 void begin_copy(void *to, const void *from, int size) {
   const uintptr_t bits = reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from);
   if (bits % size) std::abort();
-  if (order_now == REVERSE || (order_now == SHUFFLE && random_below(2)))
-    std::memcpy(to, from, size);
-  else
-    threads[running].copies.back().push_back({to, from, size});
+  const bool now = order_now == REVERSE || (order_now == SHUFFLE && random_below(2));
+  if (now) std::memcpy(to, from, size);
+  threads[running].copies.back().push_back({to, from, size, now});
 }
 void end_copies() { threads[running].copies.push_back({}); }
 void wait_copies_to(unsigned groups) {
-  auto &copies = threads[running].copies;
-  for (; copies.size() - 1 > groups; copies.pop_front())
-    for (const Copy &c : copies.front()) std::memcpy(c.to, c.from, c.size);
+  Thread &t = threads[running];
+  for (; t.copies.size() - 1 > groups; t.copies.pop_front())
+    for (const Copy &c : t.copies.front()) {
+      if (!c.done) std::memcpy(c.to, c.from, c.size);
+      t.unseen.push_back(c);
+    }
 }
 
 // Lets others run.
@@ -212,10 +259,37 @@ void pause_thread() {
 }
 void __syncthreads() { pause_thread(); }
 void mma_int8(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-  threads[running].operands = {Operands::INT8, c, a, {b0, b1}};
+  threads[running].operands = {Operands::INT8, c, a, {b0, b1}, 0, false, 0};
   pause_thread();
 }
 void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-  threads[running].operands = {Operands::BF16, c, a, {b0, b1}};
+  threads[running].operands = {Operands::BF16, c, a, {b0, b1}, 0, false, 0};
+  pause_thread();
+}
+
+// Of products of warpgroups, see groups.h.
+void begin_products() { threads[running].ready = true; }
+void end_products() {
+  Thread &t = threads[running];
+  t.ready = false;
+  t.products.push_back(t.begun_products);
+}
+void wait_products_to(unsigned groups_left) {
+  Thread &t = threads[running];
+  for (; t.products.size() > groups_left; t.products.pop_front())
+    finish_products(groups[running / 128], t.products.front());
+}
+void show_copies() {
+  for (const Copy &c : threads[running].unseen)
+    if (const unsigned long long at = shared_address(c.to); at < most_dynamic_shared)
+      std::memcpy(shown + at, c.to, c.size);
+  threads[running].unseen.clear();
+}
+void group_int8_to(void *c, int tiles, const unsigned *a, unsigned long long b, bool add) {
+  threads[running].operands = {Operands::GROUP_INT8, c, a, {}, tiles, add, b};
+  pause_thread();
+}
+void group_bf16_to(void *c, int tiles, const unsigned *a, unsigned long long b, bool add) {
+  threads[running].operands = {Operands::GROUP_BF16, c, a, {}, tiles, add, b};
   pause_thread();
 }
