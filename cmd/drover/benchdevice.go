@@ -24,8 +24,8 @@ that all architectures have), an expert of Maverick with 1 to 1024 rows, and att
 positions; with cuda-tensor:N the expert in bf16 and fp8, and attention in bf16, whose products are
 on tensor cores then.
 --json then prints {"device":{…},"kind","driver","cuda","limits":[{"limit","min","median","max"}],
-"results":[{"kernel","mode","m","k","n","micros":{…},"gbps","gflops","limit","fraction","goal"}],
-"skipped":[{…,"why"}]}, with "distrusted" if kernels computed wrongly.`
+"results":[{"kernel","mode","m","k","n","by","micros":{…},"gbps","gflops","limit","fraction",
+"goal"}],"skipped":[{…,"why"}]}, with "distrusted" if kernels computed wrongly.`
 
 func (k *gpuKernels) flags(c *cobra.Command) {
 	c.Flags().StringVar(&k.device, "device", "", "measure a GPU, cuda:N or cuda-tensor:N")

@@ -95,9 +95,10 @@ func TestGPUCheck(t *testing.T) {
 			var v struct {
 				Limits  []struct{ Median float64 }
 				Results []struct {
-					Kernel         string
-					Fraction, Gbps float64
-					Differs        *float64
+					Kernel, Mode, By string
+					M                int
+					Fraction, Gbps   float64
+					Differs          *float64
 				}
 			}
 			if err := json.Unmarshal(part, &v); err != nil || len(v.Limits) != 5 || len(v.Results) != 16 {
@@ -105,8 +106,12 @@ func TestGPUCheck(t *testing.T) {
 			}
 			for _, r := range v.Results {
 				compared := r.Differs != nil && *r.Differs == 0
-				if r.Fraction <= 0 || r.Gbps <= 0 || compared != (r.Kernel == "experts") {
+				if r.Fraction <= 0 || r.Gbps <= 0 || compared != (r.Kernel == "experts") ||
+					compared != (strings.HasPrefix(r.By, "mul_") && strings.HasSuffix(r.By, r.Mode)) {
 					return fmt.Errorf("a result is %+v", r)
+				}
+				if r.M == 512 && r.Mode == "int4" && r.By != "mul_hopper_int4" {
+					return fmt.Errorf("512 rows in int4 are by %s", r.By)
 				}
 			}
 			return nil

@@ -66,6 +66,8 @@ type DeviceWork struct {
 // DeviceResult is the speed of a kernel by the GPU's own clock.
 type DeviceResult struct {
 	DeviceWork
+	// By names the kernel that multiplies experts' weights.
+	By string `json:"by,omitempty"`
 	// Micros is the time of a call.
 	Micros limits.Spread `json:"micros"`
 	// GBps counts bytes of weights, or of keys and values, read once; GFlops counts operations.
@@ -102,6 +104,7 @@ type deviceJob struct {
 // deviceCall is a call that is measured.
 type deviceCall struct {
 	bytes, flops float64
+	by           string // the kernel that multiplies, if one does
 	do           func()
 	// check returns how far results are from a CPU's, nil if nothing compares them.
 	check func() (float64, error)
@@ -265,7 +268,7 @@ const (
 
 // measure takes the time of a call, many in a row, after some that do not count.
 func (b *deviceBench) measure(w DeviceWork, c deviceCall) (DeviceResult, error) {
-	r := DeviceResult{DeviceWork: w}
+	r := DeviceResult{DeviceWork: w, By: c.by}
 	timed := func(n int) (time.Duration, error) {
 		return b.device.Time(func() {
 			for range n {
@@ -363,7 +366,8 @@ func deviceExpert(s expertShape, f kernel.Format, rows []int) deviceJob {
 				return deviceCall{}, noRoom(err)
 			}
 			up, down := productPart(m, 2*s.width, s.hidden, f), productPart(m, s.hidden, s.width, f)
-			c := deviceCall{bytes: up.bytes + down.bytes, flops: up.flops + down.flops}
+			c := deviceCall{bytes: up.bytes + down.bytes, flops: up.flops + down.flops,
+				by: d.Multiplier(f, m)}
 			next := 0
 			c.do = func() {
 				p := parts[next%len(parts)]

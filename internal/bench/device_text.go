@@ -29,8 +29,8 @@ func (r DeviceReport) Text() string {
 		}
 		fmt.Fprintf(&b, "limit %-11s %9.1f %s (%.1f to %.1f)\n", l.Limit, l.Median, unit, l.Min, l.Max)
 	}
-	fmt.Fprintf(&b, "%-18s %-5s %5s %6s %6s %10s %8s %9s %-11s %8s\n", "kernel", "mode", "m", "k", "n",
-		"µs", "GB/s", "GFLOP/s", "limit", "fraction")
+	fmt.Fprintf(&b, "%-18s %-5s %5s %6s %6s %-16s %10s %8s %9s %-11s %8s\n", "kernel", "mode", "m",
+		"k", "n", "by", "µs", "GB/s", "GFLOP/s", "limit", "fraction")
 	for _, x := range r.Results {
 		below := ""
 		if x.Fraction < x.Goal {
@@ -39,9 +39,9 @@ func (r DeviceReport) Text() string {
 		if x.Wrong {
 			below += fmt.Sprintf(", WRONG: %.2g from a CPU's", *x.Differs)
 		}
-		fmt.Fprintf(&b, "%-18s %-5s %5d %6d %6d %10.1f %8s %9s %-11s %7.0f%%%s\n", x.Kernel, x.Mode, x.M,
-			x.K, x.N, x.Micros.Median, rateText(x.GBps), rateText(x.GFlops), x.Limit, 100*x.Fraction,
-			below)
+		fmt.Fprintf(&b, "%-18s %-5s %5d %6d %6d %-16s %10.1f %8s %9s %-11s %7.0f%%%s\n", x.Kernel,
+			x.Mode, x.M, x.K, x.N, x.By, x.Micros.Median, rateText(x.GBps), rateText(x.GFlops), x.Limit,
+			100*x.Fraction, below)
 	}
 	for _, x := range r.Skipped {
 		fmt.Fprintf(&b, "not measured: %s %s, m %d: %s\n", x.Kernel, x.Mode, x.M, x.Why)

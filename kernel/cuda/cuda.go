@@ -47,6 +47,9 @@ type Accelerator interface {
 	// Rounding tells devices of TensorKind apart whose tensor cores round floats in other ways: it
 	// is made of the bytes of the self-test. It is 0 of devices of Kind, which have a CPU's.
 	Rounding() uint32
+	// Multiplier names the kernel that multiplies experts' weights of a format with so many rows of
+	// an expert, on average.
+	Multiplier(f kernel.Format, rows int) string
 	// Lost is closed when the device is of no more use; Err tells why.
 	Lost() <-chan struct{}
 	// Err is why the device is of no more use, or nil.

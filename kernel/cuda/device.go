@@ -143,6 +143,11 @@ func (d *Device) Distrusted() []string { return d.distrusted }
 // Rounding tells devices apart whose tensor cores round in other ways.
 func (d *Device) Rounding() uint32 { return d.rounding }
 
+// Multiplier names the kernel that multiplies weights of a format with so many rows.
+func (d *Device) Multiplier(f kernel.Format, rows int) string {
+	return kernelNames[d.panelKernelOf(f, rows, 1).kernel]
+}
+
 // MemoryInfo is how much of the device's memory is free, and how much there is.
 func (d *Device) MemoryInfo() (free, total int64, err error) { return d.c.MemoryInfo() }
 

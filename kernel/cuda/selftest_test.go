@@ -202,7 +202,7 @@ func BenchmarkSelfTestHost(b *testing.B) {
 	cpu := kernel.NewCPU(nil)
 	for b.Loop() {
 		for f := kernel.WeightsF32; f <= kernel.WeightsFP8; f++ {
-			for _, s := range []testShape{longTest, wideTest, roughTest} {
+			for _, s := range []testShape{longTest, wideTest, hopperTest, roughTest} {
 				m, err := s.weights(f, s == roughTest, false)
 				if err != nil {
 					b.Fatal(err)
