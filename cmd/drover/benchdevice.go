@@ -19,10 +19,10 @@ type gpuKernels struct {
 }
 
 const gpuKernelsHelp = `With --device cuda:N it measures a GPU instead, by the GPU's own clock: its limits (reading its
-memory; float32; 8-bit integers; bfloat16 and 8-bit integers on tensor cores, by the instructions
-that all architectures have), an expert of Maverick with 1 to 1024 rows, and attention over 8192
-positions; with cuda-tensor:N the expert in bf16 and fp8, and attention in bf16, whose products are
-on tensor cores then.
+memory; float32; 8-bit integers; bfloat16 and 8-bit integers on tensor cores, by instructions that
+all architectures have or by Hopper's own), an expert of Maverick with 1 to 1024 rows, and attention
+over 8192 positions; with cuda-tensor:N the expert in bf16 and fp8, and attention in bf16, whose
+products are on tensor cores then.
 --json then prints {"device":{…},"kind","driver","cuda","limits":[{"limit","min","median","max"}],
 "results":[{"kernel","mode","m","k","n","by","micros":{…},"gbps","gflops","limit","fraction",
 "goal"}],"skipped":[{…,"why"}]}, with "distrusted" if kernels computed wrongly.`

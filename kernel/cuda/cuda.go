@@ -76,11 +76,11 @@ const (
 	// LimitInt8 is operations of dot products of four 8-bit integers, eight in each.
 	LimitInt8 Limit = "int8"
 	// LimitBF16 is operations on bfloat16 by tensor cores, through the widest instruction that
-	// all architectures from sm_80 on have (mma.sync, 16×8×16). Newer ones have others, which
-	// reach more.
+	// all architectures from sm_80 on have (mma.sync, 16×8×16), or on Hopper through its own (wgmma,
+	// 64×64×16). Newer ones have others, which reach more.
 	LimitBF16 Limit = "bf16"
 	// LimitTensorInt8 is operations on 8-bit integers by tensor cores, in the same way (mma.sync,
-	// 16×8×32).
+	// 16×8×32; wgmma, 64×64×32).
 	LimitTensorInt8 Limit = "tensor-int8"
 )
 

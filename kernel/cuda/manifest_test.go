@@ -33,7 +33,8 @@ var allowances = map[string]int{"attend_f32": 80, "attend_bf16": 80, "attend_int
 	"mul_narrow_bf16": 128, "mul_narrow_fp8": 128, "mul_narrow_int8": 128, "mul_narrow_int4": 128, "mul_tensor_bf16": 128,
 	"mul_tensor_fp8": 128,
 	"mul_wide_int8":  128, "mul_tensor_int8": 168, "mul_tensor_int4": 168,
-	"mul_hopper_int8": 255, "mul_hopper_int4": 255, "mul_hopper_bf16": 255, "mul_hopper_fp8": 255}
+	"mul_hopper_int8": 255, "mul_hopper_int4": 255, "mul_hopper_bf16": 255, "mul_hopper_fp8": 255,
+	"measure_hopper_bf16": 128, "measure_hopper_int8": 128}
 
 type manifest struct {
 	Source  string
@@ -68,7 +69,7 @@ func TestImages(t *testing.T) {
 				want.SHA256)
 		}
 		for _, name := range kernels {
-			hopper := strings.HasPrefix(name, "mul_hopper_") && target != "sm_90a"
+			hopper := strings.Contains(name, "_hopper_") && target != "sm_90a"
 			if bytes.Contains(image, []byte(name)) == hopper {
 				t.Errorf("%s has kernel %s: %v", target, name, hopper)
 			}

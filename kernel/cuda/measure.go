@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"slices"
+	"strings"
 	"time"
 	"unsafe"
 
+	"drover/kernel"
 	"drover/tensor"
 )
 
@@ -102,6 +105,30 @@ var limitKernels = map[Limit]limitKernel{
 		false},
 }
 
+// hopperLimits are measured by products of warpgroups where those are used: of (64,16) by
+// (16,64), or of integers (64,32) by (32,64), of which a thread has a 128th, 32 sums; two of them
+// are a round of it. What a round is has measureChains parts, too.
+var hopperLimits = map[Limit]limitKernel{
+	LimitBF16: {"measure_hopper_bf16", 0x3f803f80, 32, 2 * 32 * 16 / 8,
+		2 * 2 * 64 * 16 * 64 / 128 / 8, true},
+	LimitTensorInt8: {"measure_hopper_int8", 0x01010101, 32, 2 * 32 * 32 / 8,
+		2 * 2 * 64 * 32 * 64 / 128 / 8, false},
+}
+
+// hopperRows is the shared memory of their rows.
+const hopperRows = 64 * 64
+
+// limitKernel returns how a limit is measured on this device.
+func (d *Device) limitKernel(l Limit) (k limitKernel, ok bool) {
+	if slices.ContainsFunc(d.products[kernel.WeightsInt8], isHopper) {
+		if k, ok = hopperLimits[l]; ok {
+			return k, true
+		}
+	}
+	k, ok = limitKernels[l]
+	return k, ok
+}
+
 // Measure measures a limit once, in units of it a second.
 func (d *Device) Measure(l Limit, small bool) (float64, error) {
 	rate, err := d.measure(l, small)
@@ -115,7 +142,7 @@ func (d *Device) measure(l Limit, small bool) (float64, error) {
 	if l == LimitRead {
 		return d.measureRead(small)
 	}
-	k, ok := limitKernels[l]
+	k, ok := d.limitKernel(l)
 	if !ok {
 		return 0, errors.New("there is no such limit")
 	}
@@ -129,12 +156,12 @@ func (d *Device) measure(l Limit, small bool) (float64, error) {
 	if small {
 		blocks, times = smallComputeBlocks*int(multiprocessors), smallComputeTimes
 	}
-	ab, err := d.Allocate(1, 2)
+	ab, err := d.Allocate(1, 4)
 	if err != nil {
 		return 0, err
 	}
 	operand := math.Float32frombits(k.ab)
-	d.Write(ab, tensor.Rows{Data: []float32{operand, operand}, N: 1, Dim: 2})
+	d.Write(ab, tensor.Rows{Data: []float32{operand, operand, operand, operand}, N: 1, Dim: 4})
 	sums, took, err := d.timed(k.name, blocks, func(sums uint64) []uint64 {
 		return []uint64{sums, d.at(ab), uint64(times)}
 	})
@@ -200,6 +227,9 @@ func (d *Device) timed(name string, blocks int, arguments func(sums uint64) []ui
 	k, err := d.module.Kernel(name)
 	if err != nil {
 		return nil, 0, d.noticed(err)
+	}
+	if strings.HasPrefix(name, "measure_hopper_") {
+		k.sharedBytes = hopperRows
 	}
 	rows, err := d.Allocate(blocks, measureThreads)
 	if err != nil {

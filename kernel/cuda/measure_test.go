@@ -4,19 +4,37 @@ package cuda
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"drover/kernel"
 )
 
-// TestMeasure measures all limits, whose kernels check what they computed.
+// measured measures all limits, whose kernels check what they computed, by so many of Hopper's.
+func measured(t *testing.T, d *Device, hopper int) {
+	t.Helper()
+	got := counted(t, func() {
+		for _, l := range Limits {
+			if rate, err := d.Measure(l, true); err != nil || !(rate > 0) {
+				t.Errorf("%v: %v, %v", l, rate, err)
+			}
+		}
+	}, "measure_hopper_bf16", "measure_hopper_int8", "measure_bf16", "measure_tensor_int8")
+	if want := []int{hopper, hopper, 2 - hopper, 2 - hopper}; !slices.Equal(got, want) {
+		t.Errorf("launches are %v, want %v", got, want)
+	}
+}
+
+// TestMeasureOthers measures a device that is no Hopper.
+func TestMeasureOthers(t *testing.T) {
+	if with(t, "STANDIN", "sm_80") {
+		measured(t, openDevice(t), 0)
+	}
+}
+
 func TestMeasure(t *testing.T) {
 	d := openDevice(t)
-	for _, l := range Limits {
-		if rate, err := d.Measure(l, true); err != nil || !(rate > 0) {
-			t.Errorf("%v: %v, %v", l, rate, err)
-		}
-	}
+	measured(t, d, 2)
 	_, err := d.Measure("speed", true)
 	oneLine(t, err, "speed", "no such limit")
 }

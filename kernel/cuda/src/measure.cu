@@ -3,6 +3,7 @@
 // measurement counts only if the work was done.
 
 #include "drover.h"
+#include "hopper.h"
 #include "tensor.h"
 
 #define READS 16
@@ -105,3 +106,75 @@ measure_tensor_int8(int *sums, const unsigned *ab, long long times) {
   }
   sums[(long long)blockIdx.x * blockDim.x + threadIdx.x] = sum;
 }
+
+#if !defined(__CUDACC__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+#define GROUP_CHAINS 2  // of 64 outputs and as many rows, of a warpgroup
+
+// 64 rows in shared memory that are all alike.
+__device__ __forceinline__ unsigned long long alike_rows(const unsigned *ab) {
+  begin_copy16(dynamic_shared + 16 * threadIdx.x, ab);
+  end_copies();
+  wait_copies<0>();
+  show_copies();
+  __syncthreads();
+  return columns_at(dynamic_shared);
+}
+
+// The same by products of warpgroups, of bfloat16; ab is four words.
+extern "C" __global__ void __launch_bounds__(256)
+measure_hopper_bf16(float *sums, const unsigned *ab, long long times) {
+  const unsigned a[4] = {ab[0], ab[0], ab[0], ab[0]};
+  const unsigned long long rows = alike_rows(ab);
+  float c[GROUP_CHAINS][8][4];
+#pragma unroll
+  for (int i = 0; i < GROUP_CHAINS * 32; i++) c[i / 32][i / 4 % 8][i % 4] = __int2float_rn(i / 32);
+#pragma unroll
+  for (int i = 0; i < GROUP_CHAINS; i++) use_sums(c[i]);
+  for (long long n = 0; n < times; n++) {
+    begin_products();
+#pragma unroll
+    for (int i = 0; i < GROUP_CHAINS; i++) group_bf16<true>(c[i], a, rows);
+    end_products();
+    wait_products<1>();
+  }
+  wait_products<0>();
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < GROUP_CHAINS; i++) {
+    use_sums(c[i]);
+#pragma unroll
+    for (int j = 0; j < 32; j++) sum = __fadd_rn(sum, c[i][j / 4][j % 4]);
+  }
+  sums[(long long)blockIdx.x * blockDim.x + threadIdx.x] = sum;
+}
+
+// And of 8-bit integers.
+extern "C" __global__ void __launch_bounds__(256)
+measure_hopper_int8(int *sums, const unsigned *ab, long long times) {
+  const unsigned a[4] = {ab[0], ab[0], ab[0], ab[0]};
+  const unsigned long long rows = alike_rows(ab);
+  int c[GROUP_CHAINS][8][4];
+#pragma unroll
+  for (int i = 0; i < GROUP_CHAINS * 32; i++) c[i / 32][i / 4 % 8][i % 4] = i / 32;
+#pragma unroll
+  for (int i = 0; i < GROUP_CHAINS; i++) use_sums(c[i]);
+  for (long long n = 0; n < times; n++) {
+    begin_products();
+#pragma unroll
+    for (int i = 0; i < GROUP_CHAINS; i++) group_int8<true>(c[i], a, rows);
+    end_products();
+    wait_products<1>();
+  }
+  wait_products<0>();
+  int sum = 0;
+#pragma unroll
+  for (int i = 0; i < GROUP_CHAINS; i++) {
+    use_sums(c[i]);
+#pragma unroll
+    for (int j = 0; j < 32; j++) sum += c[i][j / 4][j % 4];
+  }
+  sums[(long long)blockIdx.x * blockDim.x + threadIdx.x] = sum;
+}
+
+#endif

@@ -81,7 +81,7 @@ struct Known {
   Body run;
   bool waits;
   unsigned shared;
-  bool hopper() const { return name.compare(0, 11, "mul_hopper_") == 0; }
+  bool hopper() const { return name.find("_hopper_") != std::string::npos; }
 };
 template <typename... A> Known known(const char *name, void (*f)(A...)) {
   return Known{name, (int)sizeof...(A), body(f, std::index_sequence_for<A...>()), false,
@@ -121,7 +121,9 @@ std::vector<Known> kernels = {
     waiting("mul_hopper_fp8", mul_hopper_fp8),
     waiting("mul_narrow_bf16", mul_narrow_bf16), known("split_rows", split_rows), known("measure_read", measure_read),
     known("measure_fma", measure_fma), known("measure_int8", measure_int8),
-    waiting("measure_bf16", measure_bf16), waiting("measure_tensor_int8", measure_tensor_int8)};
+    waiting("measure_bf16", measure_bf16), waiting("measure_tensor_int8", measure_tensor_int8),
+    waiting("measure_hopper_bf16", measure_hopper_bf16),
+    waiting("measure_hopper_int8", measure_hopper_int8)};
 
 std::mutex guard;
 std::map<uintptr_t, size_t> memory, pinned;
