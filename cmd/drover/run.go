@@ -50,7 +50,7 @@ usage, 130 interrupted.`,
 		Example: `  drover run "Tell me a story about a fox."
   drover run --model models/tiny-maverick "Translate to French: The cat sees the blue key."
   drover run --temperature 0.8 --seed 7 "Tell me a story about a fox."
-  drover run --endpoint 10.0.0.1:7070,10.0.0.2:7070 --insecure "Tell me a story about a fox."
+  drover run --endpoint 10.0.0.1:7070,10.0.0.2:7070 --tls client "Tell me a story about a fox."
   drover run --prompts questions.jsonl --out answers.jsonl --concurrency 32`,
 		RunE: func(c *cobra.Command, args []string) error { return f.run(c, g, args) },
 	}

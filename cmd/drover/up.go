@@ -32,8 +32,8 @@ func newUpCommand(g *globals) *cobra.Command {
 		Long: `Up starts an embedded etcd, a coordinator and expert-node processes that share the
 model's experts, asks the model one question, and serves until it is interrupted. Without
 flags it takes the bundled demo model and free loopback ports where the usual ones
-(gRPC ` + defaultEndpoint + `, HTTP 127.0.0.1:8080) are taken. It leaves no process and no
-file behind; with --dir the state stays there.
+(gRPC ` + defaultEndpoint + `, HTTP 127.0.0.1:8080) are taken. It leaves no process behind,
+and no file but the packed weights of --cache; with --dir the state stays there.
 
 All hops between its processes are mutual TLS 1.3, by an authority and certificates that it
 makes in the state folder; gossip is encrypted, and clients are served by TLS. The other
