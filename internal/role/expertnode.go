@@ -311,6 +311,10 @@ func (o *ExpertNodeOptions) node(m *Model, address string, loading int64) (place
 			"%s besides; raise the limit", show.Bytes(uint64(o.MemoryBytes)),
 			show.Bytes(uint64(spec.ReplicaBytes)), show.Bytes(uint64(beside)))
 	}
+	if node.CapacityBytes > 0 && node.CapacityBytes < spec.ReplicaBytes {
+		return node, fmt.Errorf("a capacity of %d bytes is too small: an expert takes %d; raise it",
+			node.CapacityBytes, spec.ReplicaBytes)
+	}
 	onDevice, err := m.room()
 	if err != nil {
 		return node, err

@@ -31,6 +31,8 @@ func TestNodeMemory(t *testing.T) {
 		"not one expert":    {nodeReserve + spec.ReplicaBytes - 1, 0, 0, 0},
 		"less than nothing": {4096, 0, 0, 0},
 		"capacity is given": {nodeReserve + all, all / 4, 0, all / 4},
+		"capacity of one":   {0, spec.ReplicaBytes, 0, spec.ReplicaBytes},
+		"capacity of less":  {0, spec.ReplicaBytes - 1, 0, 0},
 		"room to load":      {nodeReserve + all, 0, all / 8, all - all/8},
 		"none beside it":    {nodeReserve + all/8, 0, all / 8, 0},
 	} {
@@ -38,7 +40,7 @@ func TestNodeMemory(t *testing.T) {
 			o := ExpertNodeOptions{MemoryBytes: tc.memory, CapacityBytes: tc.capacity}
 			n, err := o.node(m, "127.0.0.1:1", tc.loading)
 			if tc.want == 0 {
-				if err == nil || !strings.Contains(err.Error(), "raise the limit") {
+				if err == nil || !strings.Contains(err.Error(), "raise ") {
 					t.Errorf("error %v, want one that says what to do", err)
 				}
 			} else if err != nil || n.CapacityBytes != tc.want {
