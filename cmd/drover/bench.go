@@ -22,7 +22,7 @@ func newBenchCommand(g *globals) *cobra.Command {
 Exit codes: 0 measured, 1 an error, 2 wrong usage, 130 interrupted.`,
 		Example: "  drover bench model --model models/tiny-maverick\n" +
 			"  drover bench kernels --quick",
-		Args: noArgs,
+		Args: noCommand,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(newBenchModelCommand(g), newBenchKernelsCommand(g), newBenchOverlapCommand(g),

@@ -40,7 +40,7 @@ Exit codes: 0 done, 1 an error, 2 wrong usage.`,
   drover certs issue coordinator --ca ./ca --out ./coordinator --host coordinator.example
   drover certs renew ./coordinator --ca ./ca
   drover certs show ./coordinator`,
-		Args: noArgs,
+		Args: noCommand,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(newCertsCA(g), newCertsIssue(g), newCertsRenew(g), newCertsTrust(g),

@@ -51,7 +51,7 @@ was ready.`,
   drover etcd --dir /data --name a --client https://10.0.0.1:2379 --peer https://10.0.0.1:2380 \
     --tls /etc/drover/etcd \
     --initial-cluster a=https://10.0.0.1:2380,b=https://10.0.0.2:2380,c=https://10.0.0.3:2380`,
-		Args: noArgs,
+		Args: noCommand,
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c.Context(), g) },
 	}
 	o := &f.options

@@ -27,7 +27,7 @@ remove its line.
 
 Exit codes: 0 done, 1 an error, 2 wrong usage.`,
 		Example: "  drover keys new alice --file ./api-keys",
-		Args:    noArgs,
+		Args:    noCommand,
 		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(newKeysNew(g))

@@ -39,7 +39,7 @@ func main() {
 func execute(ctx context.Context, args []string, g *globals) int {
 	root := newRoot(g)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	c, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitDone
 	}
@@ -47,8 +47,8 @@ func execute(ctx context.Context, args []string, g *globals) int {
 	switch {
 	case errors.Is(err, errSilent):
 		return exitFailed
-	case errors.As(err, &use) || strings.HasPrefix(err.Error(), "unknown command"):
-		report(g.err, err, "see `drover --help`")
+	case errors.As(err, &use):
+		report(g.err, err, "see `"+c.CommandPath()+" --help`")
 		return exitUsage
 	case ctx.Err() != nil:
 		report(g.err, errors.New("interrupted"), "")

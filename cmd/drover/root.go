@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -31,7 +32,7 @@ Exit codes: 0 done, 1 a check failed or the input was refused, 2 wrong usage,
   drover nodes                               look at it`,
 		SilenceErrors: true, SilenceUsage: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
-		Args:              cobra.NoArgs,
+		Args:              noCommand,
 		RunE:              func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetIn(g.in)
@@ -64,6 +65,19 @@ func noArgs(_ *cobra.Command, args []string) error {
 		return usagef("unexpected argument %q", args[0])
 	}
 	return nil
+}
+
+// noCommand refuses arguments of a command that has others below it: they are no command's name.
+func noCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	why := ""
+	c.SuggestionsMinimumDistance = 2 // letters
+	if like := c.SuggestionsFor(args[0]); len(like) > 0 {
+		why = "; did you mean " + strings.Join(like, " or ") + "?"
+	}
+	return usagef("unknown command %q for %q%s", args[0], c.CommandPath(), why)
 }
 
 // endpointFlag adds --endpoint, whose default comes from DROVER_ENDPOINT.
