@@ -84,22 +84,40 @@ func report(w io.Writer, err error, hint string) {
 	}
 }
 
-// hint says what to do about an error that users meet often.
+// hints are what to do about errors that users meet often, by what these have in them.
+var hints = []struct{ in, hint string }{
+	{"no live replica", "the cluster is placing the expert elsewhere, or waits for nodes; try again " +
+		"in a moment, or look at `drover nodes`"},
+	{"etcd does not answer", "answers go on meanwhile; bring a majority of etcd's members back"},
+	{"does not look like a TLS handshake",
+		"it does not speak TLS: --plaintext reaches it, on loopback"},
+	{"looked like an HTTP/1.1 header", "this is an HTTP port; --endpoint is a coordinator's gRPC " +
+		"address"},
+	{"error reading server preface", "it may speak TLS: leave out --plaintext, or give --ca FILE or " +
+		"--tls DIR"},
+	{"has no chat template", "--prompts FILE --out FILE goes on from text: a line of it is " +
+		`{"prompt":"…"}`},
+}
+
+// hint says what to do about an error.
 func hint(err error) string {
 	if unknown := unknownError(""); errors.As(err, &unknown) {
 		return "is a coordinator running? `drover up` starts one; --ca FILE or --tls DIR reaches " +
 			"another by TLS, --plaintext one on loopback without"
 	}
-	switch status.Code(err) {
-	case codes.Unavailable:
-		if strings.Contains(err.Error(), "no live replica") {
-			return "the cluster is placing the expert elsewhere; try again in a moment, or look at " +
-				"`drover nodes`"
+	code := status.Code(err)
+	if code == codes.Unavailable || code == codes.FailedPrecondition {
+		for _, h := range hints {
+			if strings.Contains(err.Error(), h.in) {
+				return h.hint
+			}
 		}
+	}
+	switch code {
+	case codes.Unavailable:
 		return "is a coordinator running? `drover up` starts one; --endpoint names another"
 	case codes.DeadlineExceeded:
 		return "the coordinator did not answer in time; `drover nodes` shows the cluster"
-	default:
-		return ""
 	}
+	return ""
 }

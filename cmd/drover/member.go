@@ -84,6 +84,9 @@ func (m *member) check(rows, clients []string) (kernel.Mode, error) {
 	for _, a := range strings.Split(m.etcd, ",") {
 		address, isPlain := strings.CutPrefix(a, "http://")
 		switch {
+		case m.tls == "" && m.etcdTLS == "" && strings.HasPrefix(a, "https://"):
+			return 0, usagef("--etcd %s is TLS: --tls DIR is needed, in the place of --plaintext, or "+
+				"--etcd-tls DIR", a)
 		case m.tls == "" && m.etcdTLS == "":
 			plain = append(plain, address)
 		case isPlain:
