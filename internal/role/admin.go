@@ -59,6 +59,7 @@ func (a Admin) Serve(g prometheus.Gatherer, unready func() error, log *slog.Logg
 		undo = options.Token.Close
 	}
 	server := metrics.NewAdmin(options)
+	server.ErrorLog = errorLog(log)
 	serve := server.Serve
 	if a.Identity != nil {
 		server.TLSConfig = a.Identity.OpenServer(identity.Roles...)

@@ -342,6 +342,7 @@ func (c *Coordinator) serveHTTP(o CoordinatorOptions) {
 		options.Authorize = o.Guard.HTTP
 	}
 	server := api.New(c.Conn, options)
+	server.ErrorLog = errorLog(c.log)
 	if o.Clients != nil {
 		server.TLSConfig = o.clientTLS()
 		l = tls.NewListener(l, server.TLSConfig)
