@@ -86,7 +86,7 @@ func (x *exchange) collect() {
 			return nil
 		})
 	if err != nil {
-		x.server.fail(x.writer, err)
+		x.fail(err)
 		return
 	}
 	for i := range x.choices {
@@ -94,6 +94,17 @@ func (x *exchange) collect() {
 	}
 	x.frame.Usage = x.usage()
 	x.server.reply(x.writer, http.StatusOK, x.frame)
+}
+
+// fail answers with an error; nothing may have been written yet. What a coordinator calls the
+// prompt are the messages of a chat.
+func (x *exchange) fail(err error) {
+	e := toError(err)
+	if e.Param != nil && *e.Param == "prompt" && x.prompts[0].GetChat() != nil {
+		param := "messages"
+		e.Param, e.Message = &param, param+strings.TrimPrefix(e.Message, "prompt")
+	}
+	x.server.fail(x.writer, e)
 }
 
 // usage counts a prompt once, however many choices it has.

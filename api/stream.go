@@ -22,7 +22,7 @@ func (x *exchange) stream() {
 		})
 	switch {
 	case err != nil && !out.started:
-		x.server.fail(x.writer, err)
+		x.fail(err)
 		return
 	case err != nil:
 		_ = out.send(map[string]*apiError{"error": toError(err)}) // the client may be gone
