@@ -7,6 +7,8 @@ import (
 	"slices"
 	"unicode/utf8"
 
+	"google.golang.org/protobuf/proto"
+
 	droverv1 "drover/proto/drover/v1"
 	"drover/tokenizer"
 	"drover/tokenizer/jinja"
@@ -20,10 +22,20 @@ type prompter struct {
 	special     map[string]string
 	bos         int32
 	vocabulary  int
+	turns       chan struct{} // holds one for each long prompt that is being turned into tokens
 }
 
+// While text becomes tokens it takes up to 30 times its size in memory. So long prompts wait for
+// one of a few turns, and many of them at a time cannot take all of it; short ones do not wait
+// for long ones.
+const (
+	longPrompt      = 64 << 10 // bytes of the request
+	longPromptTurns = 2
+)
+
 func newPrompter(tok *tokenizer.Tokenizer, bos int32, vocabulary int) *prompter {
-	p := &prompter{tok: tok, bos: bos, vocabulary: vocabulary}
+	p := &prompter{tok: tok, bos: bos, vocabulary: vocabulary,
+		turns: make(chan struct{}, longPromptTurns)}
 	if tok == nil {
 		return p
 	}
@@ -39,6 +51,14 @@ func (p *prompter) tokens(ctx context.Context, req *droverv1.GenerateRequest) ([
 	var ids []int32
 	var field string
 	var err error
+	if req.GetTokens() == nil && proto.Size(req) >= longPrompt {
+		select {
+		case p.turns <- struct{}{}:
+			defer func() { <-p.turns }()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	switch prompt := req.GetPrompt().(type) {
 	case *droverv1.GenerateRequest_Chat:
 		field = "chat"
