@@ -50,6 +50,7 @@ type exchange struct {
 	shape   shape
 	prompts []*droverv1.GenerateRequest // n in a row have the same prompt
 	choices []choice
+	begun   int // choices that have started
 	frame   envelope
 }
 
@@ -70,6 +71,14 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request, p *params,
 	x.collect()
 }
 
+// begin takes the start of a choice.
+func (x *exchange) begin(s *droverv1.Started) {
+	x.frame.Model = s.GetModel()
+	if x.begun++; x.begun == len(x.choices) {
+		x.params.begun()
+	}
+}
+
 // collect answers with one JSON object.
 func (x *exchange) collect() {
 	err := x.server.generate(x.request.Context(), x.prompts,
@@ -77,7 +86,7 @@ func (x *exchange) collect() {
 			c := &x.choices[index]
 			switch e := r.GetEvent().(type) {
 			case *droverv1.GenerateResponse_Started:
-				x.frame.Model = e.Started.GetModel()
+				x.begin(e.Started)
 			case *droverv1.GenerateResponse_Delta:
 				c.take(e.Delta)
 			case *droverv1.GenerateResponse_Finished:

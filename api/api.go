@@ -75,6 +75,13 @@ func (o *Options) setDefaults() {
 // maxChoices bounds the answers to one request: prompts times n.
 const maxChoices = 64
 
+// largeBodies bounds the bodies of largeBody bytes or more, or of a size that is not told, that
+// are read and taken apart at a time.
+const (
+	largeBody   = 256 << 10
+	largeBodies = 8
+)
+
 const headerTimeout = 10 * time.Second
 
 type server struct {
@@ -82,6 +89,7 @@ type server struct {
 	started     time.Time
 	coordinator droverv1.CoordinatorServiceClient
 	health      healthv1.HealthClient
+	large       chan struct{} // holds one for each large body
 }
 
 // New returns an HTTP server, with its timeouts set, for the coordinator that conn leads
@@ -93,6 +101,7 @@ func New(conn grpc.ClientConnInterface, opts Options) *http.Server {
 		started:     time.Now(),
 		coordinator: droverv1.NewCoordinatorServiceClient(conn),
 		health:      healthv1.NewHealthClient(conn),
+		large:       make(chan struct{}, largeBodies),
 	}
 	mux := http.NewServeMux()
 	for _, r := range []struct {

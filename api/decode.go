@@ -10,8 +10,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // read decodes a request's JSON body into v, whatever its Content-Type says: curl -d
@@ -33,6 +37,26 @@ func (s *server) read(w http.ResponseWriter, r *http.Request, v any) error {
 		return invalid(http.StatusBadRequest, "", "read the body: %v", err)
 	}
 	return unmarshal(body, v)
+}
+
+// turn waits until a request may be read, where its body is large: one takes some ten times its
+// size in memory until the coordinator has it, so few are on that way at a time. done gives the
+// turn back, and may be called again.
+func (s *server) turn(r *http.Request) (done func(), err error) {
+	if r.ContentLength >= 0 && r.ContentLength < largeBody {
+		return func() {}, nil
+	}
+	wait := time.NewTimer(s.opts.BodyTimeout)
+	defer wait.Stop()
+	select {
+	case s.large <- struct{}{}:
+		return sync.OnceFunc(func() { <-s.large }), nil
+	case <-wait.C:
+		return nil, status.Error(codes.ResourceExhausted,
+			"too many large requests are being read; retry later")
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	}
 }
 
 func unmarshal(body []byte, v any) error {

@@ -30,6 +30,9 @@ type params struct {
 	RepetitionPenalty float32  `json:"repetition_penalty"`
 	StopTokenIDs      []int32  `json:"stop_token_ids"`
 	IgnoreEOS         bool     `json:"ignore_eos"`
+
+	// begun is called when the coordinator has taken all that was asked.
+	begun func()
 }
 
 const maxN = 8

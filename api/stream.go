@@ -43,7 +43,7 @@ func (x *exchange) pass(out *events, c *choice, r *droverv1.GenerateResponse) er
 	switch e := r.GetEvent().(type) {
 	case *droverv1.GenerateResponse_Started:
 		out.start()
-		x.frame.Model = e.Started.GetModel()
+		x.begin(e.Started)
 		chunks = []any{x.shape.start(c)}
 	case *droverv1.GenerateResponse_Delta:
 		c.take(e.Delta)
