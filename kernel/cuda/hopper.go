@@ -18,7 +18,10 @@ type wordOrder uint64
 const (
 	// wordsInPlace is that of all kernels but Hopper's.
 	wordsInPlace wordOrder = iota
+	// wordsByFour has words 0, 4, 8 and 12 first: of weights in 8 bits and bfloat16.
 	wordsByFour
+	// wordsByTwo has the even ones of each 8 first: of weights in 4 bits and e4m3, whose lines
+	// have two words each.
 	wordsByTwo
 )
 
