@@ -33,7 +33,7 @@ func TestHTTPLog(t *testing.T) {
 // TestAdminHandshake lets somebody without TLS come to a port with it: the log hears of it where
 // it says more, and standard error gets no line of another form.
 func TestAdminHandshake(t *testing.T) {
-	said := make(lines, 16)
+	said := make(saidLines, 16)
 	stdlog.SetOutput(said)
 	defer stdlog.SetOutput(os.Stderr)
 	admin := Admin{Listener: loopback(t), Identity: newGuild(t, "x").as(t, identity.ExpertNode)}
@@ -56,10 +56,10 @@ func TestAdminHandshake(t *testing.T) {
 	}
 }
 
-// lines gets what is written, piece by piece.
-type lines chan string
+// saidLines gets what is written, piece by piece.
+type saidLines chan string
 
-func (l lines) Write(text []byte) (int, error) {
+func (l saidLines) Write(text []byte) (int, error) {
 	l <- string(text)
 	return len(text), nil
 }
