@@ -76,8 +76,15 @@ func (r *release) GetClientFor(version, kind string) (dynamic.NamespaceableResou
 	return r.cluster.Resource(group.WithResource(strings.ToLower(kind) + "s")), true, err
 }
 
-// files returns what the templates make in an upgrade.
+// files returns what the templates make of objects in an upgrade.
 func (r *release) files(v values) (map[string]string, error) {
+	files, err := r.templates(v)
+	maps.DeleteFunc(files, func(name, _ string) bool { return strings.HasSuffix(name, ".txt") })
+	return files, err
+}
+
+// templates returns what all templates make in an upgrade, that for people too.
+func (r *release) templates(v values) (map[string]string, error) {
 	caps := chartutil.DefaultCapabilities.Copy()
 	caps.KubeVersion = chartutil.KubeVersion{Version: "v1.34.4", Major: "1", Minor: "34"}
 	caps.APIVersions = append(caps.APIVersions, r.apis...)
@@ -86,9 +93,7 @@ func (r *release) files(v values) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	files, err := engine.RenderWithClientProvider(r.chart, all, r)
-	maps.DeleteFunc(files, func(name, _ string) bool { return strings.HasSuffix(name, ".txt") })
-	return files, err
+	return engine.RenderWithClientProvider(r.chart, all, r)
 }
 
 // render returns the objects by kind and name.
