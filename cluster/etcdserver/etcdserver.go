@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
@@ -81,8 +83,19 @@ type Server struct {
 	endpoint string
 }
 
+// ErrInUse says that another member, of this process or another, has its state in the folder.
+var ErrInUse = errors.New("another member uses the folder")
+
 // Start starts a member and returns when it serves, or with an error.
 func Start(ctx context.Context, opts Options) (*Server, error) {
+	var last atomic.Pointer[string] // what etcd warned of last
+	warn := opts.Warn
+	opts.Warn = func(message string) {
+		last.Store(&message)
+		if warn != nil {
+			warn(message)
+		}
+	}
 	cfg, err := opts.config()
 	if err != nil {
 		return nil, fmt.Errorf("etcd: %w", err)
@@ -90,7 +103,13 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("etcd: %w", err)
 	}
+	if inUse(filepath.Join(opts.Dir, "member", "snap", "db")) {
+		return nil, fmt.Errorf("etcd: start in %s: %w", opts.Dir, ErrInUse) // etcd would wait
+	}
 	etcd, err := start(cfg)
+	if why := last.Load(); errors.Is(err, errGaveUp) && why != nil {
+		err = fmt.Errorf("%w: %s", err, *why)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("etcd: start in %s: %w", opts.Dir, err)
 	}
@@ -113,13 +132,22 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	return nil, fmt.Errorf("etcd: start in %s: %w", opts.Dir, err)
 }
 
+// errGaveUp is what is known of a start that etcd ended by itself, beside its last warning.
+var errGaveUp = errors.New("etcd gave up")
+
 // start calls etcd's start in a goroutine of its own: what etcd takes for fatal ends
-// that goroutine, not the process.
+// that goroutine, not the process, and where it panics, as without room on the disk, it has
+// warned of why.
 func start(cfg *embed.Config) (etcd *embed.Etcd, err error) {
 	done := make(chan struct{})
-	err = errors.New("etcd gave up; its warnings say why")
+	err = errGaveUp
 	go func() {
 		defer close(done)
+		defer func() {
+			if recover() != nil {
+				etcd, err = nil, errGaveUp
+			}
+		}()
 		etcd, err = embed.StartEtcd(cfg)
 	}()
 	<-done

@@ -54,6 +54,32 @@ func revision(t *testing.T, endpoint string) int64 {
 	return r.Header.Revision
 }
 
+// TestFolderInUse starts a second member on the folder of one that runs: it is told so, where
+// etcd would wait for ever, and the first one goes on.
+func TestFolderInUse(t *testing.T) {
+	opts := Options{Dir: filepath.Join(t.TempDir(), "state")}
+	first, err := Start(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	second, err := Start(t.Context(), opts)
+	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), opts.Dir) {
+		t.Errorf("a second member: %v, %v; want ErrInUse and the folder", second, err)
+	}
+	if got := read(t, first.Endpoint(), "kept"); got != "kept" {
+		t.Errorf("the first member returns %q", got)
+	}
+}
+
+// TestStartPanics has etcd panic while it starts, as it does without room on the disk: that is
+// an error.
+func TestStartPanics(t *testing.T) {
+	if etcd, err := start(nil); etcd != nil || !errors.Is(err, errGaveUp) {
+		t.Errorf("start of nothing: %v, %v; want %v", etcd, err, errGaveUp)
+	}
+}
+
 // TestRestart starts a member twice on the same folder and finds what was written.
 func TestRestart(t *testing.T) {
 	opts := Options{Dir: filepath.Join(t.TempDir(), "state")}
