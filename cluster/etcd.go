@@ -27,7 +27,9 @@ type EtcdConfig struct {
 
 // Etcd is a Store in etcd. It connects when it is used, and again whenever it must.
 type Etcd struct {
-	client *clientv3.Client
+	client    *clientv3.Client
+	endpoints []string
+	tls       *tls.Config // nil in plain text
 }
 
 // reconnect keeps an outage of etcd from lasting longer than it does: gRPC would wait
@@ -59,7 +61,7 @@ func OpenEtcd(cfg EtcdConfig) (*Etcd, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cluster: open etcd %v: %w", cfg.Endpoints, err)
 	}
-	return &Etcd{client}, nil
+	return &Etcd{client, cfg.Endpoints, cfg.TLS}, nil
 }
 
 // Close ends the connection and all watches.
@@ -69,7 +71,7 @@ func (s *Etcd) Close() error { return s.client.Close() }
 func (s *Etcd) List(ctx context.Context, prefix string) ([]Entry, int64, error) {
 	r, err := s.client.Get(ctx, prefix, clientv3.WithPrefix())
 	if err != nil {
-		return nil, 0, fmt.Errorf("cluster: list %s in etcd: %w", prefix, err)
+		return nil, 0, fmt.Errorf("cluster: list %s in etcd: %w", prefix, s.away(err))
 	}
 	entries := make([]Entry, len(r.Kvs))
 	for i, kv := range r.Kvs {
