@@ -29,23 +29,39 @@ func (s *Server) DrainNode(ctx context.Context, r *droverv1.DrainNodeRequest) (
 	}
 	w := s.opts.Watcher
 	key := w.opts.Scope.drain() + r.NodeId
-	write := Write{Delete: []string{key}}
-	if !r.Undo {
-		if err := s.canDrain(r.NodeId); err != nil {
-			return nil, err
-		}
-		write = Write{Put: []Put{{Key: key, Value: []byte(`{}`)}}}
-	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	write, allowed := Write{Delete: []string{key}}, s.canUndo
+	if !r.Undo {
+		write, allowed = Write{Put: []Put{{Key: key, Value: []byte(`{}`)}}}, s.canDrain
+	}
+	if err := allowed(ctx, r.NodeId); err != nil {
+		return nil, err
+	}
 	if _, err := s.opts.Store.Commit(ctx, write); err != nil {
 		return nil, status.Errorf(codes.Unavailable, "etcd does not answer: %v", err)
 	}
 	return &droverv1.DrainNodeResponse{ReplicaCount: uint32(w.View().Plan.Count(r.NodeId))}, nil
 }
 
+// canUndo refuses a node that is neither there nor to be drained when it comes: its name is wrong.
+func (s *Server) canUndo(ctx context.Context, id string) error {
+	if _, ok := s.opts.Watcher.state.Load().nodes[id]; ok {
+		return nil
+	}
+	key := s.opts.Watcher.opts.Scope.drain() + id
+	wishes, _, err := s.opts.Store.List(ctx, key)
+	switch {
+	case err != nil:
+		return status.Errorf(codes.Unavailable, "etcd does not answer: %v", err)
+	case !slices.ContainsFunc(wishes, func(e Entry) bool { return e.Key == key }):
+		return status.Errorf(codes.NotFound, "no node %q is registered or drained", id)
+	}
+	return nil
+}
+
 // canDrain refuses a node that is not there, and one whose replicas have no other place.
-func (s *Server) canDrain(id string) error {
+func (s *Server) canDrain(_ context.Context, id string) error {
 	state := s.opts.Watcher.state.Load()
 	if _, ok := state.nodes[id]; !ok {
 		return status.Errorf(codes.NotFound, "no node %q is registered", id)

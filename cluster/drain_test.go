@@ -163,8 +163,19 @@ func TestDrainNode(t *testing.T) {
 		}
 		mu.Unlock()
 
-		if _, err := drain("nobody", false); status.Code(err) != codes.NotFound {
-			t.Errorf("an unknown node: %v", err)
+		for _, undo := range []bool{false, true} {
+			if _, err := drain("nobody", undo); status.Code(err) != codes.NotFound {
+				t.Errorf("an unknown node, undo %v: %v", undo, err)
+			}
+		}
+		if _, err := drain("c", false); err != nil {
+			t.Fatal(err)
+		}
+		w.await(10*time.Second, "c is empty", uses("a", "b"))
+		w.nodes["c"].member.Close()
+		time.Sleep(10 * time.Second)
+		if _, err := drain("c", true); err != nil || w.state(s, "c") != "none" {
+			t.Errorf("a node that is drained and away, %s: %v", w.state(s, "c"), err)
 		}
 		if _, err := drain("a/b", false); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("a bad name: %v", err)
