@@ -137,14 +137,15 @@ func newBenchElasticCommand(g *globals) *cobra.Command {
 		Short: "Measure what nodes that come and go do to the times of tokens",
 		Long: `Bench elastic starts two expert nodes, asks questions all the time, and changes the cluster
 between quiet windows: to 6 nodes, 3 and 5, a drain and its end, a restart of all nodes in turn,
-and back to two. One of the nodes has half the memory, one runs for half of the time. Each change
-is compared with the quiet windows before and after it. It needs root.
+and back to two. One of the nodes has half the memory and, in a build with -tags faultinject, one
+half the speed: each of its computations takes twice as long. Each change is compared with the
+quiet windows before and after it. It needs root.
 
 With --json one document: {"replicas","clients","window_seconds","changes":[{"change","tokens",
 "seconds":{"median","min","max"},"quiet_itl_p99_ms":{…},"itl_p99_ms":{…},"ratio":{…},
 "pooled_ratio","largest_gap_ms":{…},"quiet_largest_gap_ms":{…}}],"ratio":{…},"new_nodes",
-"seconds_to_share":{…},"half_speed_seconds_to_share":{…},"idle","requests","failed","differing",
-"failures","violations"}.
+"seconds_to_share":{…},"half_speed","half_speed_seconds_to_share":{…},"idle","requests","failed",
+"differing","failures","violations"}.
 
 Exit codes: 0 no request failed and no answer differed, 1 one did, or an error, 2 wrong usage,
 130 interrupted. Times are reported, not judged.`,

@@ -145,7 +145,7 @@ func (r *replicas) ComputeBatch(b *moe.Batch, errs []error) {
 	began := time.Now()
 	r.Replicas.ComputeBatch(b, errs)
 	if faults.Slow > 1 {
-		time.Sleep(time.Duration(float64(time.Since(began)) * (faults.Slow - 1)))
+		linger(time.Duration(float64(time.Since(began)) * (faults.Slow - 1)))
 	}
 	row := 0
 	for i, n := range b.Counts {
@@ -157,6 +157,15 @@ func (r *replicas) ComputeBatch(b *moe.Batch, errs []error) {
 			b.Y.Data[row*b.Y.Dim+at] += 1
 		}
 		row += int(n)
+	}
+}
+
+// linger waits for a time. An idle process sleeps a millisecond at least, many times what a small
+// computation takes, so what is less is spent as a slow processor would spend it, in computing.
+func linger(d time.Duration) {
+	until := time.Now().Add(d)
+	time.Sleep(d - time.Millisecond)
+	for time.Now().Before(until) {
 	}
 }
 

@@ -38,16 +38,6 @@ type cluster struct {
 type process struct {
 	cmd   *exec.Cmd
 	ended chan struct{}
-	// throttle, if not nil, keeps it from running all the time.
-	throttle *duty
-}
-
-// calm lets the process run all the time.
-func (p *process) calm() {
-	if p.throttle != nil {
-		_ = p.throttle.stop()
-		p.throttle = nil
-	}
 }
 
 // lockedWriter is where processes write.
@@ -177,7 +167,6 @@ func (p *process) end(s syscall.Signal) {
 // at the end.
 func (c *cluster) endAll() {
 	for _, n := range c.nodes {
-		n.calm()
 		n.signal(syscall.SIGKILL)
 	}
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // The nodes that are not like the others: one has half the memory of an even share of six nodes,
-// one runs for half of the time only.
+// one takes twice as long for each computation, if this build injects faults.
 const (
 	smallNode = "n4"
 	halfNode  = "n5"
@@ -59,7 +59,7 @@ type elastic struct {
 	names  []string        // of the changes, in order of the first round
 	moves  []move          // of all rounds
 	shares []time.Duration // from when a new node had its weights until it carried its share
-	half   []time.Duration // the same of the node that runs for half of the time
+	half   []time.Duration // the same of the node of half the speed
 	idle   []string        // of the nodes that did not within shareGoal, what they got
 }
 
@@ -164,13 +164,11 @@ func (e *elastic) launch(ctx context.Context, ids ...string) error {
 			}
 			args = append(args, "--capacity", fmt.Sprint(total/6/2))
 		}
+		if id == halfNode && e.Injects {
+			args = append(args, "--inject", "slow=2")
+		}
 		if err := e.c.node(e.c.home, id, args...); err != nil {
 			return err
-		}
-		if id == halfNode {
-			d := &duty{pid: func() int { return e.c.nodes[id].cmd.Process.Pid }}
-			d.start(0.5)
-			e.c.nodes[id].throttle = d
 		}
 	}
 	return nil
@@ -216,7 +214,7 @@ func (e *elastic) grow(ctx context.Context, ids ...string) error {
 			took := time.Since(ready[id])
 			got := carried(id, before, nodes)
 			switch {
-			case id == halfNode && (4*got >= parts[id] || took >= shareWithin):
+			case id == halfNode && e.Injects && (4*got >= parts[id] || took >= shareWithin):
 				e.half = append(e.half, min(took, shareWithin))
 			case 2*got >= parts[id] || took >= shareWithin:
 				e.shares = append(e.shares, min(took, shareWithin))
@@ -284,7 +282,6 @@ func carried(id string, before, now map[string]*droverv1.NodeStatus) float64 {
 // leave ends nodes as Kubernetes does, all at once.
 func (e *elastic) leave(_ context.Context, ids ...string) error {
 	for _, id := range ids {
-		e.c.nodes[id].calm()
 		e.c.nodes[id].signal(syscall.SIGTERM)
 	}
 	for _, id := range ids {
@@ -360,7 +357,7 @@ func (e *elastic) report() ElasticReport {
 	}
 	r.Ratio = spread(e.rounds())
 	r.Shares, r.Share, r.HalfShare = len(e.shares), seconds(e.shares), seconds(e.half)
-	r.Idle = e.idle
+	r.HalfSpeed, r.Idle = e.Injects, e.idle
 	r.Outcome = e.load.outcome()
 	return r
 }

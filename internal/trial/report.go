@@ -127,10 +127,11 @@ type ElasticReport struct {
 	// Shares counts new nodes, Share is how many seconds after having its weights each carried at
 	// least half of its part of the rows, 15 if it did not by then; the goal is at most 5. Its part
 	// is by the placement and the load of the experts that it holds. Idle tells of those that did
-	// not by then. HalfShare is the same of the node that runs for half of the time, of a quarter
-	// of its part: while the others have time to spare, its rows go to them.
+	// not by then. HalfShare is the same of the node of half the speed, of a quarter of its part;
+	// without one, it is zero.
 	Shares    int      `json:"new_nodes"`
 	Share     Spread   `json:"seconds_to_share"`
+	HalfSpeed bool     `json:"half_speed"`
 	HalfShare Spread   `json:"half_speed_seconds_to_share"`
 	Idle      []string `json:"idle,omitempty"`
 	Outcome
@@ -169,9 +170,14 @@ func (r ElasticReport) Text() string {
 			c.Ratio.text(2, 1), fmt.Sprintf("%.2f", c.Pooled), c.QuietPause.text(0, 1), c.Pause.text(0, 1))
 	}
 	fmt.Fprintf(&b, "all changes of a round together: ratio %s\n", r.Ratio.text(2, 1))
-	fmt.Fprintf(&b, "%d new nodes carried their share %s s after they had their weights (goal 5);\n"+
-		"the one that runs for half of the time half of it after %s s (15: not by then)\n",
-		r.Shares, r.Share.text(2, 1), r.HalfShare.text(2, 1))
+	fmt.Fprintf(&b, "%d new nodes carried their share %s s after they had their weights (goal 5)",
+		r.Shares, r.Share.text(2, 1))
+	if r.HalfSpeed {
+		fmt.Fprintf(&b, ";\nthe one of half the speed half of it after %s s (15: not by then)\n",
+			r.HalfShare.text(2, 1))
+	} else {
+		b.WriteString(";\nno node of half the speed: that needs a build with -tags faultinject\n")
+	}
 	for _, n := range r.Idle {
 		fmt.Fprintf(&b, "later than 5 s: %s\n", n)
 	}
