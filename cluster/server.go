@@ -12,13 +12,16 @@ import (
 
 // The states that a Server reports of a node.
 const (
-	stateReady    = "ready"    // it has loaded the committed placement
-	stateLoading  = "loading"  // it has yet to
-	stateSuspect  = "suspect"  // gossip believes it dead
-	stateGone     = "gone"     // the placement uses it, but it is not registered
-	stateUnusable = "unusable" // it computes something else
-	stateDraining = "draining" // its replicas move elsewhere
-	stateDrained  = "drained"  // it holds none, and gets none
+	stateReady   = "ready"   // it has loaded the committed placement
+	stateLoading = "loading" // it has yet to
+	stateSuspect = "suspect" // gossip believes it dead
+	// stateUnreachable is that of a node that this coordinator has no link to: it is dead or cut
+	// off, though its registration has not ended.
+	stateUnreachable = "unreachable"
+	stateGone        = "gone"     // the placement uses it, but it is not registered
+	stateUnusable    = "unusable" // it computes something else
+	stateDraining    = "draining" // its replicas move elsewhere
+	stateDrained     = "drained"  // it holds none, and gets none
 	// stateQuarantined is that of a node that returned wrong numbers to this coordinator, or
 	// to others by C5.
 	stateQuarantined = "quarantined"
@@ -43,6 +46,9 @@ type ServerOptions struct {
 	// Quarantined tells whether a node returned wrong numbers and is not used. Nil means
 	// that none is.
 	Quarantined func(nodeID string) bool
+	// Unreachable says of the nodes that the coordinator has no link to why, by ID. Nil means
+	// that nothing is known of links.
+	Unreachable func() map[string]string
 }
 
 // Server shows the cluster to tools. It implements droverv1.ClusterServiceServer.
@@ -62,6 +68,9 @@ func NewServer(opts ServerOptions) *Server {
 	if opts.Quarantined == nil {
 		opts.Quarantined = func(string) bool { return false }
 	}
+	if opts.Unreachable == nil {
+		opts.Unreachable = func() map[string]string { return nil }
+	}
 	return &Server{opts: opts}
 }
 
@@ -69,12 +78,15 @@ func NewServer(opts ServerOptions) *Server {
 func (s *Server) ListNodes(ctx context.Context, _ *droverv1.ListNodesRequest) (
 	*droverv1.ListNodesResponse, error) {
 	view, rows := s.opts.Watcher.View(), s.opts.RowsByNode()
+	unreachable := s.opts.Unreachable()
 	speeds := s.measured(ctx, view.Plan).speeds()
 	reply := &droverv1.ListNodesResponse{Revision: view.Revision(), Dispatched: s.opts.Dispatched()}
 	for _, n := range s.opts.Watcher.Nodes() {
 		count := view.Plan.Count(n.ID)
+		state := s.state(n, view, unreachable)
 		status := &droverv1.NodeStatus{
-			Id: n.ID, Address: n.Address, State: s.state(n, view), Host: n.Host,
+			Id: n.ID, Address: n.Address, State: state, Host: n.Host,
+			Reason:        n.reason(state, unreachable),
 			CapacityBytes: uint64(n.CapacityBytes), ReplicaCount: uint32(count),
 			Bytes:       uint64(int64(count) * s.opts.ReplicaBytes),
 			KernelClass: n.KernelClass, FailureDomain: n.Domain, RowsDispatched: rows[n.ID],
@@ -88,22 +100,42 @@ func (s *Server) ListNodes(ctx context.Context, _ *droverv1.ListNodesRequest) (
 	return reply, nil
 }
 
-// state is n.status, or that the node was found to be wrong.
-func (s *Server) state(n NodeState, v *placement.View) string {
+// state is n.status, or what the coordinator itself found out about the node.
+func (s *Server) state(n NodeState, v *placement.View, unreachable map[string]string) string {
 	if n.Registered && s.opts.Quarantined(n.ID) {
 		return stateQuarantined
 	}
-	return n.status(v)
+	state := n.status(v)
+	switch state {
+	case stateReady, stateLoading, stateLimited, stateSuspect, stateDraining:
+		if _, down := unreachable[n.ID]; down {
+			return stateUnreachable
+		}
+	}
+	return state
+}
+
+// reason says for people why a node is in a state, empty where the state says all.
+func (n NodeState) reason(state string, unreachable map[string]string) string {
+	switch state {
+	case stateUnreachable:
+		return unreachable[n.ID]
+	case stateUnusable, stateQuarantined:
+		return n.Reason
+	case stateLimited:
+		return n.Unable.Reason
+	}
+	return ""
 }
 
 // States counts the nodes by their states, also those in which there is none.
 func (s *Server) States() map[string]int {
-	view := s.opts.Watcher.View()
+	view, unreachable := s.opts.Watcher.View(), s.opts.Unreachable()
 	out := map[string]int{stateReady: 0, stateLoading: 0, stateSuspect: 0, stateGone: 0,
 		stateUnusable: 0, stateDraining: 0, stateDrained: 0, stateQuarantined: 0,
-		stateLimited: 0}
+		stateLimited: 0, stateUnreachable: 0}
 	for _, n := range s.opts.Watcher.Nodes() {
-		out[s.state(n, view)]++
+		out[s.state(n, view, unreachable)]++
 	}
 	return out
 }

@@ -197,10 +197,11 @@ func TestServer(t *testing.T) {
 		strange.KernelClass = "sse"
 		w.joinAs(strange, w.store)
 		time.Sleep(time.Second)
-		wrong := map[string]bool{}
+		wrong, cut := map[string]bool{}, map[string]string{}
 		s := NewServer(ServerOptions{Watcher: w.watcher, ReplicaBytes: testReplicas, Host: "here",
 			RowsByNode:  func() map[string]uint64 { return map[string]uint64{"a": 9} },
-			Quarantined: func(id string) bool { return wrong[id] }})
+			Quarantined: func(id string) bool { return wrong[id] },
+			Unreachable: func() map[string]string { return cut }})
 		states := func() string {
 			reply, err := s.ListNodes(t.Context(), &droverv1.ListNodesRequest{})
 			if err != nil {
@@ -208,13 +209,16 @@ func TestServer(t *testing.T) {
 			}
 			var out []string
 			for _, n := range reply.Nodes {
+				if n.Reason != "" {
+					n.State += ": " + n.Reason
+				}
 				out = append(out, fmt.Sprintf("%s %s %d %d %d %d", n.Id, n.State, n.Pid,
 					n.ReplicaCount, n.Bytes, n.RowsDispatched))
 			}
 			return strings.Join(out, ", ")
 		}
 		want := "a ready 42 16 1600 9, b ready 0 16 1600 0, slow loading 0 0 0 0, " +
-			"strange unusable 0 0 0 0"
+			`strange unusable: kernel class is "sse", the coordinator's is "avx2" 0 0 0 0`
 		if got := states(); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
@@ -223,6 +227,16 @@ func TestServer(t *testing.T) {
 			t.Errorf("got %s, want b quarantined", got)
 		}
 		delete(wrong, "b")
+		// A link is more than a registration, and less than what a node says of itself.
+		cut["a"], cut["strange"] = "no link", "no link"
+		if got := states(); !strings.Contains(got, "a unreachable: no link 42") ||
+			!strings.Contains(got, "strange unusable: kernel class") {
+			t.Errorf("got %s, want a unreachable", got)
+		}
+		if n := s.States(); n[stateUnreachable] != 1 || n[stateReady] != 1 {
+			t.Errorf("counted %v, want one unreachable", n)
+		}
+		clear(cut)
 		w.watcher.SetSuspect("a", w.watcher.View().Nodes["a"].Epoch, true)
 		if got := states(); !strings.Contains(got, "a suspect") {
 			t.Errorf("got %s, want a suspect", got)

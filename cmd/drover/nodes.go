@@ -20,7 +20,8 @@ func newNodesCommand(g *globals) *cobra.Command {
 		Short: "List the expert nodes",
 		Long: `Nodes lists the expert nodes as a coordinator sees them: their id, address, process when
 it runs on the coordinator's machine, state, bytes of weights, experts held, rows served and,
-once that was measured, speed relative to the middle node.
+once that was measured, speed relative to the middle node. Below the table it says why a node
+is unreachable (this coordinator has no link to it), unusable, limited or quarantined.
 
 Exit codes: 0 done, 1 an error, 2 wrong usage.`,
 		Example: "  drover nodes\n  drover nodes --json --endpoint 127.0.0.1:7070",
@@ -63,7 +64,15 @@ func printNodes(g *globals, r *droverv1.ListNodesResponse) error {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", n.Id, n.Address, pid, n.State,
 			show.Bytes(n.Bytes), n.ReplicaCount, n.RowsDispatched, speed)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, n := range r.Nodes {
+		if n.Reason != "" {
+			fmt.Fprintf(g.out, "\n%s is %s: %s\n", n.Id, n.State, n.Reason)
+		}
+	}
+	return nil
 }
 
 func newPlacementCommand(g *globals) *cobra.Command {

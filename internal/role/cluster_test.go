@@ -18,6 +18,7 @@ import (
 
 	"drover/cluster"
 	"drover/kernel"
+	droverv1 "drover/proto/drover/v1"
 )
 
 // within bounds what the tests wait for; it says nothing about how long things take.
@@ -133,6 +134,22 @@ func readyz(t *testing.T, address string) (code int, reason string) {
 	return r.StatusCode, body.Reason
 }
 
+// stateOf is what a coordinator says of a node, nil if it does not know it.
+func stateOf(t *testing.T, c *Coordinator, id string) *droverv1.NodeStatus {
+	t.Helper()
+	r, err := droverv1.NewClusterServiceClient(c.Conn).ListNodes(t.Context(),
+		&droverv1.ListNodesRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range r.Nodes {
+		if n.Id == id {
+			return n
+		}
+	}
+	return nil
+}
+
 // TestReadiness follows what a coordinator and its nodes say of themselves: before there
 // is a placement, with one, when a node leaves in good order and when the store is away.
 func TestReadiness(t *testing.T) {
@@ -187,10 +204,18 @@ func TestReadiness(t *testing.T) {
 	if got := ofC.all() + ", " + ofA.all(); got != "NOT_SERVING SERVING, NOT_SERVING SERVING" {
 		t.Errorf("while the store is away: %s", got)
 	}
-	store.SetDown(false)
-
 	b.Close() // a has a replica of everything
 	ofB.awaitEnd(t)
+	// The store cannot tell that b is gone. Its links do.
+	await(t, "b is unreachable", func() (bool, string) {
+		n := stateOf(t, c, "b")
+		return n.GetState() == "unreachable" && strings.Contains(n.GetReason(), "no link to it for"),
+			n.String()
+	})
+	if n := stateOf(t, c, "a"); n.GetState() != "ready" || n.GetReason() != "" {
+		t.Errorf("a is %v, want ready", n)
+	}
+	store.SetDown(false)
 	d := start("d")
 	ofD := follow(t, d.Address)
 	await(t, "d is ready", func() (bool, string) {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/hex"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -288,7 +289,7 @@ func (c *Coordinator) serve(o CoordinatorOptions, engine *coordinator.Coordinato
 	closing := make(chan struct{})
 	nodes := cluster.NewServer(cluster.ServerOptions{
 		Watcher: watcher, Store: o.Store, Host: hostName(), RowsByNode: c.rowsByNode,
-		Quarantined: c.quarantined, Dispatched: c.dispatched,
+		Quarantined: c.quarantined, Dispatched: c.dispatched, Unreachable: c.unreachable,
 		ReplicaBytes: m.Source.Spec().ReplicaBytes})
 	if !c.lastResort {
 		c.prover.links = c.connected // which is asked only after the first proof
@@ -393,6 +394,20 @@ func (c *Coordinator) dispatched() *droverv1.Dispatched {
 
 func (c *Coordinator) quarantined(nodeID string) bool {
 	return c.router != nil && c.router.Quarantined(nodeID)
+}
+
+// unreachable says of the nodes without a link why, for people.
+func (c *Coordinator) unreachable() map[string]string {
+	if c.router == nil {
+		return nil
+	}
+	why := map[string]string{}
+	for id, o := range c.router.Outages() {
+		why[id] = fmt.Sprintf("no link to it for %v: %s. It is dead, cut off, or refuses, as the error "+
+			"says; its rows go elsewhere. It stays registered until its lease in etcd ends.",
+			o.Down.Round(time.Second/10), o.Reason)
+	}
+	return why
 }
 
 // Ready returns nil if a token has passed through every layer: the canary or, while that

@@ -20,6 +20,7 @@ type Node struct {
 	PID           uint64 `json:"pid,omitempty"`
 	Host          string `json:"host"`
 	State         string `json:"state"`
+	Reason        string `json:"reason,omitempty"`
 	Bytes         uint64 `json:"bytes"`
 	CapacityBytes uint64 `json:"capacity_bytes"`
 	Experts       uint32 `json:"experts"`
@@ -40,7 +41,7 @@ type NodeList struct {
 func Nodes(r *droverv1.ListNodesResponse) NodeList {
 	list := NodeList{Revision: r.Revision, Nodes: []Node{}}
 	for _, n := range r.Nodes {
-		list.Nodes = append(list.Nodes, Node{n.Id, n.Address, n.Pid, n.Host, n.State, n.Bytes,
+		list.Nodes = append(list.Nodes, Node{n.Id, n.Address, n.Pid, n.Host, n.State, n.Reason, n.Bytes,
 			n.CapacityBytes, n.ReplicaCount, n.KernelClass, n.FailureDomain, n.RowsDispatched, n.Speed})
 	}
 	return list

@@ -197,11 +197,11 @@ type NodeStatus struct {
 	Address string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
 	// Set when the node runs on the coordinator's machine.
 	Pid uint64 `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
-	// ready, loading, suspect (gossip believes it dead), gone (the placement uses it, but it is not
-	// registered), unusable (another model, numeric mode or kernel class), draining (its replicas
-	// move elsewhere), drained (it holds none, and gets none), limited (it could not load what it
-	// was given, and keeps what it has) or quarantined (it returned wrong numbers to this
-	// coordinator).
+	// ready, loading, suspect (gossip believes it dead), unreachable (this coordinator has no link to
+	// it), gone (the placement uses it, but it is not registered), unusable (another model, numeric
+	// mode or kernel class), draining (its replicas move elsewhere), drained (it holds none, and gets
+	// none), limited (it could not load what it was given, and keeps what it has) or quarantined (it
+	// returned wrong numbers to this coordinator).
 	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
 	// Bytes of packed weights that the node may hold, and holds by the committed placement.
 	CapacityBytes uint64 `protobuf:"varint,5,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"`
@@ -214,7 +214,9 @@ type NodeStatus struct {
 	RowsDispatched uint64 `protobuf:"varint,10,opt,name=rows_dispatched,json=rowsDispatched,proto3" json:"rows_dispatched,omitempty"`
 	Host           string `protobuf:"bytes,11,opt,name=host,proto3" json:"host,omitempty"`
 	// Speed as measured, relative to the middle node; 0 if it was not measured.
-	Speed         float64 `protobuf:"fixed64,12,opt,name=speed,proto3" json:"speed,omitempty"`
+	Speed float64 `protobuf:"fixed64,12,opt,name=speed,proto3" json:"speed,omitempty"`
+	// Why the node is in its state, for people; empty where the state says all.
+	Reason        string `protobuf:"bytes,13,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -331,6 +333,13 @@ func (x *NodeStatus) GetSpeed() float64 {
 		return x.Speed
 	}
 	return 0
+}
+
+func (x *NodeStatus) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 type GetPlacementRequest struct {
@@ -745,7 +754,7 @@ const file_drover_v1_cluster_proto_rawDesc = "" +
 	"hedgedRows\x12\x1f\n" +
 	"\vprobed_rows\x18\x03 \x01(\x04R\n" +
 	"probedRows\x12!\n" +
-	"\fchecked_rows\x18\x04 \x01(\x04R\vcheckedRows\"\xdd\x02\n" +
+	"\fchecked_rows\x18\x04 \x01(\x04R\vcheckedRows\"\xf5\x02\n" +
 	"\n" +
 	"NodeStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
@@ -760,7 +769,8 @@ const file_drover_v1_cluster_proto_rawDesc = "" +
 	"\x0frows_dispatched\x18\n" +
 	" \x01(\x04R\x0erowsDispatched\x12\x12\n" +
 	"\x04host\x18\v \x01(\tR\x04host\x12\x14\n" +
-	"\x05speed\x18\f \x01(\x01R\x05speed\"\x15\n" +
+	"\x05speed\x18\f \x01(\x01R\x05speed\x12\x16\n" +
+	"\x06reason\x18\r \x01(\tR\x06reason\"\x15\n" +
 	"\x13GetPlacementRequest\"e\n" +
 	"\x14GetPlacementResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x121\n" +
