@@ -170,6 +170,19 @@ func TestBounds(t *testing.T) {
 			}
 		})
 	})
+	t.Run("too large for gRPC", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			a := newFakeNode("a")
+			a.cut = func(int) (int, error) {
+				return 0, status.Error(codes.ResourceExhausted,
+					"grpc: received message larger than max (9000000 vs. 8388608)")
+			}
+			err := read(t, pool(t, Options{}, a).Generate(t.Context(), ask(5)), nil)
+			if status.Code(err) != codes.ResourceExhausted || len(a.calls) != 1 {
+				t.Errorf("%v after %d calls, want one", err, len(a.calls))
+			}
+		})
+	})
 	t.Run("progress renews patience", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			a := newFakeNode("a")

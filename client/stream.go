@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -212,6 +213,13 @@ func (s *Stream) leave() {
 	s.at = nil
 }
 
+// tooLarge tells whether gRPC refused a message for its size, before a coordinator saw it. That has
+// the code of one that is full, but does not go better next time.
+func tooLarge(err error) bool {
+	return status.Code(err) == codes.ResourceExhausted &&
+		strings.Contains(err.Error(), "message larger than max")
+}
+
 // lose ends the current attempt because of an error, and returns one if that is the
 // answer's end, too.
 func (s *Stream) lose(err error) error {
@@ -232,6 +240,8 @@ func (s *Stream) lose(err error) error {
 		return errClosed
 	case code == codes.Unavailable, code == codes.Canceled:
 		s.c.suspect(e)
+	case tooLarge(err):
+		return err
 	case code == codes.Aborted, code == codes.ResourceExhausted: // it is well
 	default:
 		return err

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"drover/moe"
 	"drover/scheduler"
@@ -33,6 +34,19 @@ func badField(field, format string, args ...any) error {
 type preconditionError struct{ problem string }
 
 func (e *preconditionError) Error() string { return e.problem }
+
+// MaxRequestBytes bounds a request, over gRPC and over HTTP: about the text of a million tokens.
+// A byte of it takes some ten in memory until it has become tokens.
+const MaxRequestBytes = 4 << 20
+
+// checkSize refuses a request that is too large. It is not worth trying again.
+func checkSize(req proto.Message) error {
+	if n := proto.Size(req); n > MaxRequestBytes {
+		return status.Errorf(codes.InvalidArgument, "the request is too large: it has %d bytes, at most"+
+			" %d (%d MiB) are taken; shorten the prompt", n, MaxRequestBytes, MaxRequestBytes>>20)
+	}
+	return nil
+}
 
 // errScoreForbidden refuses Score.
 var errScoreForbidden = errors.New("score is not allowed here; enable it on the coordinator")

@@ -110,6 +110,9 @@ func (c *Coordinator) follow(
 func (c *Coordinator) newGeneration(
 	ctx context.Context, req *droverv1.GenerateRequest,
 ) (*request, error) {
+	if err := checkSize(req); err != nil {
+		return nil, err
+	}
 	if err := c.checkModel(req.GetModel()); err != nil {
 		return nil, err
 	}

@@ -44,6 +44,9 @@ func (c *Coordinator) Score(
 }
 
 func (c *Coordinator) newScoring(req *droverv1.ScoreRequest) (*request, error) {
+	if err := checkSize(req); err != nil {
+		return nil, err
+	}
 	ids := req.GetTokenIds()
 	switch {
 	case !c.opts.AllowScore:

@@ -71,6 +71,25 @@ func TestRequestsAreChecked(t *testing.T) {
 	}
 }
 
+// TestTooLargeRequest refuses a request for its size, before it looks at what is in it.
+func TestTooLargeRequest(t *testing.T) {
+	c := start(t, newFake(2048), loadTokenizer(t), Options{AllowScore: true})
+	for name, err := range map[string]error{
+		"generate": generate(t.Context(), c, textRequest(strings.Repeat("a", MaxRequestBytes))).err,
+		"score": c.Score(&droverv1.ScoreRequest{TokenIds: make([]int32, MaxRequestBytes)},
+			&client[droverv1.ScoreResponse]{ctx: t.Context()}),
+	} {
+		if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "(4 MiB)") {
+			t.Errorf("%s: %v, want INVALID_ARGUMENT with the limit", name, err)
+		}
+	}
+	// The same text but for a few bytes is refused for what it is.
+	err := generate(t.Context(), c, textRequest(strings.Repeat("a", MaxRequestBytes-64))).err
+	if !strings.Contains(err.Error(), "tokens") {
+		t.Errorf("just below the limit: %v, want a prompt of too many tokens", err)
+	}
+}
+
 // badRequests are requests to refuse, by the field that is wrong.
 func badRequests() map[string][]*genReq {
 	nan := float32(math.NaN())

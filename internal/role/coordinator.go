@@ -338,7 +338,8 @@ func (o *CoordinatorOptions) clientTLS() *tls.Config {
 }
 
 func (c *Coordinator) serveHTTP(o CoordinatorOptions) {
-	options, l := api.Options{Unready: c.prover.reason}, o.HTTP
+	options := api.Options{Unready: c.prover.reason, MaxBodyBytes: coordinator.MaxRequestBytes}
+	l := o.HTTP
 	if o.Guard != nil {
 		options.Authorize = o.Guard.HTTP
 	}

@@ -69,7 +69,7 @@ func connect(register func(grpc.ServiceRegistrar)) (conn *grpc.ClientConn, stop 
 	stopServer := serve(server, listener)
 	conn, err = grpc.NewClient("passthrough:///in-process",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswerBytes)),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			return listener.DialContext(ctx)
 		}))
@@ -83,9 +83,8 @@ func connect(register func(grpc.ServiceRegistrar)) (conn *grpc.ClientConn, stop 
 	}, nil
 }
 
-// maxMessageBytes bounds a message between a client and the coordinator; the largest
-// is one position's logits.
-const maxMessageBytes = 64 << 20
+// maxAnswerBytes bounds a message of a coordinator; the largest is one position's logits.
+const maxAnswerBytes = 64 << 20
 
 // serve runs a gRPC server and returns what stops it and waits for it.
 func serve(s *grpc.Server, l net.Listener) (stop func()) {

@@ -8,13 +8,15 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"drover/coordinator"
 )
 
 // recovery turns a panic in a call, which is a bug, into INTERNAL for that call, and
 // bounds what a client may send.
 func recovery() []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.MaxRecvMsgSize(maxMessageBytes),
+		grpc.MaxRecvMsgSize(2 * coordinator.MaxRequestBytes), // so that the engine says what is wrong
 		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 			next grpc.UnaryHandler) (resp any, err error) {
 			defer recovered(info.FullMethod, &err)
