@@ -43,10 +43,17 @@ const maxDefaultsBytes = 1 << 20
 // false in it, the answer is the zero value: greedy. Fields that it leaves out count as
 // temperature 1, and top-k, top-p and min-p that keep every token.
 func ReadDefaults(dir string) (Defaults, error) {
-	f, err := os.Open(filepath.Join(dir, "generation_config.json"))
-	if errors.Is(err, fs.ErrNotExist) {
+	name := filepath.Join(dir, "generation_config.json")
+	st, err := os.Stat(name) // before it is opened: opening a pipe could block forever
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return Defaults{}, nil
+	case err != nil:
+		return Defaults{}, err
+	case !st.Mode().IsRegular():
+		return Defaults{}, fmt.Errorf("%s: not a regular file", name)
 	}
+	f, err := os.Open(name)
 	if err != nil {
 		return Defaults{}, err
 	}

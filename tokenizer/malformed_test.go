@@ -1,11 +1,15 @@
 package tokenizer
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestMalformedFixtures(t *testing.T) {
@@ -123,6 +127,35 @@ func TestLoadErrors(t *testing.T) {
 	}
 	_, err = Load(dir)
 	checkError(t, err, "chat_template.jinja")
+}
+
+// TestPipes gives files that are pipes, which nobody writes to: they are refused, not waited for.
+func TestPipes(t *testing.T) {
+	for _, name := range []string{"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} {
+		dir := t.TempDir()
+		if name != "tokenizer.json" {
+			text := []byte(model("decoder", "null"))
+			// Symbolic links to files are fine: hubs' caches are made of them.
+			if err := errors.Join(os.WriteFile(filepath.Join(dir, "blob"), text, 0o600),
+				os.Symlink("blob", filepath.Join(dir, "tokenizer.json"))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := unix.Mkfifo(filepath.Join(dir, name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		loaded := make(chan error, 1)
+		go func() {
+			_, err := Load(dir)
+			loaded <- err
+		}()
+		select {
+		case err := <-loaded:
+			checkError(t, err, name, "not a regular file")
+		case <-time.After(20 * time.Second):
+			t.Errorf("%s: it is waited for", name)
+		}
+	}
 }
 
 func TestConfig(t *testing.T) {

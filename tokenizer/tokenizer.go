@@ -75,18 +75,18 @@ func Load(dir string) (*Tokenizer, error) {
 
 // readFile reads a regular file of bounded size.
 func readFile(name string) ([]byte, error) {
-	f, err := os.Open(name)
+	st, err := os.Stat(name) // before it is opened: opening a pipe could block forever
 	if err != nil {
 		return nil, err // names the file
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
 	}
 	if !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s: not a regular file", name)
 	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
 	if err != nil {
 		return nil, err
