@@ -60,6 +60,8 @@ func (a Admin) Serve(g prometheus.Gatherer, unready func() error, log *slog.Logg
 	}
 	server := metrics.NewAdmin(options)
 	server.ErrorLog = errorLog(log)
+	l := bound(a.Listener, ofFiles(adminPart), log)
+	l.serveHTTP(server)
 	serve := server.Serve
 	if a.Identity != nil {
 		server.TLSConfig = a.Identity.OpenServer(identity.Roles...)
@@ -68,7 +70,7 @@ func (a Admin) Serve(g prometheus.Gatherer, unready func() error, log *slog.Logg
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := serve(a.Listener); err != http.ErrServerClosed {
+		if err := serve(l); err != http.ErrServerClosed {
 			log.Error("the admin server ended", "error", err)
 		}
 	}()

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -306,10 +307,10 @@ func (c *Coordinator) serve(o CoordinatorOptions, engine *coordinator.Coordinato
 	}
 	c.undo.push(stop)
 	c.Conn = conn
-	g := grpc.NewServer(append(append(recovery(), pings()), o.clientServer()...)...)
+	g := grpc.NewServer(slices.Concat(recovery(), connections(), o.clientServer())...)
 	register(g)
 	reflection.Register(g)
-	c.undo.push(serveGently(g, o.GRPC))
+	c.undo.push(serveGently(g, spoken{bound(o.GRPC, ofFiles(clientPart), o.Log)}))
 	if o.HTTP != nil {
 		c.serveHTTP(o)
 	}
@@ -339,12 +340,14 @@ func (o *CoordinatorOptions) clientTLS() *tls.Config {
 
 func (c *Coordinator) serveHTTP(o CoordinatorOptions) {
 	options := api.Options{Unready: c.prover.reason, MaxBodyBytes: coordinator.MaxRequestBytes}
-	l := o.HTTP
+	bounds := bound(o.HTTP, ofFiles(clientPart), o.Log)
+	l := net.Listener(bounds)
 	if o.Guard != nil {
 		options.Authorize = o.Guard.HTTP
 	}
 	server := api.New(c.Conn, options)
 	server.ErrorLog = errorLog(c.log)
+	bounds.serveHTTP(server)
 	if o.Clients != nil {
 		server.TLSConfig = o.clientTLS()
 		l = tls.NewListener(l, server.TLSConfig)

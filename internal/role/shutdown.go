@@ -16,11 +16,22 @@ const (
 	closeGrace = time.Second
 	// pingEvery is how often a client may ask whether the connection lives.
 	pingEvery = 5 * time.Second
+	// greetTime is how long a client may take to begin to speak.
+	greetTime = 10 * time.Second
+	// idleTime is how long a connection may be open without a call; clients connect again.
+	idleTime = 2 * time.Minute
+	// quietTime is how long a client may be silent before it is asked whether it is there.
+	quietTime = 30 * time.Second
 )
 
-// pings lets clients find out by themselves that their connection is dead.
-func pings() grpc.ServerOption {
-	return grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingEvery})
+// connections lets clients find out by themselves that their connection is dead, and closes those
+// that clients have left or do not use.
+func connections() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ConnectionTimeout(greetTime),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: idleTime, Time: quietTime}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingEvery}),
+	}
 }
 
 // serveGently is serve, but stop lets calls end by themselves for a moment, so that their
