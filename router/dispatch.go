@@ -429,7 +429,10 @@ func (l *lane) hasLive(p *part) bool {
 
 // noReplica is the error for a part that nobody computed.
 func (l *lane) noReplica(p *part) error {
-	detail := ""
+	detail, none := l.table.noPlan()
+	if none {
+		return fmt.Errorf("layer %d expert %d: %w (%s)", l.batch.Layer, p.expert, ErrNoReplica, detail)
+	}
 	if !l.known {
 		detail = fmt.Sprintf("placement revision %d has no such layer", l.table.plan.Revision)
 	} else {

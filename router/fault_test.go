@@ -107,6 +107,23 @@ func TestOnlyReplicaDies(t *testing.T) {
 	wantNoReplica(t, err, "layer 3 expert 7", "node n0: ")
 }
 
+// TestNoPlanYet asks before there is a placement: the error says who is missing.
+func TestNoPlanYet(t *testing.T) {
+	r := startRouter(t, kernel.BF16, func(o *router.Options) { o.FailAfter = 50 * time.Millisecond })
+	ask := func(part string) {
+		t.Helper()
+		wantNoReplica(t, r.Forward(context.Background(), oneRow(3, 7), nil), "no placement yet", part)
+		if err := r.Ready(); err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("Ready = %v, want %q in it", err, part)
+		}
+	}
+	ask("no expert node that can be used has joined")
+	v := viewOf(testSpec, 1, 1, startNodes(t, 1, kernel.BF16, nil)...)
+	v.Plan = &placement.Plan{}
+	r.Update(v)
+	ask("expert nodes have joined (1)")
+}
+
 func wantNoReplica(t *testing.T, err error, parts ...string) {
 	t.Helper()
 	if !errors.Is(err, router.ErrNoReplica) || !errors.Is(err, moe.ErrUnavailable) {

@@ -230,8 +230,8 @@ func (r *Router) wake() {
 // connected, else an error that names the first expert without.
 func (r *Router) Ready() error {
 	t := r.table.Load()
-	if len(t.plan.Layers) == 0 {
-		return errors.New("router: no placement yet")
+	if why, none := t.noPlan(); none {
+		return errors.New("router: " + why)
 	}
 	usable := t.usable()
 	for pos, layer := range t.plan.Layers {

@@ -46,6 +46,7 @@ type table struct {
 	suspect map[string]bool // nodes that gossip believes dead
 	unready map[string]bool // nodes that have yet to load anything
 	nodes   []*node         // by the plan's index; nil if not registered
+	joined  int             // nodes of the View
 }
 
 // newTable returns the table of a View, still without nodes.
@@ -54,7 +55,7 @@ func newTable(v *placement.View) *table {
 	if v == nil || v.Plan == nil {
 		return t
 	}
-	t.plan, t.suspect, t.unready = *v.Plan, v.Suspect, v.Unready
+	t.plan, t.suspect, t.unready, t.joined = *v.Plan, v.Suspect, v.Unready, len(v.Nodes)
 	t.nodes = make([]*node, len(t.plan.NodeIDs))
 	return t
 }
@@ -77,6 +78,20 @@ func (t *table) replicas(pos, expert int) []uint16 {
 		}
 	}
 	return out
+}
+
+// noPlan says why there is no placement, and what to do, if there is none.
+func (t *table) noPlan() (why string, none bool) {
+	switch {
+	case len(t.plan.Layers) > 0:
+		return "", false
+	case t.joined == 0:
+		return "no placement yet: no expert node that can be used has joined; start some with the" +
+			" same etcd, model and mode, and look at `drover nodes` for those that cannot be used", true
+	}
+	return fmt.Sprintf("no placement yet: expert nodes have joined (%d), and none was committed; more"+
+		" are waited for (--min-nodes), they load, or they lack room: the coordinator's log says which",
+		t.joined), true
 }
 
 // reasons says for each replica of an expert why it does not answer.

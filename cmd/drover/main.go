@@ -86,6 +86,8 @@ func report(w io.Writer, err error, hint string) {
 
 // hints are what to do about errors that users meet often, by what these have in them.
 var hints = []struct{ in, hint string }{
+	{"no placement yet", "start `drover expertnode` with the coordinator's --etcd, --model and --mode, " +
+		"as many as its --min-nodes; `drover nodes` lists who has joined"},
 	{"no live replica", "the cluster is placing the expert elsewhere, or waits for nodes; try again " +
 		"in a moment, or look at `drover nodes`"},
 	{"etcd does not answer", "answers go on meanwhile; bring a majority of etcd's members back"},
