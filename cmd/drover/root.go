@@ -32,6 +32,7 @@ Exit codes: 0 done, 1 a check failed or the input was refused, 2 wrong usage,
   drover nodes                               look at it`,
 		SilenceErrors: true, SilenceUsage: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Version:           version,
 		Args:              noCommand,
 		RunE:              func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
@@ -39,6 +40,8 @@ Exit codes: 0 done, 1 a check failed or the input was refused, 2 wrong usage,
 	root.SetOut(g.out)
 	root.SetErr(g.err)
 	root.SetFlagErrorFunc(flagError)
+	root.SetVersionTemplate(versionLine())
+	root.SetHelpCommand(newHelpCommand())
 	root.AddCommand(newUpCommand(g), newCoordinatorCommand(g), newExpertNodeCommand(g),
 		newEtcdCommand(g), newRunCommand(g), newChatCommand(g), newVerifyCommand(g),
 		newEvalCommand(g), newBenchCommand(g), newNodesCommand(g), newDrainCommand(g),
@@ -46,6 +49,28 @@ Exit codes: 0 done, 1 a check failed or the input was refused, 2 wrong usage,
 		newCacheCommand(g), newCertsCommand(g), newKeysCommand(g), newHealthCommand(g),
 		newDevicesCommand(g), newVersionCommand(g))
 	return root
+}
+
+// newHelpCommand is cobra's but for what it says of a command that there is not.
+func newHelpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND]",
+		Short:   "Show the help of a command",
+		Long:    "Help shows what `drover COMMAND --help` shows.\n\nExit codes: 0 done, 2 wrong usage.",
+		Example: "  drover help up\n  drover help bench serve",
+		RunE: func(c *cobra.Command, args []string) error {
+			of, rest, err := c.Root().Find(args)
+			if err == nil {
+				err = noCommand(of, rest)
+			}
+			if err != nil {
+				return err
+			}
+			of.InitDefaultHelpFlag()
+			of.InitDefaultVersionFlag()
+			return of.Help()
+		},
+	}
 }
 
 // flagError is wrong usage; flags that other programs have are told what they are called here.

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"runtime"
 	"runtime/debug"
 
@@ -25,28 +26,33 @@ func newVersionCommand(g *globals) *cobra.Command {
 		Example: "  drover version --json",
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			v := struct {
+			if !asJSON {
+				_, err := io.WriteString(g.out, versionLine())
+				return err
+			}
+			return json.NewEncoder(g.out).Encode(struct {
 				Version       string   `json:"version"`
 				Commit        string   `json:"commit"`
 				Go            string   `json:"go"`
 				Platform      string   `json:"platform"`
 				Instructions  string   `json:"instructions"`
 				KernelClasses []string `json:"kernel_classes"`
-			}{version, commit(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH,
-				kernel.Instructions(),
+			}{version, commit(), runtime.Version(), platform(), kernel.Instructions(),
 				[]string{kernel.Class(kernel.Exact), kernel.Class(kernel.BF16),
-					kernel.Class(kernel.Int8), kernel.Class(kernel.Int4), kernel.Class(kernel.FP8)}}
-			if asJSON {
-				return json.NewEncoder(g.out).Encode(v)
-			}
-			_, err := fmt.Fprintf(g.out, "drover %s (%s, %s, %s, %s)\n", v.Version, v.Commit, v.Go,
-				v.Platform, v.Instructions)
-			return err
+					kernel.Class(kernel.Int8), kernel.Class(kernel.Int4), kernel.Class(kernel.FP8)}})
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
 }
+
+// versionLine is the version for people.
+func versionLine() string {
+	return fmt.Sprintf("drover %s (%s, %s, %s, %s)\n", version, commit(), runtime.Version(),
+		platform(), kernel.Instructions())
+}
+
+func platform() string { return runtime.GOOS + "/" + runtime.GOARCH }
 
 // commit is the revision that the binary was built from, if the build knew it.
 func commit() string {

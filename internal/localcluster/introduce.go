@@ -35,10 +35,10 @@ func Introduce(ctx context.Context, w io.Writer, c *Cluster) error {
 	}
 	fmt.Fprintf(w, "  etcd  %s\n", c.Etcd)
 	if c.Authority == "" {
-		fmt.Fprintf(w, "  %d expert nodes; all hops are plain text\n\n", c.Nodes)
+		fmt.Fprintf(w, "  %s; all hops are plain text\n\n", expertNodes(c.Nodes))
 	} else {
-		fmt.Fprintf(w, "  CA    %s\n  %d expert nodes; all hops are mutual TLS, clients are served by "+
-			"TLS\n\n", c.Authority, c.Nodes)
+		fmt.Fprintf(w, "  CA    %s\n  %s; all hops are mutual TLS, clients are served by TLS\n\n",
+			c.Authority, expertNodes(c.Nodes))
 	}
 	if !d.HasChatTemplate {
 		fmt.Fprintln(w, "The model has no chat template: it answers prompts of text or token ids "+
@@ -50,6 +50,14 @@ func Introduce(ctx context.Context, w io.Writer, c *Cluster) error {
 	}
 	c.suggest(w, d.Model)
 	return nil
+}
+
+// expertNodes counts them in words.
+func expertNodes(n int) string {
+	if n == 1 {
+		return "1 expert node"
+	}
+	return fmt.Sprintf("%d expert nodes", n)
 }
 
 // url is an address that is served by HTTP.
@@ -122,8 +130,8 @@ func (c *Cluster) ask(ctx context.Context, w io.Writer,
 			served++
 		}
 	}
-	fmt.Fprintf(w, "  (%d tokens at %.0f tokens/s; %d of %d expert nodes served it)\n\n",
-		len(got.Tokens), got.TokensPerSecond(), served, len(after))
+	fmt.Fprintf(w, "  (%d tokens at %.0f tokens/s; %d of %s served it)\n\n",
+		len(got.Tokens), got.TokensPerSecond(), served, expertNodes(len(after)))
 	return nil
 }
 
