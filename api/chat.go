@@ -44,17 +44,13 @@ const maxTopLogprobs = 20
 
 func (s *server) chat(w http.ResponseWriter, r *http.Request) {
 	var body chatRequest
-	begun, err := s.turn(r)
+	begun, err := s.readInTurn(w, r, &body)
 	if err != nil {
 		s.fail(w, err)
 		return
 	}
 	defer begun()
 	body.begun = begun
-	if err := s.read(w, r, &body); err != nil {
-		s.fail(w, err)
-		return
-	}
 	requests, err := body.requests()
 	if err != nil {
 		s.fail(w, err)

@@ -23,17 +23,13 @@ const maxPrompts = 16
 
 func (s *server) completions(w http.ResponseWriter, r *http.Request) {
 	var body completionRequest
-	begun, err := s.turn(r)
+	begun, err := s.readInTurn(w, r, &body)
 	if err != nil {
 		s.fail(w, err)
 		return
 	}
 	defer begun()
 	body.begun = begun
-	if err := s.read(w, r, &body); err != nil {
-		s.fail(w, err)
-		return
-	}
 	requests, err := body.requests()
 	if err != nil {
 		s.fail(w, err)

@@ -39,6 +39,20 @@ func (s *server) read(w http.ResponseWriter, r *http.Request, v any) error {
 	return unmarshal(body, v)
 }
 
+// readInTurn waits for a request's turn and reads its body into v. done gives the turn back, and
+// may be called again.
+func (s *server) readInTurn(w http.ResponseWriter, r *http.Request, v any) (
+	done func(), err error) {
+	if done, err = s.turn(r); err != nil {
+		return nil, err
+	}
+	if err = s.read(w, r, v); err != nil {
+		done()
+		return nil, err
+	}
+	return done, nil
+}
+
 // turn waits until a request may be read, where its body is large: one takes some ten times its
 // size in memory until the coordinator has it, so few are on that way at a time. done gives the
 // turn back, and may be called again.
