@@ -59,7 +59,8 @@ const (
 	// blockRows is the number of outputs that are packed together.
 	blockRows = 16
 	lineBytes = 64
-	// groupInputs is the number of a row's inputs that share a scale.
+	// groupInputs is the number of inputs whose weights of an output share a scale, of 4 bits
+	// half as many; spanGroups times as many of a row's do.
 	groupInputs = 64
 
 	int8Bytes, int8Scales = 17 * lineBytes, 16 * lineBytes

@@ -11,16 +11,26 @@ import (
 // quantised for weights of integers. One Activations serves one product at a time,
 // or several products of one format with the same rows.
 //
-// Quantised rows have int8 codes -127..127 with a float32 scale for each 64 inputs:
-// scale = max|x| / 127, code = x times (127 / max|x|), rounded to even. A group with
-// a NaN or an infinity has the scale NaN and codes of zero; one whose largest value
-// is below 2^-100 is all zeros. So the output is, over groups in ascending order,
+// Quantised rows have int8 codes -127..127 with a float32 scale for each span of 256 inputs,
+// which is four groups of 64; a row's last span has what is left. The scale is max|x| / 127 of
+// the span, a code x times (127 / max|x|), rounded to even. Where one of a span's inputs is a NaN
+// or an infinity, its scale is NaN and its codes are zero; where its largest magnitude is below
+// 2^-100, its scale and codes are zero. So an output begins with y = +0 and, for each span in
+// ascending order, a sum t = +0. To t comes each group of the span, in ascending order: with
+// weights of 8 bits
 //
-//	t = float32(dot) * weight scale           (8 bits)
-//	t = fma(float32(dot1), weight scale 1, float32(dot0) * weight scale 0)  (4 bits)
+//	t = fma(float32(dot), weight scale, t)
+//
+// with weights of 4 bits, whose scales are for 32 inputs,
+//
+//	t = fma(float32(dot of the first 32), weight scale of these, t)
+//	t = fma(float32(dot of the others), weight scale of these, t)
+//
+// and after the span's last group
+//
 //	y = fma(t, row scale, y)
 //
-// with dot an exact sum of products of codes.
+// A dot is an exact sum of products of codes.
 type Activations struct {
 	x      tensor.Rows // (rows, K)
 	format Format
@@ -32,7 +42,7 @@ type Activations struct {
 	// product of all its rows reads memory in order. A group of a panel is
 	//
 	//	codes    [rows][64] int8, or int16, see wide
-	//	scales   [rows] float32
+	//	scales   [rows] float32, the four groups of a span have the same
 	//	offsets  [1 or 2][rows] int32
 	//
 	// An offset is what a dot product with weights' codes as they are stored, +128 or
@@ -44,7 +54,10 @@ type Activations struct {
 	wide bool
 }
 
-// smallestGroup is the value below which a group of activations counts as zeros.
+// spanGroups is the number of groups that share a row's scale: a span of 256 inputs.
+const spanGroups = 4
+
+// smallestGroup is the magnitude below which numbers that share a scale count as zeros.
 const smallestGroup = 0x1p-100
 
 // Prepare makes a hold the rows x for products with weights of a format. Integer
@@ -170,14 +183,20 @@ func (a *Activations) Quantise(lo, hi int) {
 // quantiseRow is Quantise for one row in plain Go.
 func (a *Activations) quantiseRow(row int) {
 	x := a.x.Row(row)
-	for g := range a.groups {
-		a.quantiseGroup(a.place(row, g), x[g*groupInputs:min((g+1)*groupInputs, len(x))])
+	for g := 0; g < a.groups; g += spanGroups {
+		span := x[g*groupInputs : min((g+spanGroups)*groupInputs, len(x))]
+		largest := absMax(span)
+		for i := range (len(span) + groupInputs - 1) / groupInputs {
+			group := span[i*groupInputs : min((i+1)*groupInputs, len(span))]
+			a.quantiseGroup(a.place(row, g+i), group, largest)
+		}
 	}
 }
 
-func (a *Activations) quantiseGroup(at place, x []float32) {
+// quantiseGroup sets the codes, scale and offsets of a group, given the largest magnitude
+// of its span.
+func (a *Activations) quantiseGroup(at place, x []float32, largest float32) {
 	var codes [groupInputs]int8
-	largest := absMax(x)
 	scale := largest / 127
 	switch {
 	case !(largest <= math.MaxFloat32):
@@ -208,6 +227,7 @@ func (a *Activations) quantiseGroup(at place, x []float32) {
 
 // accumulateInt8 adds row i times 16 outputs to acc.
 func accumulateInt8(acc *[blockRows]float32, w []byte, a *Activations, i int) {
+	var t [blockRows]float32
 	for g := range a.groups {
 		block, at := w[g*int8Bytes:(g+1)*int8Bytes], a.place(i, g)
 		codes := a.codes(at)
@@ -216,14 +236,15 @@ func accumulateInt8(acc *[blockRows]float32, w []byte, a *Activations, i int) {
 			for k, c := range codes {
 				dot += int32(c) * int32(block[k/4*lineBytes+r*4+k%4])
 			}
-			t := float32(float32(dot) * scaleInt8(block, r))
-			acc[r] = fma32(t, a.scale(at), acc[r])
+			t[r] = fma32(float32(dot), scaleInt8(block, r), t[r])
 		}
+		a.endSpan(acc, &t, g, at)
 	}
 }
 
 // accumulateInt4 is accumulateInt8 for 4 bits.
 func accumulateInt4(acc *[blockRows]float32, w []byte, a *Activations, i int) {
+	var t [blockRows]float32
 	for g := range a.groups {
 		block, at := w[g*int4Bytes:(g+1)*int4Bytes], a.place(i, g)
 		codes := a.codes(at)
@@ -232,11 +253,22 @@ func accumulateInt4(acc *[blockRows]float32, w []byte, a *Activations, i int) {
 			for k, c := range codes {
 				dots[k/32] += int32(c) * int32(nibble(block, r, k))
 			}
-			t := float32(float32(dots[0]) * scaleInt4(block, r, 0))
-			t = fma32(float32(dots[1]), scaleInt4(block, r, 1), t)
-			acc[r] = fma32(t, a.scale(at), acc[r])
+			t[r] = fma32(float32(dots[0]), scaleInt4(block, r, 0), t[r])
+			t[r] = fma32(float32(dots[1]), scaleInt4(block, r, 1), t[r])
 		}
+		a.endSpan(acc, &t, g, at)
 	}
+}
+
+// endSpan adds the sums t of a span to acc if g is its last group.
+func (a *Activations) endSpan(acc, t *[blockRows]float32, g int, at place) {
+	if (g+1)%spanGroups != 0 && g+1 < a.groups {
+		return
+	}
+	for r := range acc {
+		acc[r] = fma32(t[r], a.scale(at), acc[r])
+	}
+	*t = [blockRows]float32{}
 }
 
 // nibble returns the stored code of input k of a superblock of 4 bits.

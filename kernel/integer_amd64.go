@@ -7,10 +7,10 @@ import "drover/tensor"
 // integerTile multiplies all rows of a panel with neighbouring blocks of outputs in one
 // call of assembly. It sets y[r][0:outputs] for each row r: ldy is the distance of the
 // rows of y in elements, w the first block, stride the distance of the blocks in bytes,
-// x the panel and groups, not 0, the number of its groups. Tiles of one of several panels
-// add to y if add is not 0, and fetch weights for later calls: 16 times in a group, of each
-// block by turns, from next in the first block on, with the distance step; in each group
-// they fetch that of x which lies so many bytes ahead. Others ignore these four.
+// x the panel, where a span begins, and groups, not 0, the number of its groups. Tiles of one
+// of several panels add to y if add is not 0, and fetch weights for later calls: 16 times in a
+// group, of each block by turns, from next in the first block on, with the distance step; in
+// each group they fetch that of x which lies so many bytes ahead. Others ignore these four.
 type integerTile struct {
 	rows, blocks int
 	mul          integerMul
@@ -26,7 +26,7 @@ type integerTiles struct {
 }
 
 // fewest is the least number of rows of one of several panels that have tiles of their own:
-// 13 rows or more are cut into panels of 6 at most.
+// 13 rows or more, of 4 bits 9 or more, are cut into panels of 6 at most.
 const fewest = 4
 
 // tilesOf returns the tiles of an instruction set; there are none for plain Go.
@@ -126,20 +126,24 @@ func (a *Activations) quantiseVector(row int) bool {
 	const most = maxPart / groupInputs
 	for g := 0; g < a.groups; g += most {
 		part := x[g*groupInputs : min((g+most)*groupInputs, len(x))]
-		if whole := len(part) / groupInputs; whole > 0 {
+		whole := len(part) / groupInputs
+		if len(part)%groupInputs > 0 { // so is the last span
+			whole -= whole % spanGroups
+		}
+		if whole > 0 {
 			a.quantisePart(a.place(row, g), &part[0], whole)
 		}
-		if rest := len(part) % groupInputs; rest > 0 {
-			var padded [groupInputs]float32
-			copy(padded[:], part[len(part)-rest:])
-			a.quantisePart(a.place(row, g+len(part)/groupInputs), &padded[0], 1)
+		if rest := part[whole*groupInputs:]; len(rest) > 0 {
+			var padded [spanGroups * groupInputs]float32
+			copy(padded[:], rest)
+			a.quantisePart(a.place(row, g+whole), &padded[0], min(a.groups-g, most)-whole)
 		}
 	}
 	return true
 }
 
 // quantisePart is one call of assembly: see mulTile. It sets the codes, scales and
-// offsets of so many groups from a place on.
+// offsets of so many groups from a place on, where a span begins.
 //
 //go:noinline
 func (a *Activations) quantisePart(at place, x *float32, groups int) {

@@ -9,7 +9,7 @@ import (
 // integerMul multiplies all rows of a panel with neighbouring blocks of outputs in one
 // call of assembly. It adds to y[r][0:16*blocks] for each row r: ldy is the distance of
 // the rows of y in elements, w the first block, stride the distance of the blocks in
-// bytes, x the panel and groups, not 0, the number of its groups.
+// bytes, x the panel and groups, not 0, the number of its groups from the first of a span on.
 type integerMul func(y *float32, ldy int, w *byte, stride int, x *int32, groups, blocks int)
 
 // The products of an instruction set and format, by rows from one on.
@@ -93,8 +93,8 @@ func panelRows(l instructions, f Format) (alone, several int) {
 func wideCodes(instructions) bool { return false }
 
 // sliceGroups is the number of groups that are multiplied at a time, as sliceInputs is
-// of inputs.
-const sliceGroups = sliceInputs / groupInputs
+// of inputs: whole spans.
+const sliceGroups = sliceInputs / groupInputs / spanGroups * spanGroups
 
 // mulInteger is mulVector for formats of integers. Some outputs' weights are used for all
 // panels before the next, so that they are read from memory once.
@@ -156,41 +156,56 @@ func (a *Activations) quantiseVector(row int) bool {
 		return false
 	}
 	x, at := a.x.Row(row), a.place(row, 0)
-	for g := range a.groups {
-		part := x[g*groupInputs : min((g+1)*groupInputs, len(x))]
-		if len(part) == groupInputs {
-			a.quantiseNEON(at, &part[0])
+	unit := at.rows * a.rowWords()
+	for g := 0; g < a.groups; g += spanGroups {
+		part := x[g*groupInputs : min((g+spanGroups)*groupInputs, len(x))]
+		if len(part) == spanInputs {
+			a.quantiseNEON(at, (*[spanInputs]float32)(part), spanGroups)
 		} else {
-			var padded [groupInputs]float32
+			var padded [spanInputs]float32
 			copy(padded[:], part)
-			a.quantiseNEON(at, &padded[0])
+			a.quantiseNEON(at, &padded, a.groups-g)
 		}
-		at.codes += at.rows * a.rowWords()
-		at.scale += at.rows * a.rowWords()
+		at.codes += spanGroups * unit
+		at.scale += spanGroups * unit
 	}
 	return true
 }
 
-// quantiseNEON is quantiseGroup.
+const spanInputs = spanGroups * groupInputs
+
+// quantiseNEON sets the codes, scales and offsets of a span of so many groups from a place on.
 //
 //go:noinline
-func (a *Activations) quantiseNEON(at place, x *float32) {
-	largest := absMaxNEON(x)
-	scale, low, high := largest/127, int32(0), int32(0)
+func (a *Activations) quantiseNEON(at place, x *[spanInputs]float32, groups int) {
+	largest := float32(0)
+	for g := range groups {
+		largest = max(largest, absMaxNEON(&x[g*groupInputs])) // NaN, if one of them is
+	}
+	scale, zeros := largest/127, true
 	switch {
 	case !(largest <= math.MaxFloat32):
 		scale = float32(math.NaN())
-		clear(a.packed[at.codes : at.codes+a.codeWords()])
 	case largest < smallestGroup:
 		scale = 0
-		clear(a.packed[at.codes : at.codes+a.codeWords()])
 	default:
-		low, high = codesNEON(&a.packed[at.codes], x, 127/largest)
+		zeros = false
 	}
-	a.packed[at.scale] = int32(math.Float32bits(scale))
-	if a.format == WeightsInt8 {
-		a.packed[at.scale+at.rows] = -128 * (low + high)
-		return
+	inverse, unit := 127/largest, at.rows*a.rowWords()
+	for g := range groups {
+		low, high := int32(0), int32(0)
+		if codes := a.packed[at.codes : at.codes+a.codeWords()]; zeros {
+			clear(codes)
+		} else {
+			low, high = codesNEON(&codes[0], &x[g*groupInputs], inverse)
+		}
+		a.packed[at.scale] = int32(math.Float32bits(scale))
+		if a.format == WeightsInt8 {
+			a.packed[at.scale+at.rows] = -128 * (low + high)
+		} else {
+			a.packed[at.scale+at.rows], a.packed[at.scale+2*at.rows] = -8*low, -8*high
+		}
+		at.codes += unit
+		at.scale += unit
 	}
-	a.packed[at.scale+at.rows], a.packed[at.scale+2*at.rows] = -8*low, -8*high
 }

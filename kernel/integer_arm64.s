@@ -3,7 +3,8 @@
 #include "textflag.h"
 
 // Words are instructions that Go's assembler lacks, in the notation of Arm.
-// Sums of codes are exact; sums over groups are one chain for each output (K1).
+// Sums of codes are exact; those over the groups of a span, and over spans,
+// are one chain for each output (K1).
 
 // func mulInt8r1DOT(y *float32, ldy int, w *byte, stride int, x *int32, groups, blocks int)
 TEXT ·mulInt8r1DOT(SB), NOSPLIT, $0-56
@@ -17,216 +18,241 @@ TEXT ·mulInt8r1DOT(SB), NOSPLIT, $0-56
 	LSL $2, R1, R1
 	VMOVI $128, V31.B16
 
-groupInt8r1DOT:
-	MOVD R4, R7
-	VLD1.P 64(R7), [V0.B16, V1.B16, V2.B16, V3.B16]
+spanInt8r1DOT:
+	MOVD $4, R7
+	CMP R7, R5
+	CSEL LT, R5, R7, R7
 	MOVD R2, R8
 	MOVD R0, R9
 	MOVD R6, R10
 
 blockInt8r1DOT:
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half0Int8r1DOT:
 	VEOR V16.B16, V16.B16, V16.B16
 	VEOR V17.B16, V17.B16, V17.B16
-	FLDPQ 0(R8), (F24, F25)
+	FMOVQ 0(R13), F0
+	FLDPQ 0(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
 	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
-	FLDPQ 64(R8), (F24, F25)
+	FLDPQ 64(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
 	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
-	FLDPQ 128(R8), (F24, F25)
+	FLDPQ 128(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
 	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
-	FLDPQ 192(R8), (F24, F25)
+	FLDPQ 192(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
 	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
-	FLDPQ 256(R8), (F24, F25)
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f81e310 // sdot v16.4s, v24.16b, v1.4b[0]
-	WORD $0x4f81e331 // sdot v17.4s, v25.16b, v1.4b[0]
-	FLDPQ 320(R8), (F24, F25)
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa1e310 // sdot v16.4s, v24.16b, v1.4b[1]
-	WORD $0x4fa1e331 // sdot v17.4s, v25.16b, v1.4b[1]
-	FLDPQ 384(R8), (F24, F25)
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f81eb10 // sdot v16.4s, v24.16b, v1.4b[2]
-	WORD $0x4f81eb31 // sdot v17.4s, v25.16b, v1.4b[2]
-	FLDPQ 448(R8), (F24, F25)
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa1eb10 // sdot v16.4s, v24.16b, v1.4b[3]
-	WORD $0x4fa1eb31 // sdot v17.4s, v25.16b, v1.4b[3]
-	FLDPQ 512(R8), (F24, F25)
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f82e310 // sdot v16.4s, v24.16b, v2.4b[0]
-	WORD $0x4f82e331 // sdot v17.4s, v25.16b, v2.4b[0]
-	FLDPQ 576(R8), (F24, F25)
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa2e310 // sdot v16.4s, v24.16b, v2.4b[1]
-	WORD $0x4fa2e331 // sdot v17.4s, v25.16b, v2.4b[1]
-	FLDPQ 640(R8), (F24, F25)
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f82eb10 // sdot v16.4s, v24.16b, v2.4b[2]
-	WORD $0x4f82eb31 // sdot v17.4s, v25.16b, v2.4b[2]
-	FLDPQ 704(R8), (F24, F25)
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa2eb10 // sdot v16.4s, v24.16b, v2.4b[3]
-	WORD $0x4fa2eb31 // sdot v17.4s, v25.16b, v2.4b[3]
-	FLDPQ 768(R8), (F24, F25)
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f83e310 // sdot v16.4s, v24.16b, v3.4b[0]
-	WORD $0x4f83e331 // sdot v17.4s, v25.16b, v3.4b[0]
-	FLDPQ 832(R8), (F24, F25)
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa3e310 // sdot v16.4s, v24.16b, v3.4b[1]
-	WORD $0x4fa3e331 // sdot v17.4s, v25.16b, v3.4b[1]
-	FLDPQ 896(R8), (F24, F25)
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f83eb10 // sdot v16.4s, v24.16b, v3.4b[2]
-	WORD $0x4f83eb31 // sdot v17.4s, v25.16b, v3.4b[2]
-	FLDPQ 960(R8), (F24, F25)
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa3eb10 // sdot v16.4s, v24.16b, v3.4b[3]
-	WORD $0x4fa3eb31 // sdot v17.4s, v25.16b, v3.4b[3]
-	FMOVQ 1024(R8), F24
-	FMOVQ 1040(R8), F25
-	MOVD R9, R11
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	FMOVS 0(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
-	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x6e39de31 // fmul v17.4s, v17.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	VEOR V16.B16, V16.B16, V16.B16
-	VEOR V17.B16, V17.B16, V17.B16
-	FLDPQ 32(R8), (F24, F25)
+	FMOVQ 16(R13), F0
+	FLDPQ 256(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
 	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
-	FLDPQ 96(R8), (F24, F25)
+	FLDPQ 320(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
 	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
-	FLDPQ 160(R8), (F24, F25)
+	FLDPQ 384(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
 	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
-	FLDPQ 224(R8), (F24, F25)
+	FLDPQ 448(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
 	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
-	FLDPQ 288(R8), (F24, F25)
+	FMOVQ 32(R13), F0
+	FLDPQ 512(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f81e310 // sdot v16.4s, v24.16b, v1.4b[0]
-	WORD $0x4f81e331 // sdot v17.4s, v25.16b, v1.4b[0]
-	FLDPQ 352(R8), (F24, F25)
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	FLDPQ 576(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa1e310 // sdot v16.4s, v24.16b, v1.4b[1]
-	WORD $0x4fa1e331 // sdot v17.4s, v25.16b, v1.4b[1]
-	FLDPQ 416(R8), (F24, F25)
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	FLDPQ 640(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f81eb10 // sdot v16.4s, v24.16b, v1.4b[2]
-	WORD $0x4f81eb31 // sdot v17.4s, v25.16b, v1.4b[2]
-	FLDPQ 480(R8), (F24, F25)
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	FLDPQ 704(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa1eb10 // sdot v16.4s, v24.16b, v1.4b[3]
-	WORD $0x4fa1eb31 // sdot v17.4s, v25.16b, v1.4b[3]
-	FLDPQ 544(R8), (F24, F25)
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	FMOVQ 48(R13), F0
+	FLDPQ 768(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f82e310 // sdot v16.4s, v24.16b, v2.4b[0]
-	WORD $0x4f82e331 // sdot v17.4s, v25.16b, v2.4b[0]
-	FLDPQ 608(R8), (F24, F25)
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	FLDPQ 832(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa2e310 // sdot v16.4s, v24.16b, v2.4b[1]
-	WORD $0x4fa2e331 // sdot v17.4s, v25.16b, v2.4b[1]
-	FLDPQ 672(R8), (F24, F25)
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	FLDPQ 896(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f82eb10 // sdot v16.4s, v24.16b, v2.4b[2]
-	WORD $0x4f82eb31 // sdot v17.4s, v25.16b, v2.4b[2]
-	FLDPQ 736(R8), (F24, F25)
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	FLDPQ 960(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa2eb10 // sdot v16.4s, v24.16b, v2.4b[3]
-	WORD $0x4fa2eb31 // sdot v17.4s, v25.16b, v2.4b[3]
-	FLDPQ 800(R8), (F24, F25)
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f83e310 // sdot v16.4s, v24.16b, v3.4b[0]
-	WORD $0x4f83e331 // sdot v17.4s, v25.16b, v3.4b[0]
-	FLDPQ 864(R8), (F24, F25)
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa3e310 // sdot v16.4s, v24.16b, v3.4b[1]
-	WORD $0x4fa3e331 // sdot v17.4s, v25.16b, v3.4b[1]
-	FLDPQ 928(R8), (F24, F25)
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f83eb10 // sdot v16.4s, v24.16b, v3.4b[2]
-	WORD $0x4f83eb31 // sdot v17.4s, v25.16b, v3.4b[2]
-	FLDPQ 992(R8), (F24, F25)
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa3eb10 // sdot v16.4s, v24.16b, v3.4b[3]
-	WORD $0x4fa3eb31 // sdot v17.4s, v25.16b, v3.4b[3]
-	FMOVQ 1056(R8), F24
-	FMOVQ 1072(R8), F25
-	MOVD R9, R11
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	FMOVQ 1024(R12), F24
+	FMOVQ 1040(R12), F25
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	FMOVS 0(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
 	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x6e39de31 // fmul v17.4s, v17.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
+	ADD $1088, R12, R12
+	ADD $72, R13, R13
+	SUBS $1, R14, R14
+	BNE half0Int8r1DOT
+	MOVD R9, R11
+	FMOVS 64(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half1Int8r1DOT:
+	VEOR V16.B16, V16.B16, V16.B16
+	VEOR V17.B16, V17.B16, V17.B16
+	FMOVQ 0(R13), F0
+	FLDPQ 32(R12), (F24, F25)
+	VEOR V31.B16, V24.B16, V24.B16
+	VEOR V31.B16, V25.B16, V25.B16
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	FLDPQ 96(R12), (F24, F25)
+	VEOR V31.B16, V24.B16, V24.B16
+	VEOR V31.B16, V25.B16, V25.B16
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	FLDPQ 160(R12), (F24, F25)
+	VEOR V31.B16, V24.B16, V24.B16
+	VEOR V31.B16, V25.B16, V25.B16
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	FLDPQ 224(R12), (F24, F25)
+	VEOR V31.B16, V24.B16, V24.B16
+	VEOR V31.B16, V25.B16, V25.B16
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	FMOVQ 16(R13), F0
+	FLDPQ 288(R12), (F24, F25)
+	VEOR V31.B16, V24.B16, V24.B16
+	VEOR V31.B16, V25.B16, V25.B16
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	FLDPQ 352(R12), (F24, F25)
+	VEOR V31.B16, V24.B16, V24.B16
+	VEOR V31.B16, V25.B16, V25.B16
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	FLDPQ 416(R12), (F24, F25)
+	VEOR V31.B16, V24.B16, V24.B16
+	VEOR V31.B16, V25.B16, V25.B16
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	FLDPQ 480(R12), (F24, F25)
+	VEOR V31.B16, V24.B16, V24.B16
+	VEOR V31.B16, V25.B16, V25.B16
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	FMOVQ 32(R13), F0
+	FLDPQ 544(R12), (F24, F25)
+	VEOR V31.B16, V24.B16, V24.B16
+	VEOR V31.B16, V25.B16, V25.B16
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	FLDPQ 608(R12), (F24, F25)
+	VEOR V31.B16, V24.B16, V24.B16
+	VEOR V31.B16, V25.B16, V25.B16
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	FLDPQ 672(R12), (F24, F25)
+	VEOR V31.B16, V24.B16, V24.B16
+	VEOR V31.B16, V25.B16, V25.B16
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	FLDPQ 736(R12), (F24, F25)
+	VEOR V31.B16, V24.B16, V24.B16
+	VEOR V31.B16, V25.B16, V25.B16
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	FMOVQ 48(R13), F0
+	FLDPQ 800(R12), (F24, F25)
+	VEOR V31.B16, V24.B16, V24.B16
+	VEOR V31.B16, V25.B16, V25.B16
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	FLDPQ 864(R12), (F24, F25)
+	VEOR V31.B16, V24.B16, V24.B16
+	VEOR V31.B16, V25.B16, V25.B16
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	FLDPQ 928(R12), (F24, F25)
+	VEOR V31.B16, V24.B16, V24.B16
+	VEOR V31.B16, V25.B16, V25.B16
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	FLDPQ 992(R12), (F24, F25)
+	VEOR V31.B16, V24.B16, V24.B16
+	VEOR V31.B16, V25.B16, V25.B16
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	FMOVQ 1056(R12), F24
+	FMOVQ 1072(R12), F25
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
+	ADD $1088, R12, R12
+	ADD $72, R13, R13
+	SUBS $1, R14, R14
+	BNE half1Int8r1DOT
+	MOVD R9, R11
+	FMOVS 64(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
 	ADD R3, R8, R8
 	ADD $64, R9, R9
 	SUBS $1, R10, R10
 	BNE blockInt8r1DOT
-	ADD $1088, R2, R2
-	ADD $72, R4, R4
-	SUBS $1, R5, R5
-	BNE groupInt8r1DOT
+	ADD $4352, R2, R2
+	ADD $288, R4, R4
+	SUBS R7, R5, R5
+	BNE spanInt8r1DOT
 	RET
 
 // func mulInt8r2DOT(y *float32, ldy int, w *byte, stride int, x *int32, groups, blocks int)
@@ -241,311 +267,341 @@ TEXT ·mulInt8r2DOT(SB), NOSPLIT, $0-56
 	LSL $2, R1, R1
 	VMOVI $128, V31.B16
 
-groupInt8r2DOT:
-	MOVD R4, R7
-	VLD1.P 64(R7), [V0.B16, V1.B16, V2.B16, V3.B16]
-	VLD1.P 64(R7), [V4.B16, V5.B16, V6.B16, V7.B16]
+spanInt8r2DOT:
+	MOVD $4, R7
+	CMP R7, R5
+	CSEL LT, R5, R7, R7
 	MOVD R2, R8
 	MOVD R0, R9
 	MOVD R6, R10
 
 blockInt8r2DOT:
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	VEOR V10.B16, V10.B16, V10.B16
+	VEOR V11.B16, V11.B16, V11.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half0Int8r2DOT:
 	VEOR V16.B16, V16.B16, V16.B16
 	VEOR V17.B16, V17.B16, V17.B16
 	VEOR V18.B16, V18.B16, V18.B16
 	VEOR V19.B16, V19.B16, V19.B16
-	FLDPQ 0(R8), (F24, F25)
+	FMOVQ 0(R13), F0
+	FMOVQ 64(R13), F1
+	FLDPQ 0(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
 	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
-	WORD $0x4f84e312 // sdot v18.4s, v24.16b, v4.4b[0]
-	WORD $0x4f84e333 // sdot v19.4s, v25.16b, v4.4b[0]
-	FLDPQ 64(R8), (F24, F25)
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	FLDPQ 64(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
 	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
-	WORD $0x4fa4e312 // sdot v18.4s, v24.16b, v4.4b[1]
-	WORD $0x4fa4e333 // sdot v19.4s, v25.16b, v4.4b[1]
-	FLDPQ 128(R8), (F24, F25)
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	FLDPQ 128(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
 	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
-	WORD $0x4f84eb12 // sdot v18.4s, v24.16b, v4.4b[2]
-	WORD $0x4f84eb33 // sdot v19.4s, v25.16b, v4.4b[2]
-	FLDPQ 192(R8), (F24, F25)
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	FLDPQ 192(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
 	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
-	WORD $0x4fa4eb12 // sdot v18.4s, v24.16b, v4.4b[3]
-	WORD $0x4fa4eb33 // sdot v19.4s, v25.16b, v4.4b[3]
-	FLDPQ 256(R8), (F24, F25)
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	FMOVQ 16(R13), F0
+	FMOVQ 80(R13), F1
+	FLDPQ 256(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f81e310 // sdot v16.4s, v24.16b, v1.4b[0]
-	WORD $0x4f81e331 // sdot v17.4s, v25.16b, v1.4b[0]
-	WORD $0x4f85e312 // sdot v18.4s, v24.16b, v5.4b[0]
-	WORD $0x4f85e333 // sdot v19.4s, v25.16b, v5.4b[0]
-	FLDPQ 320(R8), (F24, F25)
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	FLDPQ 320(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa1e310 // sdot v16.4s, v24.16b, v1.4b[1]
-	WORD $0x4fa1e331 // sdot v17.4s, v25.16b, v1.4b[1]
-	WORD $0x4fa5e312 // sdot v18.4s, v24.16b, v5.4b[1]
-	WORD $0x4fa5e333 // sdot v19.4s, v25.16b, v5.4b[1]
-	FLDPQ 384(R8), (F24, F25)
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	FLDPQ 384(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f81eb10 // sdot v16.4s, v24.16b, v1.4b[2]
-	WORD $0x4f81eb31 // sdot v17.4s, v25.16b, v1.4b[2]
-	WORD $0x4f85eb12 // sdot v18.4s, v24.16b, v5.4b[2]
-	WORD $0x4f85eb33 // sdot v19.4s, v25.16b, v5.4b[2]
-	FLDPQ 448(R8), (F24, F25)
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	FLDPQ 448(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa1eb10 // sdot v16.4s, v24.16b, v1.4b[3]
-	WORD $0x4fa1eb31 // sdot v17.4s, v25.16b, v1.4b[3]
-	WORD $0x4fa5eb12 // sdot v18.4s, v24.16b, v5.4b[3]
-	WORD $0x4fa5eb33 // sdot v19.4s, v25.16b, v5.4b[3]
-	FLDPQ 512(R8), (F24, F25)
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	FMOVQ 32(R13), F0
+	FMOVQ 96(R13), F1
+	FLDPQ 512(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f82e310 // sdot v16.4s, v24.16b, v2.4b[0]
-	WORD $0x4f82e331 // sdot v17.4s, v25.16b, v2.4b[0]
-	WORD $0x4f86e312 // sdot v18.4s, v24.16b, v6.4b[0]
-	WORD $0x4f86e333 // sdot v19.4s, v25.16b, v6.4b[0]
-	FLDPQ 576(R8), (F24, F25)
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	FLDPQ 576(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa2e310 // sdot v16.4s, v24.16b, v2.4b[1]
-	WORD $0x4fa2e331 // sdot v17.4s, v25.16b, v2.4b[1]
-	WORD $0x4fa6e312 // sdot v18.4s, v24.16b, v6.4b[1]
-	WORD $0x4fa6e333 // sdot v19.4s, v25.16b, v6.4b[1]
-	FLDPQ 640(R8), (F24, F25)
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	FLDPQ 640(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f82eb10 // sdot v16.4s, v24.16b, v2.4b[2]
-	WORD $0x4f82eb31 // sdot v17.4s, v25.16b, v2.4b[2]
-	WORD $0x4f86eb12 // sdot v18.4s, v24.16b, v6.4b[2]
-	WORD $0x4f86eb33 // sdot v19.4s, v25.16b, v6.4b[2]
-	FLDPQ 704(R8), (F24, F25)
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	FLDPQ 704(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa2eb10 // sdot v16.4s, v24.16b, v2.4b[3]
-	WORD $0x4fa2eb31 // sdot v17.4s, v25.16b, v2.4b[3]
-	WORD $0x4fa6eb12 // sdot v18.4s, v24.16b, v6.4b[3]
-	WORD $0x4fa6eb33 // sdot v19.4s, v25.16b, v6.4b[3]
-	FLDPQ 768(R8), (F24, F25)
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	FMOVQ 48(R13), F0
+	FMOVQ 112(R13), F1
+	FLDPQ 768(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f83e310 // sdot v16.4s, v24.16b, v3.4b[0]
-	WORD $0x4f83e331 // sdot v17.4s, v25.16b, v3.4b[0]
-	WORD $0x4f87e312 // sdot v18.4s, v24.16b, v7.4b[0]
-	WORD $0x4f87e333 // sdot v19.4s, v25.16b, v7.4b[0]
-	FLDPQ 832(R8), (F24, F25)
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	FLDPQ 832(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa3e310 // sdot v16.4s, v24.16b, v3.4b[1]
-	WORD $0x4fa3e331 // sdot v17.4s, v25.16b, v3.4b[1]
-	WORD $0x4fa7e312 // sdot v18.4s, v24.16b, v7.4b[1]
-	WORD $0x4fa7e333 // sdot v19.4s, v25.16b, v7.4b[1]
-	FLDPQ 896(R8), (F24, F25)
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	FLDPQ 896(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f83eb10 // sdot v16.4s, v24.16b, v3.4b[2]
-	WORD $0x4f83eb31 // sdot v17.4s, v25.16b, v3.4b[2]
-	WORD $0x4f87eb12 // sdot v18.4s, v24.16b, v7.4b[2]
-	WORD $0x4f87eb33 // sdot v19.4s, v25.16b, v7.4b[2]
-	FLDPQ 960(R8), (F24, F25)
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	FLDPQ 960(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa3eb10 // sdot v16.4s, v24.16b, v3.4b[3]
-	WORD $0x4fa3eb31 // sdot v17.4s, v25.16b, v3.4b[3]
-	WORD $0x4fa7eb12 // sdot v18.4s, v24.16b, v7.4b[3]
-	WORD $0x4fa7eb33 // sdot v19.4s, v25.16b, v7.4b[3]
-	FMOVQ 1024(R8), F24
-	FMOVQ 1040(R8), F25
-	MOVD R9, R11
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	FMOVQ 1024(R12), F24
+	FMOVQ 1040(R12), F25
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	FMOVS 0(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
 	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x6e39de31 // fmul v17.4s, v17.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	ADD R1, R11, R11
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
 	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x6e38de52 // fmul v18.4s, v18.4s, v24.4s
-	FMOVS 4(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a125b // fmla v27.4s, v18.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
+	WORD $0x4e38ce4a // fmla v10.4s, v18.4s, v24.4s
 	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
-	WORD $0x6e39de73 // fmul v19.4s, v19.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a127b // fmla v27.4s, v19.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
+	WORD $0x4e39ce6b // fmla v11.4s, v19.4s, v25.4s
+	ADD $1088, R12, R12
+	ADD $144, R13, R13
+	SUBS $1, R14, R14
+	BNE half0Int8r2DOT
+	MOVD R9, R11
+	FMOVS 128(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	ADD R1, R11, R11
+	FMOVS 132(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981159 // fmla v25.4s, v10.4s, v24.s[0]
+	WORD $0x4f98117a // fmla v26.4s, v11.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	VEOR V10.B16, V10.B16, V10.B16
+	VEOR V11.B16, V11.B16, V11.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half1Int8r2DOT:
 	VEOR V16.B16, V16.B16, V16.B16
 	VEOR V17.B16, V17.B16, V17.B16
 	VEOR V18.B16, V18.B16, V18.B16
 	VEOR V19.B16, V19.B16, V19.B16
-	FLDPQ 32(R8), (F24, F25)
+	FMOVQ 0(R13), F0
+	FMOVQ 64(R13), F1
+	FLDPQ 32(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
 	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
-	WORD $0x4f84e312 // sdot v18.4s, v24.16b, v4.4b[0]
-	WORD $0x4f84e333 // sdot v19.4s, v25.16b, v4.4b[0]
-	FLDPQ 96(R8), (F24, F25)
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	FLDPQ 96(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
 	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
-	WORD $0x4fa4e312 // sdot v18.4s, v24.16b, v4.4b[1]
-	WORD $0x4fa4e333 // sdot v19.4s, v25.16b, v4.4b[1]
-	FLDPQ 160(R8), (F24, F25)
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	FLDPQ 160(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
 	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
-	WORD $0x4f84eb12 // sdot v18.4s, v24.16b, v4.4b[2]
-	WORD $0x4f84eb33 // sdot v19.4s, v25.16b, v4.4b[2]
-	FLDPQ 224(R8), (F24, F25)
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	FLDPQ 224(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
 	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
-	WORD $0x4fa4eb12 // sdot v18.4s, v24.16b, v4.4b[3]
-	WORD $0x4fa4eb33 // sdot v19.4s, v25.16b, v4.4b[3]
-	FLDPQ 288(R8), (F24, F25)
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	FMOVQ 16(R13), F0
+	FMOVQ 80(R13), F1
+	FLDPQ 288(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f81e310 // sdot v16.4s, v24.16b, v1.4b[0]
-	WORD $0x4f81e331 // sdot v17.4s, v25.16b, v1.4b[0]
-	WORD $0x4f85e312 // sdot v18.4s, v24.16b, v5.4b[0]
-	WORD $0x4f85e333 // sdot v19.4s, v25.16b, v5.4b[0]
-	FLDPQ 352(R8), (F24, F25)
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	FLDPQ 352(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa1e310 // sdot v16.4s, v24.16b, v1.4b[1]
-	WORD $0x4fa1e331 // sdot v17.4s, v25.16b, v1.4b[1]
-	WORD $0x4fa5e312 // sdot v18.4s, v24.16b, v5.4b[1]
-	WORD $0x4fa5e333 // sdot v19.4s, v25.16b, v5.4b[1]
-	FLDPQ 416(R8), (F24, F25)
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	FLDPQ 416(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f81eb10 // sdot v16.4s, v24.16b, v1.4b[2]
-	WORD $0x4f81eb31 // sdot v17.4s, v25.16b, v1.4b[2]
-	WORD $0x4f85eb12 // sdot v18.4s, v24.16b, v5.4b[2]
-	WORD $0x4f85eb33 // sdot v19.4s, v25.16b, v5.4b[2]
-	FLDPQ 480(R8), (F24, F25)
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	FLDPQ 480(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa1eb10 // sdot v16.4s, v24.16b, v1.4b[3]
-	WORD $0x4fa1eb31 // sdot v17.4s, v25.16b, v1.4b[3]
-	WORD $0x4fa5eb12 // sdot v18.4s, v24.16b, v5.4b[3]
-	WORD $0x4fa5eb33 // sdot v19.4s, v25.16b, v5.4b[3]
-	FLDPQ 544(R8), (F24, F25)
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	FMOVQ 32(R13), F0
+	FMOVQ 96(R13), F1
+	FLDPQ 544(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f82e310 // sdot v16.4s, v24.16b, v2.4b[0]
-	WORD $0x4f82e331 // sdot v17.4s, v25.16b, v2.4b[0]
-	WORD $0x4f86e312 // sdot v18.4s, v24.16b, v6.4b[0]
-	WORD $0x4f86e333 // sdot v19.4s, v25.16b, v6.4b[0]
-	FLDPQ 608(R8), (F24, F25)
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	FLDPQ 608(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa2e310 // sdot v16.4s, v24.16b, v2.4b[1]
-	WORD $0x4fa2e331 // sdot v17.4s, v25.16b, v2.4b[1]
-	WORD $0x4fa6e312 // sdot v18.4s, v24.16b, v6.4b[1]
-	WORD $0x4fa6e333 // sdot v19.4s, v25.16b, v6.4b[1]
-	FLDPQ 672(R8), (F24, F25)
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	FLDPQ 672(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f82eb10 // sdot v16.4s, v24.16b, v2.4b[2]
-	WORD $0x4f82eb31 // sdot v17.4s, v25.16b, v2.4b[2]
-	WORD $0x4f86eb12 // sdot v18.4s, v24.16b, v6.4b[2]
-	WORD $0x4f86eb33 // sdot v19.4s, v25.16b, v6.4b[2]
-	FLDPQ 736(R8), (F24, F25)
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	FLDPQ 736(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa2eb10 // sdot v16.4s, v24.16b, v2.4b[3]
-	WORD $0x4fa2eb31 // sdot v17.4s, v25.16b, v2.4b[3]
-	WORD $0x4fa6eb12 // sdot v18.4s, v24.16b, v6.4b[3]
-	WORD $0x4fa6eb33 // sdot v19.4s, v25.16b, v6.4b[3]
-	FLDPQ 800(R8), (F24, F25)
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	FMOVQ 48(R13), F0
+	FMOVQ 112(R13), F1
+	FLDPQ 800(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f83e310 // sdot v16.4s, v24.16b, v3.4b[0]
-	WORD $0x4f83e331 // sdot v17.4s, v25.16b, v3.4b[0]
-	WORD $0x4f87e312 // sdot v18.4s, v24.16b, v7.4b[0]
-	WORD $0x4f87e333 // sdot v19.4s, v25.16b, v7.4b[0]
-	FLDPQ 864(R8), (F24, F25)
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	FLDPQ 864(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa3e310 // sdot v16.4s, v24.16b, v3.4b[1]
-	WORD $0x4fa3e331 // sdot v17.4s, v25.16b, v3.4b[1]
-	WORD $0x4fa7e312 // sdot v18.4s, v24.16b, v7.4b[1]
-	WORD $0x4fa7e333 // sdot v19.4s, v25.16b, v7.4b[1]
-	FLDPQ 928(R8), (F24, F25)
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	FLDPQ 928(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f83eb10 // sdot v16.4s, v24.16b, v3.4b[2]
-	WORD $0x4f83eb31 // sdot v17.4s, v25.16b, v3.4b[2]
-	WORD $0x4f87eb12 // sdot v18.4s, v24.16b, v7.4b[2]
-	WORD $0x4f87eb33 // sdot v19.4s, v25.16b, v7.4b[2]
-	FLDPQ 992(R8), (F24, F25)
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	FLDPQ 992(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa3eb10 // sdot v16.4s, v24.16b, v3.4b[3]
-	WORD $0x4fa3eb31 // sdot v17.4s, v25.16b, v3.4b[3]
-	WORD $0x4fa7eb12 // sdot v18.4s, v24.16b, v7.4b[3]
-	WORD $0x4fa7eb33 // sdot v19.4s, v25.16b, v7.4b[3]
-	FMOVQ 1056(R8), F24
-	FMOVQ 1072(R8), F25
-	MOVD R9, R11
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	FMOVQ 1056(R12), F24
+	FMOVQ 1072(R12), F25
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	FMOVS 0(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
 	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x6e39de31 // fmul v17.4s, v17.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
-	ADD R1, R11, R11
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
 	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x6e38de52 // fmul v18.4s, v18.4s, v24.4s
-	FMOVS 4(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a125b // fmla v27.4s, v18.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
+	WORD $0x4e38ce4a // fmla v10.4s, v18.4s, v24.4s
 	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
-	WORD $0x6e39de73 // fmul v19.4s, v19.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a127b // fmla v27.4s, v19.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
+	WORD $0x4e39ce6b // fmla v11.4s, v19.4s, v25.4s
+	ADD $1088, R12, R12
+	ADD $144, R13, R13
+	SUBS $1, R14, R14
+	BNE half1Int8r2DOT
+	MOVD R9, R11
+	FMOVS 128(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
+	ADD R1, R11, R11
+	FMOVS 132(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981159 // fmla v25.4s, v10.4s, v24.s[0]
+	WORD $0x4f98117a // fmla v26.4s, v11.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
 	ADD R3, R8, R8
 	ADD $64, R9, R9
 	SUBS $1, R10, R10
 	BNE blockInt8r2DOT
-	ADD $1088, R2, R2
-	ADD $144, R4, R4
-	SUBS $1, R5, R5
-	BNE groupInt8r2DOT
+	ADD $4352, R2, R2
+	ADD $576, R4, R4
+	SUBS R7, R5, R5
+	BNE spanInt8r2DOT
 	RET
 
 // func mulInt8r3DOT(y *float32, ldy int, w *byte, stride int, x *int32, groups, blocks int)
@@ -560,406 +616,441 @@ TEXT ·mulInt8r3DOT(SB), NOSPLIT, $0-56
 	LSL $2, R1, R1
 	VMOVI $128, V31.B16
 
-groupInt8r3DOT:
-	MOVD R4, R7
-	VLD1.P 64(R7), [V0.B16, V1.B16, V2.B16, V3.B16]
-	VLD1.P 64(R7), [V4.B16, V5.B16, V6.B16, V7.B16]
-	VLD1.P 64(R7), [V8.B16, V9.B16, V10.B16, V11.B16]
+spanInt8r3DOT:
+	MOVD $4, R7
+	CMP R7, R5
+	CSEL LT, R5, R7, R7
 	MOVD R2, R8
 	MOVD R0, R9
 	MOVD R6, R10
 
 blockInt8r3DOT:
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	VEOR V10.B16, V10.B16, V10.B16
+	VEOR V11.B16, V11.B16, V11.B16
+	VEOR V12.B16, V12.B16, V12.B16
+	VEOR V13.B16, V13.B16, V13.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half0Int8r3DOT:
 	VEOR V16.B16, V16.B16, V16.B16
 	VEOR V17.B16, V17.B16, V17.B16
 	VEOR V18.B16, V18.B16, V18.B16
 	VEOR V19.B16, V19.B16, V19.B16
 	VEOR V20.B16, V20.B16, V20.B16
 	VEOR V21.B16, V21.B16, V21.B16
-	FLDPQ 0(R8), (F24, F25)
+	FMOVQ 0(R13), F0
+	FMOVQ 64(R13), F1
+	FMOVQ 128(R13), F2
+	FLDPQ 0(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
 	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
-	WORD $0x4f84e312 // sdot v18.4s, v24.16b, v4.4b[0]
-	WORD $0x4f84e333 // sdot v19.4s, v25.16b, v4.4b[0]
-	WORD $0x4f88e314 // sdot v20.4s, v24.16b, v8.4b[0]
-	WORD $0x4f88e335 // sdot v21.4s, v25.16b, v8.4b[0]
-	FLDPQ 64(R8), (F24, F25)
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	WORD $0x4f82e314 // sdot v20.4s, v24.16b, v2.4b[0]
+	WORD $0x4f82e335 // sdot v21.4s, v25.16b, v2.4b[0]
+	FLDPQ 64(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
 	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
-	WORD $0x4fa4e312 // sdot v18.4s, v24.16b, v4.4b[1]
-	WORD $0x4fa4e333 // sdot v19.4s, v25.16b, v4.4b[1]
-	WORD $0x4fa8e314 // sdot v20.4s, v24.16b, v8.4b[1]
-	WORD $0x4fa8e335 // sdot v21.4s, v25.16b, v8.4b[1]
-	FLDPQ 128(R8), (F24, F25)
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	FLDPQ 128(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
 	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
-	WORD $0x4f84eb12 // sdot v18.4s, v24.16b, v4.4b[2]
-	WORD $0x4f84eb33 // sdot v19.4s, v25.16b, v4.4b[2]
-	WORD $0x4f88eb14 // sdot v20.4s, v24.16b, v8.4b[2]
-	WORD $0x4f88eb35 // sdot v21.4s, v25.16b, v8.4b[2]
-	FLDPQ 192(R8), (F24, F25)
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	WORD $0x4f82eb14 // sdot v20.4s, v24.16b, v2.4b[2]
+	WORD $0x4f82eb35 // sdot v21.4s, v25.16b, v2.4b[2]
+	FLDPQ 192(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
 	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
-	WORD $0x4fa4eb12 // sdot v18.4s, v24.16b, v4.4b[3]
-	WORD $0x4fa4eb33 // sdot v19.4s, v25.16b, v4.4b[3]
-	WORD $0x4fa8eb14 // sdot v20.4s, v24.16b, v8.4b[3]
-	WORD $0x4fa8eb35 // sdot v21.4s, v25.16b, v8.4b[3]
-	FLDPQ 256(R8), (F24, F25)
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	FMOVQ 16(R13), F0
+	FMOVQ 80(R13), F1
+	FMOVQ 144(R13), F2
+	FLDPQ 256(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f81e310 // sdot v16.4s, v24.16b, v1.4b[0]
-	WORD $0x4f81e331 // sdot v17.4s, v25.16b, v1.4b[0]
-	WORD $0x4f85e312 // sdot v18.4s, v24.16b, v5.4b[0]
-	WORD $0x4f85e333 // sdot v19.4s, v25.16b, v5.4b[0]
-	WORD $0x4f89e314 // sdot v20.4s, v24.16b, v9.4b[0]
-	WORD $0x4f89e335 // sdot v21.4s, v25.16b, v9.4b[0]
-	FLDPQ 320(R8), (F24, F25)
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	WORD $0x4f82e314 // sdot v20.4s, v24.16b, v2.4b[0]
+	WORD $0x4f82e335 // sdot v21.4s, v25.16b, v2.4b[0]
+	FLDPQ 320(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa1e310 // sdot v16.4s, v24.16b, v1.4b[1]
-	WORD $0x4fa1e331 // sdot v17.4s, v25.16b, v1.4b[1]
-	WORD $0x4fa5e312 // sdot v18.4s, v24.16b, v5.4b[1]
-	WORD $0x4fa5e333 // sdot v19.4s, v25.16b, v5.4b[1]
-	WORD $0x4fa9e314 // sdot v20.4s, v24.16b, v9.4b[1]
-	WORD $0x4fa9e335 // sdot v21.4s, v25.16b, v9.4b[1]
-	FLDPQ 384(R8), (F24, F25)
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	FLDPQ 384(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f81eb10 // sdot v16.4s, v24.16b, v1.4b[2]
-	WORD $0x4f81eb31 // sdot v17.4s, v25.16b, v1.4b[2]
-	WORD $0x4f85eb12 // sdot v18.4s, v24.16b, v5.4b[2]
-	WORD $0x4f85eb33 // sdot v19.4s, v25.16b, v5.4b[2]
-	WORD $0x4f89eb14 // sdot v20.4s, v24.16b, v9.4b[2]
-	WORD $0x4f89eb35 // sdot v21.4s, v25.16b, v9.4b[2]
-	FLDPQ 448(R8), (F24, F25)
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	WORD $0x4f82eb14 // sdot v20.4s, v24.16b, v2.4b[2]
+	WORD $0x4f82eb35 // sdot v21.4s, v25.16b, v2.4b[2]
+	FLDPQ 448(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa1eb10 // sdot v16.4s, v24.16b, v1.4b[3]
-	WORD $0x4fa1eb31 // sdot v17.4s, v25.16b, v1.4b[3]
-	WORD $0x4fa5eb12 // sdot v18.4s, v24.16b, v5.4b[3]
-	WORD $0x4fa5eb33 // sdot v19.4s, v25.16b, v5.4b[3]
-	WORD $0x4fa9eb14 // sdot v20.4s, v24.16b, v9.4b[3]
-	WORD $0x4fa9eb35 // sdot v21.4s, v25.16b, v9.4b[3]
-	FLDPQ 512(R8), (F24, F25)
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	FMOVQ 32(R13), F0
+	FMOVQ 96(R13), F1
+	FMOVQ 160(R13), F2
+	FLDPQ 512(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f82e310 // sdot v16.4s, v24.16b, v2.4b[0]
-	WORD $0x4f82e331 // sdot v17.4s, v25.16b, v2.4b[0]
-	WORD $0x4f86e312 // sdot v18.4s, v24.16b, v6.4b[0]
-	WORD $0x4f86e333 // sdot v19.4s, v25.16b, v6.4b[0]
-	WORD $0x4f8ae314 // sdot v20.4s, v24.16b, v10.4b[0]
-	WORD $0x4f8ae335 // sdot v21.4s, v25.16b, v10.4b[0]
-	FLDPQ 576(R8), (F24, F25)
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	WORD $0x4f82e314 // sdot v20.4s, v24.16b, v2.4b[0]
+	WORD $0x4f82e335 // sdot v21.4s, v25.16b, v2.4b[0]
+	FLDPQ 576(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa2e310 // sdot v16.4s, v24.16b, v2.4b[1]
-	WORD $0x4fa2e331 // sdot v17.4s, v25.16b, v2.4b[1]
-	WORD $0x4fa6e312 // sdot v18.4s, v24.16b, v6.4b[1]
-	WORD $0x4fa6e333 // sdot v19.4s, v25.16b, v6.4b[1]
-	WORD $0x4faae314 // sdot v20.4s, v24.16b, v10.4b[1]
-	WORD $0x4faae335 // sdot v21.4s, v25.16b, v10.4b[1]
-	FLDPQ 640(R8), (F24, F25)
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	FLDPQ 640(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f82eb10 // sdot v16.4s, v24.16b, v2.4b[2]
-	WORD $0x4f82eb31 // sdot v17.4s, v25.16b, v2.4b[2]
-	WORD $0x4f86eb12 // sdot v18.4s, v24.16b, v6.4b[2]
-	WORD $0x4f86eb33 // sdot v19.4s, v25.16b, v6.4b[2]
-	WORD $0x4f8aeb14 // sdot v20.4s, v24.16b, v10.4b[2]
-	WORD $0x4f8aeb35 // sdot v21.4s, v25.16b, v10.4b[2]
-	FLDPQ 704(R8), (F24, F25)
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	WORD $0x4f82eb14 // sdot v20.4s, v24.16b, v2.4b[2]
+	WORD $0x4f82eb35 // sdot v21.4s, v25.16b, v2.4b[2]
+	FLDPQ 704(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa2eb10 // sdot v16.4s, v24.16b, v2.4b[3]
-	WORD $0x4fa2eb31 // sdot v17.4s, v25.16b, v2.4b[3]
-	WORD $0x4fa6eb12 // sdot v18.4s, v24.16b, v6.4b[3]
-	WORD $0x4fa6eb33 // sdot v19.4s, v25.16b, v6.4b[3]
-	WORD $0x4faaeb14 // sdot v20.4s, v24.16b, v10.4b[3]
-	WORD $0x4faaeb35 // sdot v21.4s, v25.16b, v10.4b[3]
-	FLDPQ 768(R8), (F24, F25)
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	FMOVQ 48(R13), F0
+	FMOVQ 112(R13), F1
+	FMOVQ 176(R13), F2
+	FLDPQ 768(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f83e310 // sdot v16.4s, v24.16b, v3.4b[0]
-	WORD $0x4f83e331 // sdot v17.4s, v25.16b, v3.4b[0]
-	WORD $0x4f87e312 // sdot v18.4s, v24.16b, v7.4b[0]
-	WORD $0x4f87e333 // sdot v19.4s, v25.16b, v7.4b[0]
-	WORD $0x4f8be314 // sdot v20.4s, v24.16b, v11.4b[0]
-	WORD $0x4f8be335 // sdot v21.4s, v25.16b, v11.4b[0]
-	FLDPQ 832(R8), (F24, F25)
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	WORD $0x4f82e314 // sdot v20.4s, v24.16b, v2.4b[0]
+	WORD $0x4f82e335 // sdot v21.4s, v25.16b, v2.4b[0]
+	FLDPQ 832(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa3e310 // sdot v16.4s, v24.16b, v3.4b[1]
-	WORD $0x4fa3e331 // sdot v17.4s, v25.16b, v3.4b[1]
-	WORD $0x4fa7e312 // sdot v18.4s, v24.16b, v7.4b[1]
-	WORD $0x4fa7e333 // sdot v19.4s, v25.16b, v7.4b[1]
-	WORD $0x4fabe314 // sdot v20.4s, v24.16b, v11.4b[1]
-	WORD $0x4fabe335 // sdot v21.4s, v25.16b, v11.4b[1]
-	FLDPQ 896(R8), (F24, F25)
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	FLDPQ 896(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f83eb10 // sdot v16.4s, v24.16b, v3.4b[2]
-	WORD $0x4f83eb31 // sdot v17.4s, v25.16b, v3.4b[2]
-	WORD $0x4f87eb12 // sdot v18.4s, v24.16b, v7.4b[2]
-	WORD $0x4f87eb33 // sdot v19.4s, v25.16b, v7.4b[2]
-	WORD $0x4f8beb14 // sdot v20.4s, v24.16b, v11.4b[2]
-	WORD $0x4f8beb35 // sdot v21.4s, v25.16b, v11.4b[2]
-	FLDPQ 960(R8), (F24, F25)
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	WORD $0x4f82eb14 // sdot v20.4s, v24.16b, v2.4b[2]
+	WORD $0x4f82eb35 // sdot v21.4s, v25.16b, v2.4b[2]
+	FLDPQ 960(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa3eb10 // sdot v16.4s, v24.16b, v3.4b[3]
-	WORD $0x4fa3eb31 // sdot v17.4s, v25.16b, v3.4b[3]
-	WORD $0x4fa7eb12 // sdot v18.4s, v24.16b, v7.4b[3]
-	WORD $0x4fa7eb33 // sdot v19.4s, v25.16b, v7.4b[3]
-	WORD $0x4fabeb14 // sdot v20.4s, v24.16b, v11.4b[3]
-	WORD $0x4fabeb35 // sdot v21.4s, v25.16b, v11.4b[3]
-	FMOVQ 1024(R8), F24
-	FMOVQ 1040(R8), F25
-	MOVD R9, R11
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	FMOVQ 1024(R12), F24
+	FMOVQ 1040(R12), F25
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	FMOVS 0(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
 	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x6e39de31 // fmul v17.4s, v17.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	ADD R1, R11, R11
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
 	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x6e38de52 // fmul v18.4s, v18.4s, v24.4s
-	FMOVS 4(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a125b // fmla v27.4s, v18.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
+	WORD $0x4e38ce4a // fmla v10.4s, v18.4s, v24.4s
 	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
-	WORD $0x6e39de73 // fmul v19.4s, v19.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a127b // fmla v27.4s, v19.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	ADD R1, R11, R11
+	WORD $0x4e39ce6b // fmla v11.4s, v19.4s, v25.4s
 	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de94 // fmul v20.4s, v20.4s, v24.4s
-	FMOVS 8(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a129b // fmla v27.4s, v20.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
+	WORD $0x4e38ce8c // fmla v12.4s, v20.4s, v24.4s
 	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e39deb5 // fmul v21.4s, v21.4s, v25.4s
-	FMOVS 8(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a12bb // fmla v27.4s, v21.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
+	WORD $0x4e39cead // fmla v13.4s, v21.4s, v25.4s
+	ADD $1088, R12, R12
+	ADD $216, R13, R13
+	SUBS $1, R14, R14
+	BNE half0Int8r3DOT
+	MOVD R9, R11
+	FMOVS 192(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	ADD R1, R11, R11
+	FMOVS 196(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981159 // fmla v25.4s, v10.4s, v24.s[0]
+	WORD $0x4f98117a // fmla v26.4s, v11.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	ADD R1, R11, R11
+	FMOVS 200(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981199 // fmla v25.4s, v12.4s, v24.s[0]
+	WORD $0x4f9811ba // fmla v26.4s, v13.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	VEOR V10.B16, V10.B16, V10.B16
+	VEOR V11.B16, V11.B16, V11.B16
+	VEOR V12.B16, V12.B16, V12.B16
+	VEOR V13.B16, V13.B16, V13.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half1Int8r3DOT:
 	VEOR V16.B16, V16.B16, V16.B16
 	VEOR V17.B16, V17.B16, V17.B16
 	VEOR V18.B16, V18.B16, V18.B16
 	VEOR V19.B16, V19.B16, V19.B16
 	VEOR V20.B16, V20.B16, V20.B16
 	VEOR V21.B16, V21.B16, V21.B16
-	FLDPQ 32(R8), (F24, F25)
+	FMOVQ 0(R13), F0
+	FMOVQ 64(R13), F1
+	FMOVQ 128(R13), F2
+	FLDPQ 32(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
 	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
-	WORD $0x4f84e312 // sdot v18.4s, v24.16b, v4.4b[0]
-	WORD $0x4f84e333 // sdot v19.4s, v25.16b, v4.4b[0]
-	WORD $0x4f88e314 // sdot v20.4s, v24.16b, v8.4b[0]
-	WORD $0x4f88e335 // sdot v21.4s, v25.16b, v8.4b[0]
-	FLDPQ 96(R8), (F24, F25)
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	WORD $0x4f82e314 // sdot v20.4s, v24.16b, v2.4b[0]
+	WORD $0x4f82e335 // sdot v21.4s, v25.16b, v2.4b[0]
+	FLDPQ 96(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
 	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
-	WORD $0x4fa4e312 // sdot v18.4s, v24.16b, v4.4b[1]
-	WORD $0x4fa4e333 // sdot v19.4s, v25.16b, v4.4b[1]
-	WORD $0x4fa8e314 // sdot v20.4s, v24.16b, v8.4b[1]
-	WORD $0x4fa8e335 // sdot v21.4s, v25.16b, v8.4b[1]
-	FLDPQ 160(R8), (F24, F25)
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	FLDPQ 160(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
 	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
-	WORD $0x4f84eb12 // sdot v18.4s, v24.16b, v4.4b[2]
-	WORD $0x4f84eb33 // sdot v19.4s, v25.16b, v4.4b[2]
-	WORD $0x4f88eb14 // sdot v20.4s, v24.16b, v8.4b[2]
-	WORD $0x4f88eb35 // sdot v21.4s, v25.16b, v8.4b[2]
-	FLDPQ 224(R8), (F24, F25)
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	WORD $0x4f82eb14 // sdot v20.4s, v24.16b, v2.4b[2]
+	WORD $0x4f82eb35 // sdot v21.4s, v25.16b, v2.4b[2]
+	FLDPQ 224(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
 	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
-	WORD $0x4fa4eb12 // sdot v18.4s, v24.16b, v4.4b[3]
-	WORD $0x4fa4eb33 // sdot v19.4s, v25.16b, v4.4b[3]
-	WORD $0x4fa8eb14 // sdot v20.4s, v24.16b, v8.4b[3]
-	WORD $0x4fa8eb35 // sdot v21.4s, v25.16b, v8.4b[3]
-	FLDPQ 288(R8), (F24, F25)
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	FMOVQ 16(R13), F0
+	FMOVQ 80(R13), F1
+	FMOVQ 144(R13), F2
+	FLDPQ 288(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f81e310 // sdot v16.4s, v24.16b, v1.4b[0]
-	WORD $0x4f81e331 // sdot v17.4s, v25.16b, v1.4b[0]
-	WORD $0x4f85e312 // sdot v18.4s, v24.16b, v5.4b[0]
-	WORD $0x4f85e333 // sdot v19.4s, v25.16b, v5.4b[0]
-	WORD $0x4f89e314 // sdot v20.4s, v24.16b, v9.4b[0]
-	WORD $0x4f89e335 // sdot v21.4s, v25.16b, v9.4b[0]
-	FLDPQ 352(R8), (F24, F25)
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	WORD $0x4f82e314 // sdot v20.4s, v24.16b, v2.4b[0]
+	WORD $0x4f82e335 // sdot v21.4s, v25.16b, v2.4b[0]
+	FLDPQ 352(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa1e310 // sdot v16.4s, v24.16b, v1.4b[1]
-	WORD $0x4fa1e331 // sdot v17.4s, v25.16b, v1.4b[1]
-	WORD $0x4fa5e312 // sdot v18.4s, v24.16b, v5.4b[1]
-	WORD $0x4fa5e333 // sdot v19.4s, v25.16b, v5.4b[1]
-	WORD $0x4fa9e314 // sdot v20.4s, v24.16b, v9.4b[1]
-	WORD $0x4fa9e335 // sdot v21.4s, v25.16b, v9.4b[1]
-	FLDPQ 416(R8), (F24, F25)
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	FLDPQ 416(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f81eb10 // sdot v16.4s, v24.16b, v1.4b[2]
-	WORD $0x4f81eb31 // sdot v17.4s, v25.16b, v1.4b[2]
-	WORD $0x4f85eb12 // sdot v18.4s, v24.16b, v5.4b[2]
-	WORD $0x4f85eb33 // sdot v19.4s, v25.16b, v5.4b[2]
-	WORD $0x4f89eb14 // sdot v20.4s, v24.16b, v9.4b[2]
-	WORD $0x4f89eb35 // sdot v21.4s, v25.16b, v9.4b[2]
-	FLDPQ 480(R8), (F24, F25)
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	WORD $0x4f82eb14 // sdot v20.4s, v24.16b, v2.4b[2]
+	WORD $0x4f82eb35 // sdot v21.4s, v25.16b, v2.4b[2]
+	FLDPQ 480(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa1eb10 // sdot v16.4s, v24.16b, v1.4b[3]
-	WORD $0x4fa1eb31 // sdot v17.4s, v25.16b, v1.4b[3]
-	WORD $0x4fa5eb12 // sdot v18.4s, v24.16b, v5.4b[3]
-	WORD $0x4fa5eb33 // sdot v19.4s, v25.16b, v5.4b[3]
-	WORD $0x4fa9eb14 // sdot v20.4s, v24.16b, v9.4b[3]
-	WORD $0x4fa9eb35 // sdot v21.4s, v25.16b, v9.4b[3]
-	FLDPQ 544(R8), (F24, F25)
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	FMOVQ 32(R13), F0
+	FMOVQ 96(R13), F1
+	FMOVQ 160(R13), F2
+	FLDPQ 544(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f82e310 // sdot v16.4s, v24.16b, v2.4b[0]
-	WORD $0x4f82e331 // sdot v17.4s, v25.16b, v2.4b[0]
-	WORD $0x4f86e312 // sdot v18.4s, v24.16b, v6.4b[0]
-	WORD $0x4f86e333 // sdot v19.4s, v25.16b, v6.4b[0]
-	WORD $0x4f8ae314 // sdot v20.4s, v24.16b, v10.4b[0]
-	WORD $0x4f8ae335 // sdot v21.4s, v25.16b, v10.4b[0]
-	FLDPQ 608(R8), (F24, F25)
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	WORD $0x4f82e314 // sdot v20.4s, v24.16b, v2.4b[0]
+	WORD $0x4f82e335 // sdot v21.4s, v25.16b, v2.4b[0]
+	FLDPQ 608(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa2e310 // sdot v16.4s, v24.16b, v2.4b[1]
-	WORD $0x4fa2e331 // sdot v17.4s, v25.16b, v2.4b[1]
-	WORD $0x4fa6e312 // sdot v18.4s, v24.16b, v6.4b[1]
-	WORD $0x4fa6e333 // sdot v19.4s, v25.16b, v6.4b[1]
-	WORD $0x4faae314 // sdot v20.4s, v24.16b, v10.4b[1]
-	WORD $0x4faae335 // sdot v21.4s, v25.16b, v10.4b[1]
-	FLDPQ 672(R8), (F24, F25)
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	FLDPQ 672(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f82eb10 // sdot v16.4s, v24.16b, v2.4b[2]
-	WORD $0x4f82eb31 // sdot v17.4s, v25.16b, v2.4b[2]
-	WORD $0x4f86eb12 // sdot v18.4s, v24.16b, v6.4b[2]
-	WORD $0x4f86eb33 // sdot v19.4s, v25.16b, v6.4b[2]
-	WORD $0x4f8aeb14 // sdot v20.4s, v24.16b, v10.4b[2]
-	WORD $0x4f8aeb35 // sdot v21.4s, v25.16b, v10.4b[2]
-	FLDPQ 736(R8), (F24, F25)
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	WORD $0x4f82eb14 // sdot v20.4s, v24.16b, v2.4b[2]
+	WORD $0x4f82eb35 // sdot v21.4s, v25.16b, v2.4b[2]
+	FLDPQ 736(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa2eb10 // sdot v16.4s, v24.16b, v2.4b[3]
-	WORD $0x4fa2eb31 // sdot v17.4s, v25.16b, v2.4b[3]
-	WORD $0x4fa6eb12 // sdot v18.4s, v24.16b, v6.4b[3]
-	WORD $0x4fa6eb33 // sdot v19.4s, v25.16b, v6.4b[3]
-	WORD $0x4faaeb14 // sdot v20.4s, v24.16b, v10.4b[3]
-	WORD $0x4faaeb35 // sdot v21.4s, v25.16b, v10.4b[3]
-	FLDPQ 800(R8), (F24, F25)
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	FMOVQ 48(R13), F0
+	FMOVQ 112(R13), F1
+	FMOVQ 176(R13), F2
+	FLDPQ 800(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f83e310 // sdot v16.4s, v24.16b, v3.4b[0]
-	WORD $0x4f83e331 // sdot v17.4s, v25.16b, v3.4b[0]
-	WORD $0x4f87e312 // sdot v18.4s, v24.16b, v7.4b[0]
-	WORD $0x4f87e333 // sdot v19.4s, v25.16b, v7.4b[0]
-	WORD $0x4f8be314 // sdot v20.4s, v24.16b, v11.4b[0]
-	WORD $0x4f8be335 // sdot v21.4s, v25.16b, v11.4b[0]
-	FLDPQ 864(R8), (F24, F25)
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	WORD $0x4f82e314 // sdot v20.4s, v24.16b, v2.4b[0]
+	WORD $0x4f82e335 // sdot v21.4s, v25.16b, v2.4b[0]
+	FLDPQ 864(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa3e310 // sdot v16.4s, v24.16b, v3.4b[1]
-	WORD $0x4fa3e331 // sdot v17.4s, v25.16b, v3.4b[1]
-	WORD $0x4fa7e312 // sdot v18.4s, v24.16b, v7.4b[1]
-	WORD $0x4fa7e333 // sdot v19.4s, v25.16b, v7.4b[1]
-	WORD $0x4fabe314 // sdot v20.4s, v24.16b, v11.4b[1]
-	WORD $0x4fabe335 // sdot v21.4s, v25.16b, v11.4b[1]
-	FLDPQ 928(R8), (F24, F25)
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	FLDPQ 928(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f83eb10 // sdot v16.4s, v24.16b, v3.4b[2]
-	WORD $0x4f83eb31 // sdot v17.4s, v25.16b, v3.4b[2]
-	WORD $0x4f87eb12 // sdot v18.4s, v24.16b, v7.4b[2]
-	WORD $0x4f87eb33 // sdot v19.4s, v25.16b, v7.4b[2]
-	WORD $0x4f8beb14 // sdot v20.4s, v24.16b, v11.4b[2]
-	WORD $0x4f8beb35 // sdot v21.4s, v25.16b, v11.4b[2]
-	FLDPQ 992(R8), (F24, F25)
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	WORD $0x4f82eb14 // sdot v20.4s, v24.16b, v2.4b[2]
+	WORD $0x4f82eb35 // sdot v21.4s, v25.16b, v2.4b[2]
+	FLDPQ 992(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa3eb10 // sdot v16.4s, v24.16b, v3.4b[3]
-	WORD $0x4fa3eb31 // sdot v17.4s, v25.16b, v3.4b[3]
-	WORD $0x4fa7eb12 // sdot v18.4s, v24.16b, v7.4b[3]
-	WORD $0x4fa7eb33 // sdot v19.4s, v25.16b, v7.4b[3]
-	WORD $0x4fabeb14 // sdot v20.4s, v24.16b, v11.4b[3]
-	WORD $0x4fabeb35 // sdot v21.4s, v25.16b, v11.4b[3]
-	FMOVQ 1056(R8), F24
-	FMOVQ 1072(R8), F25
-	MOVD R9, R11
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	FMOVQ 1056(R12), F24
+	FMOVQ 1072(R12), F25
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	FMOVS 0(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
 	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x6e39de31 // fmul v17.4s, v17.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
-	ADD R1, R11, R11
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
 	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x6e38de52 // fmul v18.4s, v18.4s, v24.4s
-	FMOVS 4(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a125b // fmla v27.4s, v18.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
+	WORD $0x4e38ce4a // fmla v10.4s, v18.4s, v24.4s
 	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
-	WORD $0x6e39de73 // fmul v19.4s, v19.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a127b // fmla v27.4s, v19.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
-	ADD R1, R11, R11
+	WORD $0x4e39ce6b // fmla v11.4s, v19.4s, v25.4s
 	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de94 // fmul v20.4s, v20.4s, v24.4s
-	FMOVS 8(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a129b // fmla v27.4s, v20.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
+	WORD $0x4e38ce8c // fmla v12.4s, v20.4s, v24.4s
 	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e39deb5 // fmul v21.4s, v21.4s, v25.4s
-	FMOVS 8(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a12bb // fmla v27.4s, v21.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
+	WORD $0x4e39cead // fmla v13.4s, v21.4s, v25.4s
+	ADD $1088, R12, R12
+	ADD $216, R13, R13
+	SUBS $1, R14, R14
+	BNE half1Int8r3DOT
+	MOVD R9, R11
+	FMOVS 192(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
+	ADD R1, R11, R11
+	FMOVS 196(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981159 // fmla v25.4s, v10.4s, v24.s[0]
+	WORD $0x4f98117a // fmla v26.4s, v11.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
+	ADD R1, R11, R11
+	FMOVS 200(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981199 // fmla v25.4s, v12.4s, v24.s[0]
+	WORD $0x4f9811ba // fmla v26.4s, v13.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
 	ADD R3, R8, R8
 	ADD $64, R9, R9
 	SUBS $1, R10, R10
 	BNE blockInt8r3DOT
-	ADD $1088, R2, R2
-	ADD $216, R4, R4
-	SUBS $1, R5, R5
-	BNE groupInt8r3DOT
+	ADD $4352, R2, R2
+	ADD $864, R4, R4
+	SUBS R7, R5, R5
+	BNE spanInt8r3DOT
 	RET
 
 // func mulInt8r4DOT(y *float32, ldy int, w *byte, stride int, x *int32, groups, blocks int)
@@ -974,17 +1065,28 @@ TEXT ·mulInt8r4DOT(SB), NOSPLIT, $0-56
 	LSL $2, R1, R1
 	VMOVI $128, V31.B16
 
-groupInt8r4DOT:
-	MOVD R4, R7
-	VLD1.P 64(R7), [V0.B16, V1.B16, V2.B16, V3.B16]
-	VLD1.P 64(R7), [V4.B16, V5.B16, V6.B16, V7.B16]
-	VLD1.P 64(R7), [V8.B16, V9.B16, V10.B16, V11.B16]
-	VLD1.P 64(R7), [V12.B16, V13.B16, V14.B16, V15.B16]
+spanInt8r4DOT:
+	MOVD $4, R7
+	CMP R7, R5
+	CSEL LT, R5, R7, R7
 	MOVD R2, R8
 	MOVD R0, R9
 	MOVD R6, R10
 
 blockInt8r4DOT:
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	VEOR V10.B16, V10.B16, V10.B16
+	VEOR V11.B16, V11.B16, V11.B16
+	VEOR V12.B16, V12.B16, V12.B16
+	VEOR V13.B16, V13.B16, V13.B16
+	VEOR V14.B16, V14.B16, V14.B16
+	VEOR V15.B16, V15.B16, V15.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half0Int8r4DOT:
 	VEOR V16.B16, V16.B16, V16.B16
 	VEOR V17.B16, V17.B16, V17.B16
 	VEOR V18.B16, V18.B16, V18.B16
@@ -993,236 +1095,257 @@ blockInt8r4DOT:
 	VEOR V21.B16, V21.B16, V21.B16
 	VEOR V22.B16, V22.B16, V22.B16
 	VEOR V23.B16, V23.B16, V23.B16
-	FLDPQ 0(R8), (F24, F25)
+	FMOVQ 0(R13), F0
+	FMOVQ 64(R13), F1
+	FMOVQ 128(R13), F2
+	FMOVQ 192(R13), F3
+	FLDPQ 0(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
 	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
-	WORD $0x4f84e312 // sdot v18.4s, v24.16b, v4.4b[0]
-	WORD $0x4f84e333 // sdot v19.4s, v25.16b, v4.4b[0]
-	WORD $0x4f88e314 // sdot v20.4s, v24.16b, v8.4b[0]
-	WORD $0x4f88e335 // sdot v21.4s, v25.16b, v8.4b[0]
-	WORD $0x4f8ce316 // sdot v22.4s, v24.16b, v12.4b[0]
-	WORD $0x4f8ce337 // sdot v23.4s, v25.16b, v12.4b[0]
-	FLDPQ 64(R8), (F24, F25)
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	WORD $0x4f82e314 // sdot v20.4s, v24.16b, v2.4b[0]
+	WORD $0x4f82e335 // sdot v21.4s, v25.16b, v2.4b[0]
+	WORD $0x4f83e316 // sdot v22.4s, v24.16b, v3.4b[0]
+	WORD $0x4f83e337 // sdot v23.4s, v25.16b, v3.4b[0]
+	FLDPQ 64(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
 	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
-	WORD $0x4fa4e312 // sdot v18.4s, v24.16b, v4.4b[1]
-	WORD $0x4fa4e333 // sdot v19.4s, v25.16b, v4.4b[1]
-	WORD $0x4fa8e314 // sdot v20.4s, v24.16b, v8.4b[1]
-	WORD $0x4fa8e335 // sdot v21.4s, v25.16b, v8.4b[1]
-	WORD $0x4face316 // sdot v22.4s, v24.16b, v12.4b[1]
-	WORD $0x4face337 // sdot v23.4s, v25.16b, v12.4b[1]
-	FLDPQ 128(R8), (F24, F25)
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	WORD $0x4fa3e316 // sdot v22.4s, v24.16b, v3.4b[1]
+	WORD $0x4fa3e337 // sdot v23.4s, v25.16b, v3.4b[1]
+	FLDPQ 128(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
 	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
-	WORD $0x4f84eb12 // sdot v18.4s, v24.16b, v4.4b[2]
-	WORD $0x4f84eb33 // sdot v19.4s, v25.16b, v4.4b[2]
-	WORD $0x4f88eb14 // sdot v20.4s, v24.16b, v8.4b[2]
-	WORD $0x4f88eb35 // sdot v21.4s, v25.16b, v8.4b[2]
-	WORD $0x4f8ceb16 // sdot v22.4s, v24.16b, v12.4b[2]
-	WORD $0x4f8ceb37 // sdot v23.4s, v25.16b, v12.4b[2]
-	FLDPQ 192(R8), (F24, F25)
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	WORD $0x4f82eb14 // sdot v20.4s, v24.16b, v2.4b[2]
+	WORD $0x4f82eb35 // sdot v21.4s, v25.16b, v2.4b[2]
+	WORD $0x4f83eb16 // sdot v22.4s, v24.16b, v3.4b[2]
+	WORD $0x4f83eb37 // sdot v23.4s, v25.16b, v3.4b[2]
+	FLDPQ 192(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
 	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
-	WORD $0x4fa4eb12 // sdot v18.4s, v24.16b, v4.4b[3]
-	WORD $0x4fa4eb33 // sdot v19.4s, v25.16b, v4.4b[3]
-	WORD $0x4fa8eb14 // sdot v20.4s, v24.16b, v8.4b[3]
-	WORD $0x4fa8eb35 // sdot v21.4s, v25.16b, v8.4b[3]
-	WORD $0x4faceb16 // sdot v22.4s, v24.16b, v12.4b[3]
-	WORD $0x4faceb37 // sdot v23.4s, v25.16b, v12.4b[3]
-	FLDPQ 256(R8), (F24, F25)
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	WORD $0x4fa3eb16 // sdot v22.4s, v24.16b, v3.4b[3]
+	WORD $0x4fa3eb37 // sdot v23.4s, v25.16b, v3.4b[3]
+	FMOVQ 16(R13), F0
+	FMOVQ 80(R13), F1
+	FMOVQ 144(R13), F2
+	FMOVQ 208(R13), F3
+	FLDPQ 256(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f81e310 // sdot v16.4s, v24.16b, v1.4b[0]
-	WORD $0x4f81e331 // sdot v17.4s, v25.16b, v1.4b[0]
-	WORD $0x4f85e312 // sdot v18.4s, v24.16b, v5.4b[0]
-	WORD $0x4f85e333 // sdot v19.4s, v25.16b, v5.4b[0]
-	WORD $0x4f89e314 // sdot v20.4s, v24.16b, v9.4b[0]
-	WORD $0x4f89e335 // sdot v21.4s, v25.16b, v9.4b[0]
-	WORD $0x4f8de316 // sdot v22.4s, v24.16b, v13.4b[0]
-	WORD $0x4f8de337 // sdot v23.4s, v25.16b, v13.4b[0]
-	FLDPQ 320(R8), (F24, F25)
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	WORD $0x4f82e314 // sdot v20.4s, v24.16b, v2.4b[0]
+	WORD $0x4f82e335 // sdot v21.4s, v25.16b, v2.4b[0]
+	WORD $0x4f83e316 // sdot v22.4s, v24.16b, v3.4b[0]
+	WORD $0x4f83e337 // sdot v23.4s, v25.16b, v3.4b[0]
+	FLDPQ 320(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa1e310 // sdot v16.4s, v24.16b, v1.4b[1]
-	WORD $0x4fa1e331 // sdot v17.4s, v25.16b, v1.4b[1]
-	WORD $0x4fa5e312 // sdot v18.4s, v24.16b, v5.4b[1]
-	WORD $0x4fa5e333 // sdot v19.4s, v25.16b, v5.4b[1]
-	WORD $0x4fa9e314 // sdot v20.4s, v24.16b, v9.4b[1]
-	WORD $0x4fa9e335 // sdot v21.4s, v25.16b, v9.4b[1]
-	WORD $0x4fade316 // sdot v22.4s, v24.16b, v13.4b[1]
-	WORD $0x4fade337 // sdot v23.4s, v25.16b, v13.4b[1]
-	FLDPQ 384(R8), (F24, F25)
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	WORD $0x4fa3e316 // sdot v22.4s, v24.16b, v3.4b[1]
+	WORD $0x4fa3e337 // sdot v23.4s, v25.16b, v3.4b[1]
+	FLDPQ 384(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f81eb10 // sdot v16.4s, v24.16b, v1.4b[2]
-	WORD $0x4f81eb31 // sdot v17.4s, v25.16b, v1.4b[2]
-	WORD $0x4f85eb12 // sdot v18.4s, v24.16b, v5.4b[2]
-	WORD $0x4f85eb33 // sdot v19.4s, v25.16b, v5.4b[2]
-	WORD $0x4f89eb14 // sdot v20.4s, v24.16b, v9.4b[2]
-	WORD $0x4f89eb35 // sdot v21.4s, v25.16b, v9.4b[2]
-	WORD $0x4f8deb16 // sdot v22.4s, v24.16b, v13.4b[2]
-	WORD $0x4f8deb37 // sdot v23.4s, v25.16b, v13.4b[2]
-	FLDPQ 448(R8), (F24, F25)
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	WORD $0x4f82eb14 // sdot v20.4s, v24.16b, v2.4b[2]
+	WORD $0x4f82eb35 // sdot v21.4s, v25.16b, v2.4b[2]
+	WORD $0x4f83eb16 // sdot v22.4s, v24.16b, v3.4b[2]
+	WORD $0x4f83eb37 // sdot v23.4s, v25.16b, v3.4b[2]
+	FLDPQ 448(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa1eb10 // sdot v16.4s, v24.16b, v1.4b[3]
-	WORD $0x4fa1eb31 // sdot v17.4s, v25.16b, v1.4b[3]
-	WORD $0x4fa5eb12 // sdot v18.4s, v24.16b, v5.4b[3]
-	WORD $0x4fa5eb33 // sdot v19.4s, v25.16b, v5.4b[3]
-	WORD $0x4fa9eb14 // sdot v20.4s, v24.16b, v9.4b[3]
-	WORD $0x4fa9eb35 // sdot v21.4s, v25.16b, v9.4b[3]
-	WORD $0x4fadeb16 // sdot v22.4s, v24.16b, v13.4b[3]
-	WORD $0x4fadeb37 // sdot v23.4s, v25.16b, v13.4b[3]
-	FLDPQ 512(R8), (F24, F25)
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	WORD $0x4fa3eb16 // sdot v22.4s, v24.16b, v3.4b[3]
+	WORD $0x4fa3eb37 // sdot v23.4s, v25.16b, v3.4b[3]
+	FMOVQ 32(R13), F0
+	FMOVQ 96(R13), F1
+	FMOVQ 160(R13), F2
+	FMOVQ 224(R13), F3
+	FLDPQ 512(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f82e310 // sdot v16.4s, v24.16b, v2.4b[0]
-	WORD $0x4f82e331 // sdot v17.4s, v25.16b, v2.4b[0]
-	WORD $0x4f86e312 // sdot v18.4s, v24.16b, v6.4b[0]
-	WORD $0x4f86e333 // sdot v19.4s, v25.16b, v6.4b[0]
-	WORD $0x4f8ae314 // sdot v20.4s, v24.16b, v10.4b[0]
-	WORD $0x4f8ae335 // sdot v21.4s, v25.16b, v10.4b[0]
-	WORD $0x4f8ee316 // sdot v22.4s, v24.16b, v14.4b[0]
-	WORD $0x4f8ee337 // sdot v23.4s, v25.16b, v14.4b[0]
-	FLDPQ 576(R8), (F24, F25)
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	WORD $0x4f82e314 // sdot v20.4s, v24.16b, v2.4b[0]
+	WORD $0x4f82e335 // sdot v21.4s, v25.16b, v2.4b[0]
+	WORD $0x4f83e316 // sdot v22.4s, v24.16b, v3.4b[0]
+	WORD $0x4f83e337 // sdot v23.4s, v25.16b, v3.4b[0]
+	FLDPQ 576(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa2e310 // sdot v16.4s, v24.16b, v2.4b[1]
-	WORD $0x4fa2e331 // sdot v17.4s, v25.16b, v2.4b[1]
-	WORD $0x4fa6e312 // sdot v18.4s, v24.16b, v6.4b[1]
-	WORD $0x4fa6e333 // sdot v19.4s, v25.16b, v6.4b[1]
-	WORD $0x4faae314 // sdot v20.4s, v24.16b, v10.4b[1]
-	WORD $0x4faae335 // sdot v21.4s, v25.16b, v10.4b[1]
-	WORD $0x4faee316 // sdot v22.4s, v24.16b, v14.4b[1]
-	WORD $0x4faee337 // sdot v23.4s, v25.16b, v14.4b[1]
-	FLDPQ 640(R8), (F24, F25)
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	WORD $0x4fa3e316 // sdot v22.4s, v24.16b, v3.4b[1]
+	WORD $0x4fa3e337 // sdot v23.4s, v25.16b, v3.4b[1]
+	FLDPQ 640(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f82eb10 // sdot v16.4s, v24.16b, v2.4b[2]
-	WORD $0x4f82eb31 // sdot v17.4s, v25.16b, v2.4b[2]
-	WORD $0x4f86eb12 // sdot v18.4s, v24.16b, v6.4b[2]
-	WORD $0x4f86eb33 // sdot v19.4s, v25.16b, v6.4b[2]
-	WORD $0x4f8aeb14 // sdot v20.4s, v24.16b, v10.4b[2]
-	WORD $0x4f8aeb35 // sdot v21.4s, v25.16b, v10.4b[2]
-	WORD $0x4f8eeb16 // sdot v22.4s, v24.16b, v14.4b[2]
-	WORD $0x4f8eeb37 // sdot v23.4s, v25.16b, v14.4b[2]
-	FLDPQ 704(R8), (F24, F25)
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	WORD $0x4f82eb14 // sdot v20.4s, v24.16b, v2.4b[2]
+	WORD $0x4f82eb35 // sdot v21.4s, v25.16b, v2.4b[2]
+	WORD $0x4f83eb16 // sdot v22.4s, v24.16b, v3.4b[2]
+	WORD $0x4f83eb37 // sdot v23.4s, v25.16b, v3.4b[2]
+	FLDPQ 704(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa2eb10 // sdot v16.4s, v24.16b, v2.4b[3]
-	WORD $0x4fa2eb31 // sdot v17.4s, v25.16b, v2.4b[3]
-	WORD $0x4fa6eb12 // sdot v18.4s, v24.16b, v6.4b[3]
-	WORD $0x4fa6eb33 // sdot v19.4s, v25.16b, v6.4b[3]
-	WORD $0x4faaeb14 // sdot v20.4s, v24.16b, v10.4b[3]
-	WORD $0x4faaeb35 // sdot v21.4s, v25.16b, v10.4b[3]
-	WORD $0x4faeeb16 // sdot v22.4s, v24.16b, v14.4b[3]
-	WORD $0x4faeeb37 // sdot v23.4s, v25.16b, v14.4b[3]
-	FLDPQ 768(R8), (F24, F25)
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	WORD $0x4fa3eb16 // sdot v22.4s, v24.16b, v3.4b[3]
+	WORD $0x4fa3eb37 // sdot v23.4s, v25.16b, v3.4b[3]
+	FMOVQ 48(R13), F0
+	FMOVQ 112(R13), F1
+	FMOVQ 176(R13), F2
+	FMOVQ 240(R13), F3
+	FLDPQ 768(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f83e310 // sdot v16.4s, v24.16b, v3.4b[0]
-	WORD $0x4f83e331 // sdot v17.4s, v25.16b, v3.4b[0]
-	WORD $0x4f87e312 // sdot v18.4s, v24.16b, v7.4b[0]
-	WORD $0x4f87e333 // sdot v19.4s, v25.16b, v7.4b[0]
-	WORD $0x4f8be314 // sdot v20.4s, v24.16b, v11.4b[0]
-	WORD $0x4f8be335 // sdot v21.4s, v25.16b, v11.4b[0]
-	WORD $0x4f8fe316 // sdot v22.4s, v24.16b, v15.4b[0]
-	WORD $0x4f8fe337 // sdot v23.4s, v25.16b, v15.4b[0]
-	FLDPQ 832(R8), (F24, F25)
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	WORD $0x4f82e314 // sdot v20.4s, v24.16b, v2.4b[0]
+	WORD $0x4f82e335 // sdot v21.4s, v25.16b, v2.4b[0]
+	WORD $0x4f83e316 // sdot v22.4s, v24.16b, v3.4b[0]
+	WORD $0x4f83e337 // sdot v23.4s, v25.16b, v3.4b[0]
+	FLDPQ 832(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa3e310 // sdot v16.4s, v24.16b, v3.4b[1]
-	WORD $0x4fa3e331 // sdot v17.4s, v25.16b, v3.4b[1]
-	WORD $0x4fa7e312 // sdot v18.4s, v24.16b, v7.4b[1]
-	WORD $0x4fa7e333 // sdot v19.4s, v25.16b, v7.4b[1]
-	WORD $0x4fabe314 // sdot v20.4s, v24.16b, v11.4b[1]
-	WORD $0x4fabe335 // sdot v21.4s, v25.16b, v11.4b[1]
-	WORD $0x4fafe316 // sdot v22.4s, v24.16b, v15.4b[1]
-	WORD $0x4fafe337 // sdot v23.4s, v25.16b, v15.4b[1]
-	FLDPQ 896(R8), (F24, F25)
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	WORD $0x4fa3e316 // sdot v22.4s, v24.16b, v3.4b[1]
+	WORD $0x4fa3e337 // sdot v23.4s, v25.16b, v3.4b[1]
+	FLDPQ 896(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f83eb10 // sdot v16.4s, v24.16b, v3.4b[2]
-	WORD $0x4f83eb31 // sdot v17.4s, v25.16b, v3.4b[2]
-	WORD $0x4f87eb12 // sdot v18.4s, v24.16b, v7.4b[2]
-	WORD $0x4f87eb33 // sdot v19.4s, v25.16b, v7.4b[2]
-	WORD $0x4f8beb14 // sdot v20.4s, v24.16b, v11.4b[2]
-	WORD $0x4f8beb35 // sdot v21.4s, v25.16b, v11.4b[2]
-	WORD $0x4f8feb16 // sdot v22.4s, v24.16b, v15.4b[2]
-	WORD $0x4f8feb37 // sdot v23.4s, v25.16b, v15.4b[2]
-	FLDPQ 960(R8), (F24, F25)
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	WORD $0x4f82eb14 // sdot v20.4s, v24.16b, v2.4b[2]
+	WORD $0x4f82eb35 // sdot v21.4s, v25.16b, v2.4b[2]
+	WORD $0x4f83eb16 // sdot v22.4s, v24.16b, v3.4b[2]
+	WORD $0x4f83eb37 // sdot v23.4s, v25.16b, v3.4b[2]
+	FLDPQ 960(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa3eb10 // sdot v16.4s, v24.16b, v3.4b[3]
-	WORD $0x4fa3eb31 // sdot v17.4s, v25.16b, v3.4b[3]
-	WORD $0x4fa7eb12 // sdot v18.4s, v24.16b, v7.4b[3]
-	WORD $0x4fa7eb33 // sdot v19.4s, v25.16b, v7.4b[3]
-	WORD $0x4fabeb14 // sdot v20.4s, v24.16b, v11.4b[3]
-	WORD $0x4fabeb35 // sdot v21.4s, v25.16b, v11.4b[3]
-	WORD $0x4fafeb16 // sdot v22.4s, v24.16b, v15.4b[3]
-	WORD $0x4fafeb37 // sdot v23.4s, v25.16b, v15.4b[3]
-	FMOVQ 1024(R8), F24
-	FMOVQ 1040(R8), F25
-	MOVD R9, R11
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	WORD $0x4fa3eb16 // sdot v22.4s, v24.16b, v3.4b[3]
+	WORD $0x4fa3eb37 // sdot v23.4s, v25.16b, v3.4b[3]
+	FMOVQ 1024(R12), F24
+	FMOVQ 1040(R12), F25
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	FMOVS 0(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
 	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x6e39de31 // fmul v17.4s, v17.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	ADD R1, R11, R11
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
 	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x6e38de52 // fmul v18.4s, v18.4s, v24.4s
-	FMOVS 4(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a125b // fmla v27.4s, v18.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
+	WORD $0x4e38ce4a // fmla v10.4s, v18.4s, v24.4s
 	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
-	WORD $0x6e39de73 // fmul v19.4s, v19.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a127b // fmla v27.4s, v19.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	ADD R1, R11, R11
+	WORD $0x4e39ce6b // fmla v11.4s, v19.4s, v25.4s
 	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de94 // fmul v20.4s, v20.4s, v24.4s
-	FMOVS 8(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a129b // fmla v27.4s, v20.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
+	WORD $0x4e38ce8c // fmla v12.4s, v20.4s, v24.4s
 	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e39deb5 // fmul v21.4s, v21.4s, v25.4s
-	FMOVS 8(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a12bb // fmla v27.4s, v21.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	ADD R1, R11, R11
+	WORD $0x4e39cead // fmla v13.4s, v21.4s, v25.4s
 	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
-	WORD $0x6e38ded6 // fmul v22.4s, v22.4s, v24.4s
-	FMOVS 12(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a12db // fmla v27.4s, v22.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
+	WORD $0x4e38cece // fmla v14.4s, v22.4s, v24.4s
 	WORD $0x4e21daf7 // scvtf v23.4s, v23.4s
-	WORD $0x6e39def7 // fmul v23.4s, v23.4s, v25.4s
-	FMOVS 12(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a12fb // fmla v27.4s, v23.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
+	WORD $0x4e39ceef // fmla v15.4s, v23.4s, v25.4s
+	ADD $1088, R12, R12
+	ADD $288, R13, R13
+	SUBS $1, R14, R14
+	BNE half0Int8r4DOT
+	MOVD R9, R11
+	FMOVS 256(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	ADD R1, R11, R11
+	FMOVS 260(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981159 // fmla v25.4s, v10.4s, v24.s[0]
+	WORD $0x4f98117a // fmla v26.4s, v11.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	ADD R1, R11, R11
+	FMOVS 264(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981199 // fmla v25.4s, v12.4s, v24.s[0]
+	WORD $0x4f9811ba // fmla v26.4s, v13.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	ADD R1, R11, R11
+	FMOVS 268(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f9811d9 // fmla v25.4s, v14.4s, v24.s[0]
+	WORD $0x4f9811fa // fmla v26.4s, v15.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	VEOR V10.B16, V10.B16, V10.B16
+	VEOR V11.B16, V11.B16, V11.B16
+	VEOR V12.B16, V12.B16, V12.B16
+	VEOR V13.B16, V13.B16, V13.B16
+	VEOR V14.B16, V14.B16, V14.B16
+	VEOR V15.B16, V15.B16, V15.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half1Int8r4DOT:
 	VEOR V16.B16, V16.B16, V16.B16
 	VEOR V17.B16, V17.B16, V17.B16
 	VEOR V18.B16, V18.B16, V18.B16
@@ -1231,244 +1354,252 @@ blockInt8r4DOT:
 	VEOR V21.B16, V21.B16, V21.B16
 	VEOR V22.B16, V22.B16, V22.B16
 	VEOR V23.B16, V23.B16, V23.B16
-	FLDPQ 32(R8), (F24, F25)
+	FMOVQ 0(R13), F0
+	FMOVQ 64(R13), F1
+	FMOVQ 128(R13), F2
+	FMOVQ 192(R13), F3
+	FLDPQ 32(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
 	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
-	WORD $0x4f84e312 // sdot v18.4s, v24.16b, v4.4b[0]
-	WORD $0x4f84e333 // sdot v19.4s, v25.16b, v4.4b[0]
-	WORD $0x4f88e314 // sdot v20.4s, v24.16b, v8.4b[0]
-	WORD $0x4f88e335 // sdot v21.4s, v25.16b, v8.4b[0]
-	WORD $0x4f8ce316 // sdot v22.4s, v24.16b, v12.4b[0]
-	WORD $0x4f8ce337 // sdot v23.4s, v25.16b, v12.4b[0]
-	FLDPQ 96(R8), (F24, F25)
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	WORD $0x4f82e314 // sdot v20.4s, v24.16b, v2.4b[0]
+	WORD $0x4f82e335 // sdot v21.4s, v25.16b, v2.4b[0]
+	WORD $0x4f83e316 // sdot v22.4s, v24.16b, v3.4b[0]
+	WORD $0x4f83e337 // sdot v23.4s, v25.16b, v3.4b[0]
+	FLDPQ 96(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
 	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
-	WORD $0x4fa4e312 // sdot v18.4s, v24.16b, v4.4b[1]
-	WORD $0x4fa4e333 // sdot v19.4s, v25.16b, v4.4b[1]
-	WORD $0x4fa8e314 // sdot v20.4s, v24.16b, v8.4b[1]
-	WORD $0x4fa8e335 // sdot v21.4s, v25.16b, v8.4b[1]
-	WORD $0x4face316 // sdot v22.4s, v24.16b, v12.4b[1]
-	WORD $0x4face337 // sdot v23.4s, v25.16b, v12.4b[1]
-	FLDPQ 160(R8), (F24, F25)
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	WORD $0x4fa3e316 // sdot v22.4s, v24.16b, v3.4b[1]
+	WORD $0x4fa3e337 // sdot v23.4s, v25.16b, v3.4b[1]
+	FLDPQ 160(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
 	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
-	WORD $0x4f84eb12 // sdot v18.4s, v24.16b, v4.4b[2]
-	WORD $0x4f84eb33 // sdot v19.4s, v25.16b, v4.4b[2]
-	WORD $0x4f88eb14 // sdot v20.4s, v24.16b, v8.4b[2]
-	WORD $0x4f88eb35 // sdot v21.4s, v25.16b, v8.4b[2]
-	WORD $0x4f8ceb16 // sdot v22.4s, v24.16b, v12.4b[2]
-	WORD $0x4f8ceb37 // sdot v23.4s, v25.16b, v12.4b[2]
-	FLDPQ 224(R8), (F24, F25)
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	WORD $0x4f82eb14 // sdot v20.4s, v24.16b, v2.4b[2]
+	WORD $0x4f82eb35 // sdot v21.4s, v25.16b, v2.4b[2]
+	WORD $0x4f83eb16 // sdot v22.4s, v24.16b, v3.4b[2]
+	WORD $0x4f83eb37 // sdot v23.4s, v25.16b, v3.4b[2]
+	FLDPQ 224(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
 	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
 	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
-	WORD $0x4fa4eb12 // sdot v18.4s, v24.16b, v4.4b[3]
-	WORD $0x4fa4eb33 // sdot v19.4s, v25.16b, v4.4b[3]
-	WORD $0x4fa8eb14 // sdot v20.4s, v24.16b, v8.4b[3]
-	WORD $0x4fa8eb35 // sdot v21.4s, v25.16b, v8.4b[3]
-	WORD $0x4faceb16 // sdot v22.4s, v24.16b, v12.4b[3]
-	WORD $0x4faceb37 // sdot v23.4s, v25.16b, v12.4b[3]
-	FLDPQ 288(R8), (F24, F25)
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	WORD $0x4fa3eb16 // sdot v22.4s, v24.16b, v3.4b[3]
+	WORD $0x4fa3eb37 // sdot v23.4s, v25.16b, v3.4b[3]
+	FMOVQ 16(R13), F0
+	FMOVQ 80(R13), F1
+	FMOVQ 144(R13), F2
+	FMOVQ 208(R13), F3
+	FLDPQ 288(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f81e310 // sdot v16.4s, v24.16b, v1.4b[0]
-	WORD $0x4f81e331 // sdot v17.4s, v25.16b, v1.4b[0]
-	WORD $0x4f85e312 // sdot v18.4s, v24.16b, v5.4b[0]
-	WORD $0x4f85e333 // sdot v19.4s, v25.16b, v5.4b[0]
-	WORD $0x4f89e314 // sdot v20.4s, v24.16b, v9.4b[0]
-	WORD $0x4f89e335 // sdot v21.4s, v25.16b, v9.4b[0]
-	WORD $0x4f8de316 // sdot v22.4s, v24.16b, v13.4b[0]
-	WORD $0x4f8de337 // sdot v23.4s, v25.16b, v13.4b[0]
-	FLDPQ 352(R8), (F24, F25)
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	WORD $0x4f82e314 // sdot v20.4s, v24.16b, v2.4b[0]
+	WORD $0x4f82e335 // sdot v21.4s, v25.16b, v2.4b[0]
+	WORD $0x4f83e316 // sdot v22.4s, v24.16b, v3.4b[0]
+	WORD $0x4f83e337 // sdot v23.4s, v25.16b, v3.4b[0]
+	FLDPQ 352(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa1e310 // sdot v16.4s, v24.16b, v1.4b[1]
-	WORD $0x4fa1e331 // sdot v17.4s, v25.16b, v1.4b[1]
-	WORD $0x4fa5e312 // sdot v18.4s, v24.16b, v5.4b[1]
-	WORD $0x4fa5e333 // sdot v19.4s, v25.16b, v5.4b[1]
-	WORD $0x4fa9e314 // sdot v20.4s, v24.16b, v9.4b[1]
-	WORD $0x4fa9e335 // sdot v21.4s, v25.16b, v9.4b[1]
-	WORD $0x4fade316 // sdot v22.4s, v24.16b, v13.4b[1]
-	WORD $0x4fade337 // sdot v23.4s, v25.16b, v13.4b[1]
-	FLDPQ 416(R8), (F24, F25)
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	WORD $0x4fa3e316 // sdot v22.4s, v24.16b, v3.4b[1]
+	WORD $0x4fa3e337 // sdot v23.4s, v25.16b, v3.4b[1]
+	FLDPQ 416(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f81eb10 // sdot v16.4s, v24.16b, v1.4b[2]
-	WORD $0x4f81eb31 // sdot v17.4s, v25.16b, v1.4b[2]
-	WORD $0x4f85eb12 // sdot v18.4s, v24.16b, v5.4b[2]
-	WORD $0x4f85eb33 // sdot v19.4s, v25.16b, v5.4b[2]
-	WORD $0x4f89eb14 // sdot v20.4s, v24.16b, v9.4b[2]
-	WORD $0x4f89eb35 // sdot v21.4s, v25.16b, v9.4b[2]
-	WORD $0x4f8deb16 // sdot v22.4s, v24.16b, v13.4b[2]
-	WORD $0x4f8deb37 // sdot v23.4s, v25.16b, v13.4b[2]
-	FLDPQ 480(R8), (F24, F25)
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	WORD $0x4f82eb14 // sdot v20.4s, v24.16b, v2.4b[2]
+	WORD $0x4f82eb35 // sdot v21.4s, v25.16b, v2.4b[2]
+	WORD $0x4f83eb16 // sdot v22.4s, v24.16b, v3.4b[2]
+	WORD $0x4f83eb37 // sdot v23.4s, v25.16b, v3.4b[2]
+	FLDPQ 480(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa1eb10 // sdot v16.4s, v24.16b, v1.4b[3]
-	WORD $0x4fa1eb31 // sdot v17.4s, v25.16b, v1.4b[3]
-	WORD $0x4fa5eb12 // sdot v18.4s, v24.16b, v5.4b[3]
-	WORD $0x4fa5eb33 // sdot v19.4s, v25.16b, v5.4b[3]
-	WORD $0x4fa9eb14 // sdot v20.4s, v24.16b, v9.4b[3]
-	WORD $0x4fa9eb35 // sdot v21.4s, v25.16b, v9.4b[3]
-	WORD $0x4fadeb16 // sdot v22.4s, v24.16b, v13.4b[3]
-	WORD $0x4fadeb37 // sdot v23.4s, v25.16b, v13.4b[3]
-	FLDPQ 544(R8), (F24, F25)
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	WORD $0x4fa3eb16 // sdot v22.4s, v24.16b, v3.4b[3]
+	WORD $0x4fa3eb37 // sdot v23.4s, v25.16b, v3.4b[3]
+	FMOVQ 32(R13), F0
+	FMOVQ 96(R13), F1
+	FMOVQ 160(R13), F2
+	FMOVQ 224(R13), F3
+	FLDPQ 544(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f82e310 // sdot v16.4s, v24.16b, v2.4b[0]
-	WORD $0x4f82e331 // sdot v17.4s, v25.16b, v2.4b[0]
-	WORD $0x4f86e312 // sdot v18.4s, v24.16b, v6.4b[0]
-	WORD $0x4f86e333 // sdot v19.4s, v25.16b, v6.4b[0]
-	WORD $0x4f8ae314 // sdot v20.4s, v24.16b, v10.4b[0]
-	WORD $0x4f8ae335 // sdot v21.4s, v25.16b, v10.4b[0]
-	WORD $0x4f8ee316 // sdot v22.4s, v24.16b, v14.4b[0]
-	WORD $0x4f8ee337 // sdot v23.4s, v25.16b, v14.4b[0]
-	FLDPQ 608(R8), (F24, F25)
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	WORD $0x4f82e314 // sdot v20.4s, v24.16b, v2.4b[0]
+	WORD $0x4f82e335 // sdot v21.4s, v25.16b, v2.4b[0]
+	WORD $0x4f83e316 // sdot v22.4s, v24.16b, v3.4b[0]
+	WORD $0x4f83e337 // sdot v23.4s, v25.16b, v3.4b[0]
+	FLDPQ 608(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa2e310 // sdot v16.4s, v24.16b, v2.4b[1]
-	WORD $0x4fa2e331 // sdot v17.4s, v25.16b, v2.4b[1]
-	WORD $0x4fa6e312 // sdot v18.4s, v24.16b, v6.4b[1]
-	WORD $0x4fa6e333 // sdot v19.4s, v25.16b, v6.4b[1]
-	WORD $0x4faae314 // sdot v20.4s, v24.16b, v10.4b[1]
-	WORD $0x4faae335 // sdot v21.4s, v25.16b, v10.4b[1]
-	WORD $0x4faee316 // sdot v22.4s, v24.16b, v14.4b[1]
-	WORD $0x4faee337 // sdot v23.4s, v25.16b, v14.4b[1]
-	FLDPQ 672(R8), (F24, F25)
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	WORD $0x4fa3e316 // sdot v22.4s, v24.16b, v3.4b[1]
+	WORD $0x4fa3e337 // sdot v23.4s, v25.16b, v3.4b[1]
+	FLDPQ 672(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f82eb10 // sdot v16.4s, v24.16b, v2.4b[2]
-	WORD $0x4f82eb31 // sdot v17.4s, v25.16b, v2.4b[2]
-	WORD $0x4f86eb12 // sdot v18.4s, v24.16b, v6.4b[2]
-	WORD $0x4f86eb33 // sdot v19.4s, v25.16b, v6.4b[2]
-	WORD $0x4f8aeb14 // sdot v20.4s, v24.16b, v10.4b[2]
-	WORD $0x4f8aeb35 // sdot v21.4s, v25.16b, v10.4b[2]
-	WORD $0x4f8eeb16 // sdot v22.4s, v24.16b, v14.4b[2]
-	WORD $0x4f8eeb37 // sdot v23.4s, v25.16b, v14.4b[2]
-	FLDPQ 736(R8), (F24, F25)
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	WORD $0x4f82eb14 // sdot v20.4s, v24.16b, v2.4b[2]
+	WORD $0x4f82eb35 // sdot v21.4s, v25.16b, v2.4b[2]
+	WORD $0x4f83eb16 // sdot v22.4s, v24.16b, v3.4b[2]
+	WORD $0x4f83eb37 // sdot v23.4s, v25.16b, v3.4b[2]
+	FLDPQ 736(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa2eb10 // sdot v16.4s, v24.16b, v2.4b[3]
-	WORD $0x4fa2eb31 // sdot v17.4s, v25.16b, v2.4b[3]
-	WORD $0x4fa6eb12 // sdot v18.4s, v24.16b, v6.4b[3]
-	WORD $0x4fa6eb33 // sdot v19.4s, v25.16b, v6.4b[3]
-	WORD $0x4faaeb14 // sdot v20.4s, v24.16b, v10.4b[3]
-	WORD $0x4faaeb35 // sdot v21.4s, v25.16b, v10.4b[3]
-	WORD $0x4faeeb16 // sdot v22.4s, v24.16b, v14.4b[3]
-	WORD $0x4faeeb37 // sdot v23.4s, v25.16b, v14.4b[3]
-	FLDPQ 800(R8), (F24, F25)
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	WORD $0x4fa3eb16 // sdot v22.4s, v24.16b, v3.4b[3]
+	WORD $0x4fa3eb37 // sdot v23.4s, v25.16b, v3.4b[3]
+	FMOVQ 48(R13), F0
+	FMOVQ 112(R13), F1
+	FMOVQ 176(R13), F2
+	FMOVQ 240(R13), F3
+	FLDPQ 800(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f83e310 // sdot v16.4s, v24.16b, v3.4b[0]
-	WORD $0x4f83e331 // sdot v17.4s, v25.16b, v3.4b[0]
-	WORD $0x4f87e312 // sdot v18.4s, v24.16b, v7.4b[0]
-	WORD $0x4f87e333 // sdot v19.4s, v25.16b, v7.4b[0]
-	WORD $0x4f8be314 // sdot v20.4s, v24.16b, v11.4b[0]
-	WORD $0x4f8be335 // sdot v21.4s, v25.16b, v11.4b[0]
-	WORD $0x4f8fe316 // sdot v22.4s, v24.16b, v15.4b[0]
-	WORD $0x4f8fe337 // sdot v23.4s, v25.16b, v15.4b[0]
-	FLDPQ 864(R8), (F24, F25)
+	WORD $0x4f80e310 // sdot v16.4s, v24.16b, v0.4b[0]
+	WORD $0x4f80e331 // sdot v17.4s, v25.16b, v0.4b[0]
+	WORD $0x4f81e312 // sdot v18.4s, v24.16b, v1.4b[0]
+	WORD $0x4f81e333 // sdot v19.4s, v25.16b, v1.4b[0]
+	WORD $0x4f82e314 // sdot v20.4s, v24.16b, v2.4b[0]
+	WORD $0x4f82e335 // sdot v21.4s, v25.16b, v2.4b[0]
+	WORD $0x4f83e316 // sdot v22.4s, v24.16b, v3.4b[0]
+	WORD $0x4f83e337 // sdot v23.4s, v25.16b, v3.4b[0]
+	FLDPQ 864(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa3e310 // sdot v16.4s, v24.16b, v3.4b[1]
-	WORD $0x4fa3e331 // sdot v17.4s, v25.16b, v3.4b[1]
-	WORD $0x4fa7e312 // sdot v18.4s, v24.16b, v7.4b[1]
-	WORD $0x4fa7e333 // sdot v19.4s, v25.16b, v7.4b[1]
-	WORD $0x4fabe314 // sdot v20.4s, v24.16b, v11.4b[1]
-	WORD $0x4fabe335 // sdot v21.4s, v25.16b, v11.4b[1]
-	WORD $0x4fafe316 // sdot v22.4s, v24.16b, v15.4b[1]
-	WORD $0x4fafe337 // sdot v23.4s, v25.16b, v15.4b[1]
-	FLDPQ 928(R8), (F24, F25)
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	WORD $0x4fa3e316 // sdot v22.4s, v24.16b, v3.4b[1]
+	WORD $0x4fa3e337 // sdot v23.4s, v25.16b, v3.4b[1]
+	FLDPQ 928(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4f83eb10 // sdot v16.4s, v24.16b, v3.4b[2]
-	WORD $0x4f83eb31 // sdot v17.4s, v25.16b, v3.4b[2]
-	WORD $0x4f87eb12 // sdot v18.4s, v24.16b, v7.4b[2]
-	WORD $0x4f87eb33 // sdot v19.4s, v25.16b, v7.4b[2]
-	WORD $0x4f8beb14 // sdot v20.4s, v24.16b, v11.4b[2]
-	WORD $0x4f8beb35 // sdot v21.4s, v25.16b, v11.4b[2]
-	WORD $0x4f8feb16 // sdot v22.4s, v24.16b, v15.4b[2]
-	WORD $0x4f8feb37 // sdot v23.4s, v25.16b, v15.4b[2]
-	FLDPQ 992(R8), (F24, F25)
+	WORD $0x4f80eb10 // sdot v16.4s, v24.16b, v0.4b[2]
+	WORD $0x4f80eb31 // sdot v17.4s, v25.16b, v0.4b[2]
+	WORD $0x4f81eb12 // sdot v18.4s, v24.16b, v1.4b[2]
+	WORD $0x4f81eb33 // sdot v19.4s, v25.16b, v1.4b[2]
+	WORD $0x4f82eb14 // sdot v20.4s, v24.16b, v2.4b[2]
+	WORD $0x4f82eb35 // sdot v21.4s, v25.16b, v2.4b[2]
+	WORD $0x4f83eb16 // sdot v22.4s, v24.16b, v3.4b[2]
+	WORD $0x4f83eb37 // sdot v23.4s, v25.16b, v3.4b[2]
+	FLDPQ 992(R12), (F24, F25)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	WORD $0x4fa3eb10 // sdot v16.4s, v24.16b, v3.4b[3]
-	WORD $0x4fa3eb31 // sdot v17.4s, v25.16b, v3.4b[3]
-	WORD $0x4fa7eb12 // sdot v18.4s, v24.16b, v7.4b[3]
-	WORD $0x4fa7eb33 // sdot v19.4s, v25.16b, v7.4b[3]
-	WORD $0x4fabeb14 // sdot v20.4s, v24.16b, v11.4b[3]
-	WORD $0x4fabeb35 // sdot v21.4s, v25.16b, v11.4b[3]
-	WORD $0x4fafeb16 // sdot v22.4s, v24.16b, v15.4b[3]
-	WORD $0x4fafeb37 // sdot v23.4s, v25.16b, v15.4b[3]
-	FMOVQ 1056(R8), F24
-	FMOVQ 1072(R8), F25
-	MOVD R9, R11
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	WORD $0x4fa3eb16 // sdot v22.4s, v24.16b, v3.4b[3]
+	WORD $0x4fa3eb37 // sdot v23.4s, v25.16b, v3.4b[3]
+	FMOVQ 1056(R12), F24
+	FMOVQ 1072(R12), F25
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	FMOVS 0(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
 	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x6e39de31 // fmul v17.4s, v17.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
-	ADD R1, R11, R11
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
 	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x6e38de52 // fmul v18.4s, v18.4s, v24.4s
-	FMOVS 4(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a125b // fmla v27.4s, v18.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
+	WORD $0x4e38ce4a // fmla v10.4s, v18.4s, v24.4s
 	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
-	WORD $0x6e39de73 // fmul v19.4s, v19.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a127b // fmla v27.4s, v19.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
-	ADD R1, R11, R11
+	WORD $0x4e39ce6b // fmla v11.4s, v19.4s, v25.4s
 	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de94 // fmul v20.4s, v20.4s, v24.4s
-	FMOVS 8(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a129b // fmla v27.4s, v20.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
+	WORD $0x4e38ce8c // fmla v12.4s, v20.4s, v24.4s
 	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e39deb5 // fmul v21.4s, v21.4s, v25.4s
-	FMOVS 8(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a12bb // fmla v27.4s, v21.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
-	ADD R1, R11, R11
+	WORD $0x4e39cead // fmla v13.4s, v21.4s, v25.4s
 	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
-	WORD $0x6e38ded6 // fmul v22.4s, v22.4s, v24.4s
-	FMOVS 12(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a12db // fmla v27.4s, v22.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
+	WORD $0x4e38cece // fmla v14.4s, v22.4s, v24.4s
 	WORD $0x4e21daf7 // scvtf v23.4s, v23.4s
-	WORD $0x6e39def7 // fmul v23.4s, v23.4s, v25.4s
-	FMOVS 12(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a12fb // fmla v27.4s, v23.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
+	WORD $0x4e39ceef // fmla v15.4s, v23.4s, v25.4s
+	ADD $1088, R12, R12
+	ADD $288, R13, R13
+	SUBS $1, R14, R14
+	BNE half1Int8r4DOT
+	MOVD R9, R11
+	FMOVS 256(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
+	ADD R1, R11, R11
+	FMOVS 260(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981159 // fmla v25.4s, v10.4s, v24.s[0]
+	WORD $0x4f98117a // fmla v26.4s, v11.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
+	ADD R1, R11, R11
+	FMOVS 264(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981199 // fmla v25.4s, v12.4s, v24.s[0]
+	WORD $0x4f9811ba // fmla v26.4s, v13.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
+	ADD R1, R11, R11
+	FMOVS 268(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f9811d9 // fmla v25.4s, v14.4s, v24.s[0]
+	WORD $0x4f9811fa // fmla v26.4s, v15.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
 	ADD R3, R8, R8
 	ADD $64, R9, R9
 	SUBS $1, R10, R10
 	BNE blockInt8r4DOT
-	ADD $1088, R2, R2
-	ADD $288, R4, R4
-	SUBS $1, R5, R5
-	BNE groupInt8r4DOT
+	ADD $4352, R2, R2
+	ADD $1152, R4, R4
+	SUBS R7, R5, R5
+	BNE spanInt8r4DOT
 	RET
 
 // func mulInt8r1NEON(y *float32, ldy int, w *byte, stride int, x *int32, groups, blocks int)
@@ -1483,450 +1614,409 @@ TEXT ·mulInt8r1NEON(SB), NOSPLIT, $0-56
 	LSL $2, R1, R1
 	VMOVI $128, V31.B16
 
-groupInt8r1NEON:
-	MOVD R4, R7
-	VLD1.P 64(R7), [V0.B16, V1.B16, V2.B16, V3.B16]
+spanInt8r1NEON:
+	MOVD $4, R7
+	CMP R7, R5
+	CSEL LT, R5, R7, R7
 	MOVD R2, R8
 	MOVD R0, R9
 	MOVD R6, R10
 
 blockInt8r1NEON:
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half0Int8r1NEON:
 	VEOR V16.B16, V16.B16, V16.B16
 	VEOR V17.B16, V17.B16, V17.B16
-	FMOVQ 0(R8), F24
-	FMOVQ 64(R8), F25
+	VEOR V18.B16, V18.B16, V18.B16
+	VEOR V19.B16, V19.B16, V19.B16
+	FMOVQ 0(R13), F0
+	FLDPQ 0(R12), (F24, F25)
+	FLDPQ 64(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V0.S[0], V26.S4
-	VDUP V0.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 128(R8), F24
-	FMOVQ 192(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[0], V28.S4
+	VDUP V0.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	FLDPQ 128(R12), (F24, F25)
+	FLDPQ 192(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V0.S[2], V26.S4
-	VDUP V0.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 256(R8), F24
-	FMOVQ 320(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[2], V28.S4
+	VDUP V0.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	FMOVQ 16(R13), F0
+	FLDPQ 256(R12), (F24, F25)
+	FLDPQ 320(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V1.S[0], V26.S4
-	VDUP V1.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 384(R8), F24
-	FMOVQ 448(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[0], V28.S4
+	VDUP V0.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	FLDPQ 384(R12), (F24, F25)
+	FLDPQ 448(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V1.S[2], V26.S4
-	VDUP V1.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 512(R8), F24
-	FMOVQ 576(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[2], V28.S4
+	VDUP V0.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	FMOVQ 32(R13), F0
+	FLDPQ 512(R12), (F24, F25)
+	FLDPQ 576(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V2.S[0], V26.S4
-	VDUP V2.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 640(R8), F24
-	FMOVQ 704(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[0], V28.S4
+	VDUP V0.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	FLDPQ 640(R12), (F24, F25)
+	FLDPQ 704(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V2.S[2], V26.S4
-	VDUP V2.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 768(R8), F24
-	FMOVQ 832(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[2], V28.S4
+	VDUP V0.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	FMOVQ 48(R13), F0
+	FLDPQ 768(R12), (F24, F25)
+	FLDPQ 832(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V3.S[0], V26.S4
-	VDUP V3.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 896(R8), F24
-	FMOVQ 960(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[0], V28.S4
+	VDUP V0.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	FLDPQ 896(R12), (F24, F25)
+	FLDPQ 960(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V3.S[2], V26.S4
-	VDUP V3.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 1024(R8), F24
-	MOVD R9, R11
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[2], V28.S4
+	VDUP V0.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	FMOVQ 1024(R12), F24
+	FMOVQ 1040(R12), F25
 	VADDP V17.S4, V16.S4, V16.S4
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	FMOVS 0(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
+	VADDP V19.S4, V18.S4, V18.S4
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4e39ce49 // fmla v9.4s, v18.4s, v25.4s
+	ADD $1088, R12, R12
+	ADD $72, R13, R13
+	SUBS $1, R14, R14
+	BNE half0Int8r1NEON
+	MOVD R9, R11
+	FMOVS 64(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half1Int8r1NEON:
 	VEOR V16.B16, V16.B16, V16.B16
 	VEOR V17.B16, V17.B16, V17.B16
-	FMOVQ 16(R8), F24
-	FMOVQ 80(R8), F25
+	VEOR V18.B16, V18.B16, V18.B16
+	VEOR V19.B16, V19.B16, V19.B16
+	FMOVQ 0(R13), F0
+	FLDPQ 32(R12), (F24, F25)
+	FLDPQ 96(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V0.S[0], V26.S4
-	VDUP V0.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 144(R8), F24
-	FMOVQ 208(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[0], V28.S4
+	VDUP V0.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	FLDPQ 160(R12), (F24, F25)
+	FLDPQ 224(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V0.S[2], V26.S4
-	VDUP V0.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 272(R8), F24
-	FMOVQ 336(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[2], V28.S4
+	VDUP V0.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	FMOVQ 16(R13), F0
+	FLDPQ 288(R12), (F24, F25)
+	FLDPQ 352(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V1.S[0], V26.S4
-	VDUP V1.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 400(R8), F24
-	FMOVQ 464(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[0], V28.S4
+	VDUP V0.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	FLDPQ 416(R12), (F24, F25)
+	FLDPQ 480(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V1.S[2], V26.S4
-	VDUP V1.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 528(R8), F24
-	FMOVQ 592(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[2], V28.S4
+	VDUP V0.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	FMOVQ 32(R13), F0
+	FLDPQ 544(R12), (F24, F25)
+	FLDPQ 608(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V2.S[0], V26.S4
-	VDUP V2.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 656(R8), F24
-	FMOVQ 720(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[0], V28.S4
+	VDUP V0.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	FLDPQ 672(R12), (F24, F25)
+	FLDPQ 736(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V2.S[2], V26.S4
-	VDUP V2.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 784(R8), F24
-	FMOVQ 848(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[2], V28.S4
+	VDUP V0.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	FMOVQ 48(R13), F0
+	FLDPQ 800(R12), (F24, F25)
+	FLDPQ 864(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V3.S[0], V26.S4
-	VDUP V3.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 912(R8), F24
-	FMOVQ 976(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[0], V28.S4
+	VDUP V0.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	FLDPQ 928(R12), (F24, F25)
+	FLDPQ 992(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V3.S[2], V26.S4
-	VDUP V3.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 1040(R8), F24
-	MOVD R9, R11
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[2], V28.S4
+	VDUP V0.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	FMOVQ 1056(R12), F24
+	FMOVQ 1072(R12), F25
 	VADDP V17.S4, V16.S4, V16.S4
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	FMOVS 0(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	VEOR V16.B16, V16.B16, V16.B16
-	VEOR V17.B16, V17.B16, V17.B16
-	FMOVQ 32(R8), F24
-	FMOVQ 96(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V0.S[0], V26.S4
-	VDUP V0.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 160(R8), F24
-	FMOVQ 224(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V0.S[2], V26.S4
-	VDUP V0.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 288(R8), F24
-	FMOVQ 352(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V1.S[0], V26.S4
-	VDUP V1.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 416(R8), F24
-	FMOVQ 480(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V1.S[2], V26.S4
-	VDUP V1.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 544(R8), F24
-	FMOVQ 608(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V2.S[0], V26.S4
-	VDUP V2.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 672(R8), F24
-	FMOVQ 736(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V2.S[2], V26.S4
-	VDUP V2.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 800(R8), F24
-	FMOVQ 864(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V3.S[0], V26.S4
-	VDUP V3.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 928(R8), F24
-	FMOVQ 992(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V3.S[2], V26.S4
-	VDUP V3.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 1056(R8), F24
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
+	VADDP V19.S4, V18.S4, V18.S4
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4e39ce49 // fmla v9.4s, v18.4s, v25.4s
+	ADD $1088, R12, R12
+	ADD $72, R13, R13
+	SUBS $1, R14, R14
+	BNE half1Int8r1NEON
 	MOVD R9, R11
-	VADDP V17.S4, V16.S4, V16.S4
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	FMOVS 0(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
-	VEOR V16.B16, V16.B16, V16.B16
-	VEOR V17.B16, V17.B16, V17.B16
-	FMOVQ 48(R8), F24
-	FMOVQ 112(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V0.S[0], V26.S4
-	VDUP V0.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 176(R8), F24
-	FMOVQ 240(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V0.S[2], V26.S4
-	VDUP V0.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 304(R8), F24
-	FMOVQ 368(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V1.S[0], V26.S4
-	VDUP V1.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 432(R8), F24
-	FMOVQ 496(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V1.S[2], V26.S4
-	VDUP V1.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 560(R8), F24
-	FMOVQ 624(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V2.S[0], V26.S4
-	VDUP V2.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 688(R8), F24
-	FMOVQ 752(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V2.S[2], V26.S4
-	VDUP V2.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 816(R8), F24
-	FMOVQ 880(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V3.S[0], V26.S4
-	VDUP V3.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 944(R8), F24
-	FMOVQ 1008(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V3.S[2], V26.S4
-	VDUP V3.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	FMOVQ 1072(R8), F24
-	MOVD R9, R11
-	VADDP V17.S4, V16.S4, V16.S4
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	FMOVS 0(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
+	FMOVS 64(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
 	ADD R3, R8, R8
 	ADD $64, R9, R9
 	SUBS $1, R10, R10
 	BNE blockInt8r1NEON
-	ADD $1088, R2, R2
-	ADD $72, R4, R4
-	SUBS $1, R5, R5
-	BNE groupInt8r1NEON
+	ADD $4352, R2, R2
+	ADD $288, R4, R4
+	SUBS R7, R5, R5
+	BNE spanInt8r1NEON
 	RET
 
 // func mulInt8r2NEON(y *float32, ldy int, w *byte, stride int, x *int32, groups, blocks int)
@@ -1941,747 +2031,677 @@ TEXT ·mulInt8r2NEON(SB), NOSPLIT, $0-56
 	LSL $2, R1, R1
 	VMOVI $128, V31.B16
 
-groupInt8r2NEON:
-	MOVD R4, R7
-	VLD1.P 64(R7), [V0.B16, V1.B16, V2.B16, V3.B16]
-	VLD1.P 64(R7), [V4.B16, V5.B16, V6.B16, V7.B16]
+spanInt8r2NEON:
+	MOVD $4, R7
+	CMP R7, R5
+	CSEL LT, R5, R7, R7
 	MOVD R2, R8
 	MOVD R0, R9
 	MOVD R6, R10
 
 blockInt8r2NEON:
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	VEOR V10.B16, V10.B16, V10.B16
+	VEOR V11.B16, V11.B16, V11.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half0Int8r2NEON:
 	VEOR V16.B16, V16.B16, V16.B16
 	VEOR V17.B16, V17.B16, V17.B16
 	VEOR V18.B16, V18.B16, V18.B16
 	VEOR V19.B16, V19.B16, V19.B16
-	FMOVQ 0(R8), F24
-	FMOVQ 64(R8), F25
+	VEOR V20.B16, V20.B16, V20.B16
+	VEOR V21.B16, V21.B16, V21.B16
+	VEOR V22.B16, V22.B16, V22.B16
+	VEOR V23.B16, V23.B16, V23.B16
+	FMOVQ 0(R13), F0
+	FMOVQ 64(R13), F1
+	FLDPQ 0(R12), (F24, F25)
+	FLDPQ 64(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V0.S[0], V26.S4
-	VDUP V0.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V4.S[0], V26.S4
-	VDUP V4.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 128(R8), F24
-	FMOVQ 192(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[0], V28.S4
+	VDUP V0.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	VDUP V1.S[0], V28.S4
+	VDUP V1.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606994 // sadalp v20.4s, v12.8h
+	WORD $0x4e6069b5 // sadalp v21.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d6 // sadalp v22.4s, v14.8h
+	WORD $0x4e6069f7 // sadalp v23.4s, v15.8h
+	FLDPQ 128(R12), (F24, F25)
+	FLDPQ 192(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V0.S[2], V26.S4
-	VDUP V0.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V4.S[2], V26.S4
-	VDUP V4.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 256(R8), F24
-	FMOVQ 320(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[2], V28.S4
+	VDUP V0.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	VDUP V1.S[2], V28.S4
+	VDUP V1.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606994 // sadalp v20.4s, v12.8h
+	WORD $0x4e6069b5 // sadalp v21.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d6 // sadalp v22.4s, v14.8h
+	WORD $0x4e6069f7 // sadalp v23.4s, v15.8h
+	FMOVQ 16(R13), F0
+	FMOVQ 80(R13), F1
+	FLDPQ 256(R12), (F24, F25)
+	FLDPQ 320(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V1.S[0], V26.S4
-	VDUP V1.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V5.S[0], V26.S4
-	VDUP V5.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 384(R8), F24
-	FMOVQ 448(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[0], V28.S4
+	VDUP V0.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	VDUP V1.S[0], V28.S4
+	VDUP V1.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606994 // sadalp v20.4s, v12.8h
+	WORD $0x4e6069b5 // sadalp v21.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d6 // sadalp v22.4s, v14.8h
+	WORD $0x4e6069f7 // sadalp v23.4s, v15.8h
+	FLDPQ 384(R12), (F24, F25)
+	FLDPQ 448(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V1.S[2], V26.S4
-	VDUP V1.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V5.S[2], V26.S4
-	VDUP V5.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 512(R8), F24
-	FMOVQ 576(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[2], V28.S4
+	VDUP V0.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	VDUP V1.S[2], V28.S4
+	VDUP V1.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606994 // sadalp v20.4s, v12.8h
+	WORD $0x4e6069b5 // sadalp v21.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d6 // sadalp v22.4s, v14.8h
+	WORD $0x4e6069f7 // sadalp v23.4s, v15.8h
+	FMOVQ 32(R13), F0
+	FMOVQ 96(R13), F1
+	FLDPQ 512(R12), (F24, F25)
+	FLDPQ 576(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V2.S[0], V26.S4
-	VDUP V2.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V6.S[0], V26.S4
-	VDUP V6.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 640(R8), F24
-	FMOVQ 704(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[0], V28.S4
+	VDUP V0.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	VDUP V1.S[0], V28.S4
+	VDUP V1.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606994 // sadalp v20.4s, v12.8h
+	WORD $0x4e6069b5 // sadalp v21.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d6 // sadalp v22.4s, v14.8h
+	WORD $0x4e6069f7 // sadalp v23.4s, v15.8h
+	FLDPQ 640(R12), (F24, F25)
+	FLDPQ 704(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V2.S[2], V26.S4
-	VDUP V2.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V6.S[2], V26.S4
-	VDUP V6.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 768(R8), F24
-	FMOVQ 832(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[2], V28.S4
+	VDUP V0.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	VDUP V1.S[2], V28.S4
+	VDUP V1.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606994 // sadalp v20.4s, v12.8h
+	WORD $0x4e6069b5 // sadalp v21.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d6 // sadalp v22.4s, v14.8h
+	WORD $0x4e6069f7 // sadalp v23.4s, v15.8h
+	FMOVQ 48(R13), F0
+	FMOVQ 112(R13), F1
+	FLDPQ 768(R12), (F24, F25)
+	FLDPQ 832(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V3.S[0], V26.S4
-	VDUP V3.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V7.S[0], V26.S4
-	VDUP V7.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 896(R8), F24
-	FMOVQ 960(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[0], V28.S4
+	VDUP V0.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	VDUP V1.S[0], V28.S4
+	VDUP V1.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606994 // sadalp v20.4s, v12.8h
+	WORD $0x4e6069b5 // sadalp v21.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d6 // sadalp v22.4s, v14.8h
+	WORD $0x4e6069f7 // sadalp v23.4s, v15.8h
+	FLDPQ 896(R12), (F24, F25)
+	FLDPQ 960(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V3.S[2], V26.S4
-	VDUP V3.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V7.S[2], V26.S4
-	VDUP V7.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 1024(R8), F24
-	MOVD R9, R11
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[2], V28.S4
+	VDUP V0.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	VDUP V1.S[2], V28.S4
+	VDUP V1.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606994 // sadalp v20.4s, v12.8h
+	WORD $0x4e6069b5 // sadalp v21.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d6 // sadalp v22.4s, v14.8h
+	WORD $0x4e6069f7 // sadalp v23.4s, v15.8h
+	FMOVQ 1024(R12), F24
+	FMOVQ 1040(R12), F25
 	VADDP V17.S4, V16.S4, V16.S4
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	FMOVS 0(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
-	ADD R1, R11, R11
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
 	VADDP V19.S4, V18.S4, V18.S4
 	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x6e38de52 // fmul v18.4s, v18.4s, v24.4s
-	FMOVS 4(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a125b // fmla v27.4s, v18.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
+	WORD $0x4e39ce49 // fmla v9.4s, v18.4s, v25.4s
+	VADDP V21.S4, V20.S4, V20.S4
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x4e38ce8a // fmla v10.4s, v20.4s, v24.4s
+	VADDP V23.S4, V22.S4, V22.S4
+	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
+	WORD $0x4e39cecb // fmla v11.4s, v22.4s, v25.4s
+	ADD $1088, R12, R12
+	ADD $144, R13, R13
+	SUBS $1, R14, R14
+	BNE half0Int8r2NEON
+	MOVD R9, R11
+	FMOVS 128(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	ADD R1, R11, R11
+	FMOVS 132(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981159 // fmla v25.4s, v10.4s, v24.s[0]
+	WORD $0x4f98117a // fmla v26.4s, v11.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	VEOR V10.B16, V10.B16, V10.B16
+	VEOR V11.B16, V11.B16, V11.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half1Int8r2NEON:
 	VEOR V16.B16, V16.B16, V16.B16
 	VEOR V17.B16, V17.B16, V17.B16
 	VEOR V18.B16, V18.B16, V18.B16
 	VEOR V19.B16, V19.B16, V19.B16
-	FMOVQ 16(R8), F24
-	FMOVQ 80(R8), F25
+	VEOR V20.B16, V20.B16, V20.B16
+	VEOR V21.B16, V21.B16, V21.B16
+	VEOR V22.B16, V22.B16, V22.B16
+	VEOR V23.B16, V23.B16, V23.B16
+	FMOVQ 0(R13), F0
+	FMOVQ 64(R13), F1
+	FLDPQ 32(R12), (F24, F25)
+	FLDPQ 96(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V0.S[0], V26.S4
-	VDUP V0.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V4.S[0], V26.S4
-	VDUP V4.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 144(R8), F24
-	FMOVQ 208(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[0], V28.S4
+	VDUP V0.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	VDUP V1.S[0], V28.S4
+	VDUP V1.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606994 // sadalp v20.4s, v12.8h
+	WORD $0x4e6069b5 // sadalp v21.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d6 // sadalp v22.4s, v14.8h
+	WORD $0x4e6069f7 // sadalp v23.4s, v15.8h
+	FLDPQ 160(R12), (F24, F25)
+	FLDPQ 224(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V0.S[2], V26.S4
-	VDUP V0.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V4.S[2], V26.S4
-	VDUP V4.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 272(R8), F24
-	FMOVQ 336(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[2], V28.S4
+	VDUP V0.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	VDUP V1.S[2], V28.S4
+	VDUP V1.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606994 // sadalp v20.4s, v12.8h
+	WORD $0x4e6069b5 // sadalp v21.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d6 // sadalp v22.4s, v14.8h
+	WORD $0x4e6069f7 // sadalp v23.4s, v15.8h
+	FMOVQ 16(R13), F0
+	FMOVQ 80(R13), F1
+	FLDPQ 288(R12), (F24, F25)
+	FLDPQ 352(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V1.S[0], V26.S4
-	VDUP V1.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V5.S[0], V26.S4
-	VDUP V5.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 400(R8), F24
-	FMOVQ 464(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[0], V28.S4
+	VDUP V0.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	VDUP V1.S[0], V28.S4
+	VDUP V1.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606994 // sadalp v20.4s, v12.8h
+	WORD $0x4e6069b5 // sadalp v21.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d6 // sadalp v22.4s, v14.8h
+	WORD $0x4e6069f7 // sadalp v23.4s, v15.8h
+	FLDPQ 416(R12), (F24, F25)
+	FLDPQ 480(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V1.S[2], V26.S4
-	VDUP V1.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V5.S[2], V26.S4
-	VDUP V5.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 528(R8), F24
-	FMOVQ 592(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[2], V28.S4
+	VDUP V0.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	VDUP V1.S[2], V28.S4
+	VDUP V1.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606994 // sadalp v20.4s, v12.8h
+	WORD $0x4e6069b5 // sadalp v21.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d6 // sadalp v22.4s, v14.8h
+	WORD $0x4e6069f7 // sadalp v23.4s, v15.8h
+	FMOVQ 32(R13), F0
+	FMOVQ 96(R13), F1
+	FLDPQ 544(R12), (F24, F25)
+	FLDPQ 608(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V2.S[0], V26.S4
-	VDUP V2.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V6.S[0], V26.S4
-	VDUP V6.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 656(R8), F24
-	FMOVQ 720(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[0], V28.S4
+	VDUP V0.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	VDUP V1.S[0], V28.S4
+	VDUP V1.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606994 // sadalp v20.4s, v12.8h
+	WORD $0x4e6069b5 // sadalp v21.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d6 // sadalp v22.4s, v14.8h
+	WORD $0x4e6069f7 // sadalp v23.4s, v15.8h
+	FLDPQ 672(R12), (F24, F25)
+	FLDPQ 736(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V2.S[2], V26.S4
-	VDUP V2.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V6.S[2], V26.S4
-	VDUP V6.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 784(R8), F24
-	FMOVQ 848(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[2], V28.S4
+	VDUP V0.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	VDUP V1.S[2], V28.S4
+	VDUP V1.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606994 // sadalp v20.4s, v12.8h
+	WORD $0x4e6069b5 // sadalp v21.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d6 // sadalp v22.4s, v14.8h
+	WORD $0x4e6069f7 // sadalp v23.4s, v15.8h
+	FMOVQ 48(R13), F0
+	FMOVQ 112(R13), F1
+	FLDPQ 800(R12), (F24, F25)
+	FLDPQ 864(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V3.S[0], V26.S4
-	VDUP V3.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V7.S[0], V26.S4
-	VDUP V7.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 912(R8), F24
-	FMOVQ 976(R8), F25
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[0], V28.S4
+	VDUP V0.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	VDUP V1.S[0], V28.S4
+	VDUP V1.S[1], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606994 // sadalp v20.4s, v12.8h
+	WORD $0x4e6069b5 // sadalp v21.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d6 // sadalp v22.4s, v14.8h
+	WORD $0x4e6069f7 // sadalp v23.4s, v15.8h
+	FLDPQ 928(R12), (F24, F25)
+	FLDPQ 992(R12), (F26, F27)
 	VEOR V31.B16, V24.B16, V24.B16
 	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V3.S[2], V26.S4
-	VDUP V3.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V7.S[2], V26.S4
-	VDUP V7.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 1040(R8), F24
-	MOVD R9, R11
+	VEOR V31.B16, V26.B16, V26.B16
+	VEOR V31.B16, V27.B16, V27.B16
+	VDUP V0.S[2], V28.S4
+	VDUP V0.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606990 // sadalp v16.4s, v12.8h
+	WORD $0x4e6069b1 // sadalp v17.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d2 // sadalp v18.4s, v14.8h
+	WORD $0x4e6069f3 // sadalp v19.4s, v15.8h
+	VDUP V1.S[2], V28.S4
+	VDUP V1.S[3], V29.S4
+	WORD $0x0e3cc30c // smull v12.8h, v24.8b, v28.8b
+	WORD $0x4e3cc30d // smull2 v13.8h, v24.16b, v28.16b
+	WORD $0x0e3d834c // smlal v12.8h, v26.8b, v29.8b
+	WORD $0x4e3d834d // smlal2 v13.8h, v26.16b, v29.16b
+	WORD $0x4e606994 // sadalp v20.4s, v12.8h
+	WORD $0x4e6069b5 // sadalp v21.4s, v13.8h
+	WORD $0x0e3cc32e // smull v14.8h, v25.8b, v28.8b
+	WORD $0x4e3cc32f // smull2 v15.8h, v25.16b, v28.16b
+	WORD $0x0e3d836e // smlal v14.8h, v27.8b, v29.8b
+	WORD $0x4e3d836f // smlal2 v15.8h, v27.16b, v29.16b
+	WORD $0x4e6069d6 // sadalp v22.4s, v14.8h
+	WORD $0x4e6069f7 // sadalp v23.4s, v15.8h
+	FMOVQ 1056(R12), F24
+	FMOVQ 1072(R12), F25
 	VADDP V17.S4, V16.S4, V16.S4
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	FMOVS 0(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	ADD R1, R11, R11
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
 	VADDP V19.S4, V18.S4, V18.S4
 	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x6e38de52 // fmul v18.4s, v18.4s, v24.4s
-	FMOVS 4(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a125b // fmla v27.4s, v18.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	VEOR V16.B16, V16.B16, V16.B16
-	VEOR V17.B16, V17.B16, V17.B16
-	VEOR V18.B16, V18.B16, V18.B16
-	VEOR V19.B16, V19.B16, V19.B16
-	FMOVQ 32(R8), F24
-	FMOVQ 96(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V0.S[0], V26.S4
-	VDUP V0.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V4.S[0], V26.S4
-	VDUP V4.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 160(R8), F24
-	FMOVQ 224(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V0.S[2], V26.S4
-	VDUP V0.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V4.S[2], V26.S4
-	VDUP V4.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 288(R8), F24
-	FMOVQ 352(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V1.S[0], V26.S4
-	VDUP V1.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V5.S[0], V26.S4
-	VDUP V5.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 416(R8), F24
-	FMOVQ 480(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V1.S[2], V26.S4
-	VDUP V1.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V5.S[2], V26.S4
-	VDUP V5.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 544(R8), F24
-	FMOVQ 608(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V2.S[0], V26.S4
-	VDUP V2.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V6.S[0], V26.S4
-	VDUP V6.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 672(R8), F24
-	FMOVQ 736(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V2.S[2], V26.S4
-	VDUP V2.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V6.S[2], V26.S4
-	VDUP V6.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 800(R8), F24
-	FMOVQ 864(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V3.S[0], V26.S4
-	VDUP V3.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V7.S[0], V26.S4
-	VDUP V7.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 928(R8), F24
-	FMOVQ 992(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V3.S[2], V26.S4
-	VDUP V3.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V7.S[2], V26.S4
-	VDUP V7.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 1056(R8), F24
+	WORD $0x4e39ce49 // fmla v9.4s, v18.4s, v25.4s
+	VADDP V21.S4, V20.S4, V20.S4
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x4e38ce8a // fmla v10.4s, v20.4s, v24.4s
+	VADDP V23.S4, V22.S4, V22.S4
+	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
+	WORD $0x4e39cecb // fmla v11.4s, v22.4s, v25.4s
+	ADD $1088, R12, R12
+	ADD $144, R13, R13
+	SUBS $1, R14, R14
+	BNE half1Int8r2NEON
 	MOVD R9, R11
-	VADDP V17.S4, V16.S4, V16.S4
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	FMOVS 0(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
+	FMOVS 128(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
 	ADD R1, R11, R11
-	VADDP V19.S4, V18.S4, V18.S4
-	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x6e38de52 // fmul v18.4s, v18.4s, v24.4s
-	FMOVS 4(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a125b // fmla v27.4s, v18.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
-	VEOR V16.B16, V16.B16, V16.B16
-	VEOR V17.B16, V17.B16, V17.B16
-	VEOR V18.B16, V18.B16, V18.B16
-	VEOR V19.B16, V19.B16, V19.B16
-	FMOVQ 48(R8), F24
-	FMOVQ 112(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V0.S[0], V26.S4
-	VDUP V0.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V4.S[0], V26.S4
-	VDUP V4.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 176(R8), F24
-	FMOVQ 240(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V0.S[2], V26.S4
-	VDUP V0.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V4.S[2], V26.S4
-	VDUP V4.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 304(R8), F24
-	FMOVQ 368(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V1.S[0], V26.S4
-	VDUP V1.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V5.S[0], V26.S4
-	VDUP V5.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 432(R8), F24
-	FMOVQ 496(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V1.S[2], V26.S4
-	VDUP V1.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V5.S[2], V26.S4
-	VDUP V5.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 560(R8), F24
-	FMOVQ 624(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V2.S[0], V26.S4
-	VDUP V2.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V6.S[0], V26.S4
-	VDUP V6.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 688(R8), F24
-	FMOVQ 752(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V2.S[2], V26.S4
-	VDUP V2.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V6.S[2], V26.S4
-	VDUP V6.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 816(R8), F24
-	FMOVQ 880(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V3.S[0], V26.S4
-	VDUP V3.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V7.S[0], V26.S4
-	VDUP V7.S[1], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 944(R8), F24
-	FMOVQ 1008(R8), F25
-	VEOR V31.B16, V24.B16, V24.B16
-	VEOR V31.B16, V25.B16, V25.B16
-	VDUP V3.S[2], V26.S4
-	VDUP V3.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b90 // sadalp v16.4s, v28.8h
-	WORD $0x4e606bb1 // sadalp v17.4s, v29.8h
-	VDUP V7.S[2], V26.S4
-	VDUP V7.S[3], V27.S4
-	WORD $0x0e3ac31c // smull v28.8h, v24.8b, v26.8b
-	WORD $0x4e3ac31d // smull2 v29.8h, v24.16b, v26.16b
-	WORD $0x0e3b833c // smlal v28.8h, v25.8b, v27.8b
-	WORD $0x4e3b833d // smlal2 v29.8h, v25.16b, v27.16b
-	WORD $0x4e606b92 // sadalp v18.4s, v28.8h
-	WORD $0x4e606bb3 // sadalp v19.4s, v29.8h
-	FMOVQ 1072(R8), F24
-	MOVD R9, R11
-	VADDP V17.S4, V16.S4, V16.S4
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	FMOVS 0(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
-	ADD R1, R11, R11
-	VADDP V19.S4, V18.S4, V18.S4
-	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x6e38de52 // fmul v18.4s, v18.4s, v24.4s
-	FMOVS 4(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a125b // fmla v27.4s, v18.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
+	FMOVS 132(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981159 // fmla v25.4s, v10.4s, v24.s[0]
+	WORD $0x4f98117a // fmla v26.4s, v11.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
 	ADD R3, R8, R8
 	ADD $64, R9, R9
 	SUBS $1, R10, R10
 	BNE blockInt8r2NEON
-	ADD $1088, R2, R2
-	ADD $144, R4, R4
-	SUBS $1, R5, R5
-	BNE groupInt8r2NEON
+	ADD $4352, R2, R2
+	ADD $576, R4, R4
+	SUBS R7, R5, R5
+	BNE spanInt8r2NEON
 	RET
 
 // func mulInt4r1DOT(y *float32, ldy int, w *byte, stride int, x *int32, groups, blocks int)
@@ -2696,246 +2716,247 @@ TEXT ·mulInt4r1DOT(SB), NOSPLIT, $0-56
 	LSL $2, R1, R1
 	VMOVI $15, V31.B16
 
-groupInt4r1DOT:
-	MOVD R4, R7
-	VLD1.P 64(R7), [V0.B16, V1.B16, V2.B16, V3.B16]
+spanInt4r1DOT:
+	MOVD $4, R7
+	CMP R7, R5
+	CSEL LT, R5, R7, R7
 	MOVD R2, R8
 	MOVD R0, R9
 	MOVD R6, R10
 
 blockInt4r1DOT:
-	ADD $4, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	FMOVQ 0(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80e330 // sdot v16.4s, v25.16b, v0.4b[0]
-	WORD $0x4fa0e350 // sdot v16.4s, v26.16b, v0.4b[1]
-	FMOVQ 64(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80eb30 // sdot v16.4s, v25.16b, v0.4b[2]
-	WORD $0x4fa0eb50 // sdot v16.4s, v26.16b, v0.4b[3]
-	FMOVQ 128(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81e330 // sdot v16.4s, v25.16b, v1.4b[0]
-	WORD $0x4fa1e350 // sdot v16.4s, v26.16b, v1.4b[1]
-	FMOVQ 192(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81eb30 // sdot v16.4s, v25.16b, v1.4b[2]
-	WORD $0x4fa1eb50 // sdot v16.4s, v26.16b, v1.4b[3]
-	FMOVQ 256(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82e334 // sdot v20.4s, v25.16b, v2.4b[0]
-	WORD $0x4fa2e354 // sdot v20.4s, v26.16b, v2.4b[1]
-	FMOVQ 320(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82eb34 // sdot v20.4s, v25.16b, v2.4b[2]
-	WORD $0x4fa2eb54 // sdot v20.4s, v26.16b, v2.4b[3]
-	FMOVQ 384(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83e334 // sdot v20.4s, v25.16b, v3.4b[0]
-	WORD $0x4fa3e354 // sdot v20.4s, v26.16b, v3.4b[1]
-	FMOVQ 448(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83eb34 // sdot v20.4s, v25.16b, v3.4b[2]
-	WORD $0x4fa3eb54 // sdot v20.4s, v26.16b, v3.4b[3]
-	FMOVD 512(R8), F24
-	FMOVD 544(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
-	MOVD R9, R11
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half0Int4r1DOT:
+	ADD $68, R13, R15
+	VLD1R.P 4(R15), [V16.S4]
+	VMOV V16.B16, V17.B16
+	FMOVQ 0(R13), F0
+	FLDPQ 0(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	FLDPQ 64(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	FMOVQ 16(R13), F0
+	FLDPQ 128(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	FLDPQ 192(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	FMOVQ 512(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
-	ADD $4, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	FMOVQ 16(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80e330 // sdot v16.4s, v25.16b, v0.4b[0]
-	WORD $0x4fa0e350 // sdot v16.4s, v26.16b, v0.4b[1]
-	FMOVQ 80(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80eb30 // sdot v16.4s, v25.16b, v0.4b[2]
-	WORD $0x4fa0eb50 // sdot v16.4s, v26.16b, v0.4b[3]
-	FMOVQ 144(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81e330 // sdot v16.4s, v25.16b, v1.4b[0]
-	WORD $0x4fa1e350 // sdot v16.4s, v26.16b, v1.4b[1]
-	FMOVQ 208(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81eb30 // sdot v16.4s, v25.16b, v1.4b[2]
-	WORD $0x4fa1eb50 // sdot v16.4s, v26.16b, v1.4b[3]
-	FMOVQ 272(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82e334 // sdot v20.4s, v25.16b, v2.4b[0]
-	WORD $0x4fa2e354 // sdot v20.4s, v26.16b, v2.4b[1]
-	FMOVQ 336(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82eb34 // sdot v20.4s, v25.16b, v2.4b[2]
-	WORD $0x4fa2eb54 // sdot v20.4s, v26.16b, v2.4b[3]
-	FMOVQ 400(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83e334 // sdot v20.4s, v25.16b, v3.4b[0]
-	WORD $0x4fa3e354 // sdot v20.4s, v26.16b, v3.4b[1]
-	FMOVQ 464(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83eb34 // sdot v20.4s, v25.16b, v3.4b[2]
-	WORD $0x4fa3eb54 // sdot v20.4s, v26.16b, v3.4b[3]
-	FMOVD 520(R8), F24
-	FMOVD 552(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
-	MOVD R9, R11
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
+	VLD1R.P 4(R15), [V16.S4]
+	VMOV V16.B16, V17.B16
+	FMOVQ 32(R13), F0
+	FLDPQ 256(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	FLDPQ 320(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	FMOVQ 48(R13), F0
+	FLDPQ 384(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	FLDPQ 448(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	FMOVQ 544(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	ADD $4, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	FMOVQ 32(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80e330 // sdot v16.4s, v25.16b, v0.4b[0]
-	WORD $0x4fa0e350 // sdot v16.4s, v26.16b, v0.4b[1]
-	FMOVQ 96(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80eb30 // sdot v16.4s, v25.16b, v0.4b[2]
-	WORD $0x4fa0eb50 // sdot v16.4s, v26.16b, v0.4b[3]
-	FMOVQ 160(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81e330 // sdot v16.4s, v25.16b, v1.4b[0]
-	WORD $0x4fa1e350 // sdot v16.4s, v26.16b, v1.4b[1]
-	FMOVQ 224(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81eb30 // sdot v16.4s, v25.16b, v1.4b[2]
-	WORD $0x4fa1eb50 // sdot v16.4s, v26.16b, v1.4b[3]
-	FMOVQ 288(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82e334 // sdot v20.4s, v25.16b, v2.4b[0]
-	WORD $0x4fa2e354 // sdot v20.4s, v26.16b, v2.4b[1]
-	FMOVQ 352(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82eb34 // sdot v20.4s, v25.16b, v2.4b[2]
-	WORD $0x4fa2eb54 // sdot v20.4s, v26.16b, v2.4b[3]
-	FMOVQ 416(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83e334 // sdot v20.4s, v25.16b, v3.4b[0]
-	WORD $0x4fa3e354 // sdot v20.4s, v26.16b, v3.4b[1]
-	FMOVQ 480(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83eb34 // sdot v20.4s, v25.16b, v3.4b[2]
-	WORD $0x4fa3eb54 // sdot v20.4s, v26.16b, v3.4b[3]
-	FMOVD 528(R8), F24
-	FMOVD 560(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
+	ADD $576, R12, R12
+	ADD $76, R13, R13
+	SUBS $1, R14, R14
+	BNE half0Int4r1DOT
 	MOVD R9, R11
+	FMOVS 64(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half1Int4r1DOT:
+	ADD $68, R13, R15
+	VLD1R.P 4(R15), [V16.S4]
+	VMOV V16.B16, V17.B16
+	FMOVQ 0(R13), F0
+	FLDPQ 32(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	FLDPQ 96(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	FMOVQ 16(R13), F0
+	FLDPQ 160(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	FLDPQ 224(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	FMOVQ 528(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
-	ADD $4, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	FMOVQ 48(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80e330 // sdot v16.4s, v25.16b, v0.4b[0]
-	WORD $0x4fa0e350 // sdot v16.4s, v26.16b, v0.4b[1]
-	FMOVQ 112(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80eb30 // sdot v16.4s, v25.16b, v0.4b[2]
-	WORD $0x4fa0eb50 // sdot v16.4s, v26.16b, v0.4b[3]
-	FMOVQ 176(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81e330 // sdot v16.4s, v25.16b, v1.4b[0]
-	WORD $0x4fa1e350 // sdot v16.4s, v26.16b, v1.4b[1]
-	FMOVQ 240(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81eb30 // sdot v16.4s, v25.16b, v1.4b[2]
-	WORD $0x4fa1eb50 // sdot v16.4s, v26.16b, v1.4b[3]
-	FMOVQ 304(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82e334 // sdot v20.4s, v25.16b, v2.4b[0]
-	WORD $0x4fa2e354 // sdot v20.4s, v26.16b, v2.4b[1]
-	FMOVQ 368(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82eb34 // sdot v20.4s, v25.16b, v2.4b[2]
-	WORD $0x4fa2eb54 // sdot v20.4s, v26.16b, v2.4b[3]
-	FMOVQ 432(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83e334 // sdot v20.4s, v25.16b, v3.4b[0]
-	WORD $0x4fa3e354 // sdot v20.4s, v26.16b, v3.4b[1]
-	FMOVQ 496(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83eb34 // sdot v20.4s, v25.16b, v3.4b[2]
-	WORD $0x4fa3eb54 // sdot v20.4s, v26.16b, v3.4b[3]
-	FMOVD 536(R8), F24
-	FMOVD 568(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
+	VLD1R.P 4(R15), [V16.S4]
+	VMOV V16.B16, V17.B16
+	FMOVQ 32(R13), F0
+	FLDPQ 288(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	FLDPQ 352(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	FMOVQ 48(R13), F0
+	FLDPQ 416(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	FLDPQ 480(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	FMOVQ 560(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
+	ADD $576, R12, R12
+	ADD $76, R13, R13
+	SUBS $1, R14, R14
+	BNE half1Int4r1DOT
 	MOVD R9, R11
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
+	FMOVS 64(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
 	ADD R3, R8, R8
 	ADD $64, R9, R9
 	SUBS $1, R10, R10
 	BNE blockInt4r1DOT
-	ADD $576, R2, R2
-	ADD $76, R4, R4
-	SUBS $1, R5, R5
-	BNE groupInt4r1DOT
+	ADD $2304, R2, R2
+	ADD $304, R4, R4
+	SUBS R7, R5, R5
+	BNE spanInt4r1DOT
 	RET
 
 // func mulInt4r2DOT(y *float32, ldy int, w *byte, stride int, x *int32, groups, blocks int)
@@ -2950,355 +2971,359 @@ TEXT ·mulInt4r2DOT(SB), NOSPLIT, $0-56
 	LSL $2, R1, R1
 	VMOVI $15, V31.B16
 
-groupInt4r2DOT:
-	MOVD R4, R7
-	VLD1.P 64(R7), [V0.B16, V1.B16, V2.B16, V3.B16]
-	VLD1.P 64(R7), [V4.B16, V5.B16, V6.B16, V7.B16]
+spanInt4r2DOT:
+	MOVD $4, R7
+	CMP R7, R5
+	CSEL LT, R5, R7, R7
 	MOVD R2, R8
 	MOVD R0, R9
 	MOVD R6, R10
 
 blockInt4r2DOT:
-	ADD $8, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V17.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	VLD1R.P 4(R12), [V21.S4]
-	FMOVQ 0(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80e330 // sdot v16.4s, v25.16b, v0.4b[0]
-	WORD $0x4fa0e350 // sdot v16.4s, v26.16b, v0.4b[1]
-	WORD $0x4f84e331 // sdot v17.4s, v25.16b, v4.4b[0]
-	WORD $0x4fa4e351 // sdot v17.4s, v26.16b, v4.4b[1]
-	FMOVQ 64(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80eb30 // sdot v16.4s, v25.16b, v0.4b[2]
-	WORD $0x4fa0eb50 // sdot v16.4s, v26.16b, v0.4b[3]
-	WORD $0x4f84eb31 // sdot v17.4s, v25.16b, v4.4b[2]
-	WORD $0x4fa4eb51 // sdot v17.4s, v26.16b, v4.4b[3]
-	FMOVQ 128(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81e330 // sdot v16.4s, v25.16b, v1.4b[0]
-	WORD $0x4fa1e350 // sdot v16.4s, v26.16b, v1.4b[1]
-	WORD $0x4f85e331 // sdot v17.4s, v25.16b, v5.4b[0]
-	WORD $0x4fa5e351 // sdot v17.4s, v26.16b, v5.4b[1]
-	FMOVQ 192(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81eb30 // sdot v16.4s, v25.16b, v1.4b[2]
-	WORD $0x4fa1eb50 // sdot v16.4s, v26.16b, v1.4b[3]
-	WORD $0x4f85eb31 // sdot v17.4s, v25.16b, v5.4b[2]
-	WORD $0x4fa5eb51 // sdot v17.4s, v26.16b, v5.4b[3]
-	FMOVQ 256(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82e334 // sdot v20.4s, v25.16b, v2.4b[0]
-	WORD $0x4fa2e354 // sdot v20.4s, v26.16b, v2.4b[1]
-	WORD $0x4f86e335 // sdot v21.4s, v25.16b, v6.4b[0]
-	WORD $0x4fa6e355 // sdot v21.4s, v26.16b, v6.4b[1]
-	FMOVQ 320(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82eb34 // sdot v20.4s, v25.16b, v2.4b[2]
-	WORD $0x4fa2eb54 // sdot v20.4s, v26.16b, v2.4b[3]
-	WORD $0x4f86eb35 // sdot v21.4s, v25.16b, v6.4b[2]
-	WORD $0x4fa6eb55 // sdot v21.4s, v26.16b, v6.4b[3]
-	FMOVQ 384(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83e334 // sdot v20.4s, v25.16b, v3.4b[0]
-	WORD $0x4fa3e354 // sdot v20.4s, v26.16b, v3.4b[1]
-	WORD $0x4f87e335 // sdot v21.4s, v25.16b, v7.4b[0]
-	WORD $0x4fa7e355 // sdot v21.4s, v26.16b, v7.4b[1]
-	FMOVQ 448(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83eb34 // sdot v20.4s, v25.16b, v3.4b[2]
-	WORD $0x4fa3eb54 // sdot v20.4s, v26.16b, v3.4b[3]
-	WORD $0x4f87eb35 // sdot v21.4s, v25.16b, v7.4b[2]
-	WORD $0x4fa7eb55 // sdot v21.4s, v26.16b, v7.4b[3]
-	FMOVD 512(R8), F24
-	FMOVD 544(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
-	MOVD R9, R11
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	VEOR V10.B16, V10.B16, V10.B16
+	VEOR V11.B16, V11.B16, V11.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half0Int4r2DOT:
+	ADD $136, R13, R15
+	VLD1R.P 4(R15), [V16.S4]
+	VMOV V16.B16, V17.B16
+	VLD1R.P 4(R15), [V18.S4]
+	VMOV V18.B16, V19.B16
+	FMOVQ 0(R13), F0
+	FMOVQ 64(R13), F1
+	FLDPQ 0(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	FLDPQ 64(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	FMOVQ 16(R13), F0
+	FMOVQ 80(R13), F1
+	FLDPQ 128(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	FLDPQ 192(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	FMOVQ 512(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
-	ADD R1, R11, R11
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
 	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e38de31 // fmul v17.4s, v17.4s, v24.4s
-	WORD $0x4e39ceb1 // fmla v17.4s, v21.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
-	ADD $8, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V17.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	VLD1R.P 4(R12), [V21.S4]
-	FMOVQ 16(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80e330 // sdot v16.4s, v25.16b, v0.4b[0]
-	WORD $0x4fa0e350 // sdot v16.4s, v26.16b, v0.4b[1]
-	WORD $0x4f84e331 // sdot v17.4s, v25.16b, v4.4b[0]
-	WORD $0x4fa4e351 // sdot v17.4s, v26.16b, v4.4b[1]
-	FMOVQ 80(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80eb30 // sdot v16.4s, v25.16b, v0.4b[2]
-	WORD $0x4fa0eb50 // sdot v16.4s, v26.16b, v0.4b[3]
-	WORD $0x4f84eb31 // sdot v17.4s, v25.16b, v4.4b[2]
-	WORD $0x4fa4eb51 // sdot v17.4s, v26.16b, v4.4b[3]
-	FMOVQ 144(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81e330 // sdot v16.4s, v25.16b, v1.4b[0]
-	WORD $0x4fa1e350 // sdot v16.4s, v26.16b, v1.4b[1]
-	WORD $0x4f85e331 // sdot v17.4s, v25.16b, v5.4b[0]
-	WORD $0x4fa5e351 // sdot v17.4s, v26.16b, v5.4b[1]
-	FMOVQ 208(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81eb30 // sdot v16.4s, v25.16b, v1.4b[2]
-	WORD $0x4fa1eb50 // sdot v16.4s, v26.16b, v1.4b[3]
-	WORD $0x4f85eb31 // sdot v17.4s, v25.16b, v5.4b[2]
-	WORD $0x4fa5eb51 // sdot v17.4s, v26.16b, v5.4b[3]
-	FMOVQ 272(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82e334 // sdot v20.4s, v25.16b, v2.4b[0]
-	WORD $0x4fa2e354 // sdot v20.4s, v26.16b, v2.4b[1]
-	WORD $0x4f86e335 // sdot v21.4s, v25.16b, v6.4b[0]
-	WORD $0x4fa6e355 // sdot v21.4s, v26.16b, v6.4b[1]
-	FMOVQ 336(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82eb34 // sdot v20.4s, v25.16b, v2.4b[2]
-	WORD $0x4fa2eb54 // sdot v20.4s, v26.16b, v2.4b[3]
-	WORD $0x4f86eb35 // sdot v21.4s, v25.16b, v6.4b[2]
-	WORD $0x4fa6eb55 // sdot v21.4s, v26.16b, v6.4b[3]
-	FMOVQ 400(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83e334 // sdot v20.4s, v25.16b, v3.4b[0]
-	WORD $0x4fa3e354 // sdot v20.4s, v26.16b, v3.4b[1]
-	WORD $0x4f87e335 // sdot v21.4s, v25.16b, v7.4b[0]
-	WORD $0x4fa7e355 // sdot v21.4s, v26.16b, v7.4b[1]
-	FMOVQ 464(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83eb34 // sdot v20.4s, v25.16b, v3.4b[2]
-	WORD $0x4fa3eb54 // sdot v20.4s, v26.16b, v3.4b[3]
-	WORD $0x4f87eb35 // sdot v21.4s, v25.16b, v7.4b[2]
-	WORD $0x4fa7eb55 // sdot v21.4s, v26.16b, v7.4b[3]
-	FMOVD 520(R8), F24
-	FMOVD 552(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
-	MOVD R9, R11
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4e38ce4a // fmla v10.4s, v18.4s, v24.4s
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e39ce6b // fmla v11.4s, v19.4s, v25.4s
+	VLD1R.P 4(R15), [V16.S4]
+	VMOV V16.B16, V17.B16
+	VLD1R.P 4(R15), [V18.S4]
+	VMOV V18.B16, V19.B16
+	FMOVQ 32(R13), F0
+	FMOVQ 96(R13), F1
+	FLDPQ 256(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	FLDPQ 320(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	FMOVQ 48(R13), F0
+	FMOVQ 112(R13), F1
+	FLDPQ 384(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	FLDPQ 448(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	FMOVQ 544(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	ADD R1, R11, R11
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
 	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e38de31 // fmul v17.4s, v17.4s, v24.4s
-	WORD $0x4e39ceb1 // fmla v17.4s, v21.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	ADD $8, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V17.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	VLD1R.P 4(R12), [V21.S4]
-	FMOVQ 32(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80e330 // sdot v16.4s, v25.16b, v0.4b[0]
-	WORD $0x4fa0e350 // sdot v16.4s, v26.16b, v0.4b[1]
-	WORD $0x4f84e331 // sdot v17.4s, v25.16b, v4.4b[0]
-	WORD $0x4fa4e351 // sdot v17.4s, v26.16b, v4.4b[1]
-	FMOVQ 96(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80eb30 // sdot v16.4s, v25.16b, v0.4b[2]
-	WORD $0x4fa0eb50 // sdot v16.4s, v26.16b, v0.4b[3]
-	WORD $0x4f84eb31 // sdot v17.4s, v25.16b, v4.4b[2]
-	WORD $0x4fa4eb51 // sdot v17.4s, v26.16b, v4.4b[3]
-	FMOVQ 160(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81e330 // sdot v16.4s, v25.16b, v1.4b[0]
-	WORD $0x4fa1e350 // sdot v16.4s, v26.16b, v1.4b[1]
-	WORD $0x4f85e331 // sdot v17.4s, v25.16b, v5.4b[0]
-	WORD $0x4fa5e351 // sdot v17.4s, v26.16b, v5.4b[1]
-	FMOVQ 224(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81eb30 // sdot v16.4s, v25.16b, v1.4b[2]
-	WORD $0x4fa1eb50 // sdot v16.4s, v26.16b, v1.4b[3]
-	WORD $0x4f85eb31 // sdot v17.4s, v25.16b, v5.4b[2]
-	WORD $0x4fa5eb51 // sdot v17.4s, v26.16b, v5.4b[3]
-	FMOVQ 288(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82e334 // sdot v20.4s, v25.16b, v2.4b[0]
-	WORD $0x4fa2e354 // sdot v20.4s, v26.16b, v2.4b[1]
-	WORD $0x4f86e335 // sdot v21.4s, v25.16b, v6.4b[0]
-	WORD $0x4fa6e355 // sdot v21.4s, v26.16b, v6.4b[1]
-	FMOVQ 352(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82eb34 // sdot v20.4s, v25.16b, v2.4b[2]
-	WORD $0x4fa2eb54 // sdot v20.4s, v26.16b, v2.4b[3]
-	WORD $0x4f86eb35 // sdot v21.4s, v25.16b, v6.4b[2]
-	WORD $0x4fa6eb55 // sdot v21.4s, v26.16b, v6.4b[3]
-	FMOVQ 416(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83e334 // sdot v20.4s, v25.16b, v3.4b[0]
-	WORD $0x4fa3e354 // sdot v20.4s, v26.16b, v3.4b[1]
-	WORD $0x4f87e335 // sdot v21.4s, v25.16b, v7.4b[0]
-	WORD $0x4fa7e355 // sdot v21.4s, v26.16b, v7.4b[1]
-	FMOVQ 480(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83eb34 // sdot v20.4s, v25.16b, v3.4b[2]
-	WORD $0x4fa3eb54 // sdot v20.4s, v26.16b, v3.4b[3]
-	WORD $0x4f87eb35 // sdot v21.4s, v25.16b, v7.4b[2]
-	WORD $0x4fa7eb55 // sdot v21.4s, v26.16b, v7.4b[3]
-	FMOVD 528(R8), F24
-	FMOVD 560(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4e38ce4a // fmla v10.4s, v18.4s, v24.4s
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e39ce6b // fmla v11.4s, v19.4s, v25.4s
+	ADD $576, R12, R12
+	ADD $152, R13, R13
+	SUBS $1, R14, R14
+	BNE half0Int4r2DOT
 	MOVD R9, R11
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
+	FMOVS 128(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
 	ADD R1, R11, R11
+	FMOVS 132(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981159 // fmla v25.4s, v10.4s, v24.s[0]
+	WORD $0x4f98117a // fmla v26.4s, v11.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	VEOR V10.B16, V10.B16, V10.B16
+	VEOR V11.B16, V11.B16, V11.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half1Int4r2DOT:
+	ADD $136, R13, R15
+	VLD1R.P 4(R15), [V16.S4]
+	VMOV V16.B16, V17.B16
+	VLD1R.P 4(R15), [V18.S4]
+	VMOV V18.B16, V19.B16
+	FMOVQ 0(R13), F0
+	FMOVQ 64(R13), F1
+	FLDPQ 32(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	FLDPQ 96(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	FMOVQ 16(R13), F0
+	FMOVQ 80(R13), F1
+	FLDPQ 160(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	FLDPQ 224(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	FMOVQ 528(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
 	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e38de31 // fmul v17.4s, v17.4s, v24.4s
-	WORD $0x4e39ceb1 // fmla v17.4s, v21.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
-	ADD $8, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V17.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	VLD1R.P 4(R12), [V21.S4]
-	FMOVQ 48(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80e330 // sdot v16.4s, v25.16b, v0.4b[0]
-	WORD $0x4fa0e350 // sdot v16.4s, v26.16b, v0.4b[1]
-	WORD $0x4f84e331 // sdot v17.4s, v25.16b, v4.4b[0]
-	WORD $0x4fa4e351 // sdot v17.4s, v26.16b, v4.4b[1]
-	FMOVQ 112(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80eb30 // sdot v16.4s, v25.16b, v0.4b[2]
-	WORD $0x4fa0eb50 // sdot v16.4s, v26.16b, v0.4b[3]
-	WORD $0x4f84eb31 // sdot v17.4s, v25.16b, v4.4b[2]
-	WORD $0x4fa4eb51 // sdot v17.4s, v26.16b, v4.4b[3]
-	FMOVQ 176(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81e330 // sdot v16.4s, v25.16b, v1.4b[0]
-	WORD $0x4fa1e350 // sdot v16.4s, v26.16b, v1.4b[1]
-	WORD $0x4f85e331 // sdot v17.4s, v25.16b, v5.4b[0]
-	WORD $0x4fa5e351 // sdot v17.4s, v26.16b, v5.4b[1]
-	FMOVQ 240(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81eb30 // sdot v16.4s, v25.16b, v1.4b[2]
-	WORD $0x4fa1eb50 // sdot v16.4s, v26.16b, v1.4b[3]
-	WORD $0x4f85eb31 // sdot v17.4s, v25.16b, v5.4b[2]
-	WORD $0x4fa5eb51 // sdot v17.4s, v26.16b, v5.4b[3]
-	FMOVQ 304(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82e334 // sdot v20.4s, v25.16b, v2.4b[0]
-	WORD $0x4fa2e354 // sdot v20.4s, v26.16b, v2.4b[1]
-	WORD $0x4f86e335 // sdot v21.4s, v25.16b, v6.4b[0]
-	WORD $0x4fa6e355 // sdot v21.4s, v26.16b, v6.4b[1]
-	FMOVQ 368(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82eb34 // sdot v20.4s, v25.16b, v2.4b[2]
-	WORD $0x4fa2eb54 // sdot v20.4s, v26.16b, v2.4b[3]
-	WORD $0x4f86eb35 // sdot v21.4s, v25.16b, v6.4b[2]
-	WORD $0x4fa6eb55 // sdot v21.4s, v26.16b, v6.4b[3]
-	FMOVQ 432(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83e334 // sdot v20.4s, v25.16b, v3.4b[0]
-	WORD $0x4fa3e354 // sdot v20.4s, v26.16b, v3.4b[1]
-	WORD $0x4f87e335 // sdot v21.4s, v25.16b, v7.4b[0]
-	WORD $0x4fa7e355 // sdot v21.4s, v26.16b, v7.4b[1]
-	FMOVQ 496(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83eb34 // sdot v20.4s, v25.16b, v3.4b[2]
-	WORD $0x4fa3eb54 // sdot v20.4s, v26.16b, v3.4b[3]
-	WORD $0x4f87eb35 // sdot v21.4s, v25.16b, v7.4b[2]
-	WORD $0x4fa7eb55 // sdot v21.4s, v26.16b, v7.4b[3]
-	FMOVD 536(R8), F24
-	FMOVD 568(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4e38ce4a // fmla v10.4s, v18.4s, v24.4s
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e39ce6b // fmla v11.4s, v19.4s, v25.4s
+	VLD1R.P 4(R15), [V16.S4]
+	VMOV V16.B16, V17.B16
+	VLD1R.P 4(R15), [V18.S4]
+	VMOV V18.B16, V19.B16
+	FMOVQ 32(R13), F0
+	FMOVQ 96(R13), F1
+	FLDPQ 288(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	FLDPQ 352(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	FMOVQ 48(R13), F0
+	FMOVQ 112(R13), F1
+	FLDPQ 416(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	FLDPQ 480(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	FMOVQ 560(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4e38ce4a // fmla v10.4s, v18.4s, v24.4s
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e39ce6b // fmla v11.4s, v19.4s, v25.4s
+	ADD $576, R12, R12
+	ADD $152, R13, R13
+	SUBS $1, R14, R14
+	BNE half1Int4r2DOT
 	MOVD R9, R11
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
+	FMOVS 128(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
 	ADD R1, R11, R11
-	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e38de31 // fmul v17.4s, v17.4s, v24.4s
-	WORD $0x4e39ceb1 // fmla v17.4s, v21.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
+	FMOVS 132(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981159 // fmla v25.4s, v10.4s, v24.s[0]
+	WORD $0x4f98117a // fmla v26.4s, v11.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
 	ADD R3, R8, R8
 	ADD $64, R9, R9
 	SUBS $1, R10, R10
 	BNE blockInt4r2DOT
-	ADD $576, R2, R2
-	ADD $152, R4, R4
-	SUBS $1, R5, R5
-	BNE groupInt4r2DOT
+	ADD $2304, R2, R2
+	ADD $608, R4, R4
+	SUBS R7, R5, R5
+	BNE spanInt4r2DOT
 	RET
 
 // func mulInt4r3DOT(y *float32, ldy int, w *byte, stride int, x *int32, groups, blocks int)
@@ -3313,464 +3338,471 @@ TEXT ·mulInt4r3DOT(SB), NOSPLIT, $0-56
 	LSL $2, R1, R1
 	VMOVI $15, V31.B16
 
-groupInt4r3DOT:
-	MOVD R4, R7
-	VLD1.P 64(R7), [V0.B16, V1.B16, V2.B16, V3.B16]
-	VLD1.P 64(R7), [V4.B16, V5.B16, V6.B16, V7.B16]
-	VLD1.P 64(R7), [V8.B16, V9.B16, V10.B16, V11.B16]
+spanInt4r3DOT:
+	MOVD $4, R7
+	CMP R7, R5
+	CSEL LT, R5, R7, R7
 	MOVD R2, R8
 	MOVD R0, R9
 	MOVD R6, R10
 
 blockInt4r3DOT:
-	ADD $12, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V17.S4]
-	VLD1R.P 4(R12), [V18.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	VLD1R.P 4(R12), [V21.S4]
-	VLD1R.P 4(R12), [V22.S4]
-	FMOVQ 0(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80e330 // sdot v16.4s, v25.16b, v0.4b[0]
-	WORD $0x4fa0e350 // sdot v16.4s, v26.16b, v0.4b[1]
-	WORD $0x4f84e331 // sdot v17.4s, v25.16b, v4.4b[0]
-	WORD $0x4fa4e351 // sdot v17.4s, v26.16b, v4.4b[1]
-	WORD $0x4f88e332 // sdot v18.4s, v25.16b, v8.4b[0]
-	WORD $0x4fa8e352 // sdot v18.4s, v26.16b, v8.4b[1]
-	FMOVQ 64(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80eb30 // sdot v16.4s, v25.16b, v0.4b[2]
-	WORD $0x4fa0eb50 // sdot v16.4s, v26.16b, v0.4b[3]
-	WORD $0x4f84eb31 // sdot v17.4s, v25.16b, v4.4b[2]
-	WORD $0x4fa4eb51 // sdot v17.4s, v26.16b, v4.4b[3]
-	WORD $0x4f88eb32 // sdot v18.4s, v25.16b, v8.4b[2]
-	WORD $0x4fa8eb52 // sdot v18.4s, v26.16b, v8.4b[3]
-	FMOVQ 128(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81e330 // sdot v16.4s, v25.16b, v1.4b[0]
-	WORD $0x4fa1e350 // sdot v16.4s, v26.16b, v1.4b[1]
-	WORD $0x4f85e331 // sdot v17.4s, v25.16b, v5.4b[0]
-	WORD $0x4fa5e351 // sdot v17.4s, v26.16b, v5.4b[1]
-	WORD $0x4f89e332 // sdot v18.4s, v25.16b, v9.4b[0]
-	WORD $0x4fa9e352 // sdot v18.4s, v26.16b, v9.4b[1]
-	FMOVQ 192(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81eb30 // sdot v16.4s, v25.16b, v1.4b[2]
-	WORD $0x4fa1eb50 // sdot v16.4s, v26.16b, v1.4b[3]
-	WORD $0x4f85eb31 // sdot v17.4s, v25.16b, v5.4b[2]
-	WORD $0x4fa5eb51 // sdot v17.4s, v26.16b, v5.4b[3]
-	WORD $0x4f89eb32 // sdot v18.4s, v25.16b, v9.4b[2]
-	WORD $0x4fa9eb52 // sdot v18.4s, v26.16b, v9.4b[3]
-	FMOVQ 256(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82e334 // sdot v20.4s, v25.16b, v2.4b[0]
-	WORD $0x4fa2e354 // sdot v20.4s, v26.16b, v2.4b[1]
-	WORD $0x4f86e335 // sdot v21.4s, v25.16b, v6.4b[0]
-	WORD $0x4fa6e355 // sdot v21.4s, v26.16b, v6.4b[1]
-	WORD $0x4f8ae336 // sdot v22.4s, v25.16b, v10.4b[0]
-	WORD $0x4faae356 // sdot v22.4s, v26.16b, v10.4b[1]
-	FMOVQ 320(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82eb34 // sdot v20.4s, v25.16b, v2.4b[2]
-	WORD $0x4fa2eb54 // sdot v20.4s, v26.16b, v2.4b[3]
-	WORD $0x4f86eb35 // sdot v21.4s, v25.16b, v6.4b[2]
-	WORD $0x4fa6eb55 // sdot v21.4s, v26.16b, v6.4b[3]
-	WORD $0x4f8aeb36 // sdot v22.4s, v25.16b, v10.4b[2]
-	WORD $0x4faaeb56 // sdot v22.4s, v26.16b, v10.4b[3]
-	FMOVQ 384(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83e334 // sdot v20.4s, v25.16b, v3.4b[0]
-	WORD $0x4fa3e354 // sdot v20.4s, v26.16b, v3.4b[1]
-	WORD $0x4f87e335 // sdot v21.4s, v25.16b, v7.4b[0]
-	WORD $0x4fa7e355 // sdot v21.4s, v26.16b, v7.4b[1]
-	WORD $0x4f8be336 // sdot v22.4s, v25.16b, v11.4b[0]
-	WORD $0x4fabe356 // sdot v22.4s, v26.16b, v11.4b[1]
-	FMOVQ 448(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83eb34 // sdot v20.4s, v25.16b, v3.4b[2]
-	WORD $0x4fa3eb54 // sdot v20.4s, v26.16b, v3.4b[3]
-	WORD $0x4f87eb35 // sdot v21.4s, v25.16b, v7.4b[2]
-	WORD $0x4fa7eb55 // sdot v21.4s, v26.16b, v7.4b[3]
-	WORD $0x4f8beb36 // sdot v22.4s, v25.16b, v11.4b[2]
-	WORD $0x4fabeb56 // sdot v22.4s, v26.16b, v11.4b[3]
-	FMOVD 512(R8), F24
-	FMOVD 544(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
-	MOVD R9, R11
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	VEOR V10.B16, V10.B16, V10.B16
+	VEOR V11.B16, V11.B16, V11.B16
+	VEOR V12.B16, V12.B16, V12.B16
+	VEOR V13.B16, V13.B16, V13.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half0Int4r3DOT:
+	ADD $204, R13, R15
+	VLD1R.P 4(R15), [V16.S4]
+	VMOV V16.B16, V17.B16
+	VLD1R.P 4(R15), [V18.S4]
+	VMOV V18.B16, V19.B16
+	VLD1R.P 4(R15), [V20.S4]
+	VMOV V20.B16, V21.B16
+	FMOVQ 0(R13), F0
+	FMOVQ 64(R13), F1
+	FMOVQ 128(R13), F2
+	FLDPQ 0(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4f82e354 // sdot v20.4s, v26.16b, v2.4b[0]
+	WORD $0x4f82e375 // sdot v21.4s, v27.16b, v2.4b[0]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	FLDPQ 64(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4f82eb54 // sdot v20.4s, v26.16b, v2.4b[2]
+	WORD $0x4f82eb75 // sdot v21.4s, v27.16b, v2.4b[2]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	FMOVQ 16(R13), F0
+	FMOVQ 80(R13), F1
+	FMOVQ 144(R13), F2
+	FLDPQ 128(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4f82e354 // sdot v20.4s, v26.16b, v2.4b[0]
+	WORD $0x4f82e375 // sdot v21.4s, v27.16b, v2.4b[0]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	FLDPQ 192(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4f82eb54 // sdot v20.4s, v26.16b, v2.4b[2]
+	WORD $0x4f82eb75 // sdot v21.4s, v27.16b, v2.4b[2]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	FMOVQ 512(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
-	ADD R1, R11, R11
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
 	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e38de31 // fmul v17.4s, v17.4s, v24.4s
-	WORD $0x4e39ceb1 // fmla v17.4s, v21.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
-	ADD R1, R11, R11
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
 	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
-	WORD $0x6e38de52 // fmul v18.4s, v18.4s, v24.4s
-	WORD $0x4e39ced2 // fmla v18.4s, v22.4s, v25.4s
-	FMOVS 8(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a125b // fmla v27.4s, v18.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
-	ADD $12, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V17.S4]
-	VLD1R.P 4(R12), [V18.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	VLD1R.P 4(R12), [V21.S4]
-	VLD1R.P 4(R12), [V22.S4]
-	FMOVQ 16(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80e330 // sdot v16.4s, v25.16b, v0.4b[0]
-	WORD $0x4fa0e350 // sdot v16.4s, v26.16b, v0.4b[1]
-	WORD $0x4f84e331 // sdot v17.4s, v25.16b, v4.4b[0]
-	WORD $0x4fa4e351 // sdot v17.4s, v26.16b, v4.4b[1]
-	WORD $0x4f88e332 // sdot v18.4s, v25.16b, v8.4b[0]
-	WORD $0x4fa8e352 // sdot v18.4s, v26.16b, v8.4b[1]
-	FMOVQ 80(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80eb30 // sdot v16.4s, v25.16b, v0.4b[2]
-	WORD $0x4fa0eb50 // sdot v16.4s, v26.16b, v0.4b[3]
-	WORD $0x4f84eb31 // sdot v17.4s, v25.16b, v4.4b[2]
-	WORD $0x4fa4eb51 // sdot v17.4s, v26.16b, v4.4b[3]
-	WORD $0x4f88eb32 // sdot v18.4s, v25.16b, v8.4b[2]
-	WORD $0x4fa8eb52 // sdot v18.4s, v26.16b, v8.4b[3]
-	FMOVQ 144(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81e330 // sdot v16.4s, v25.16b, v1.4b[0]
-	WORD $0x4fa1e350 // sdot v16.4s, v26.16b, v1.4b[1]
-	WORD $0x4f85e331 // sdot v17.4s, v25.16b, v5.4b[0]
-	WORD $0x4fa5e351 // sdot v17.4s, v26.16b, v5.4b[1]
-	WORD $0x4f89e332 // sdot v18.4s, v25.16b, v9.4b[0]
-	WORD $0x4fa9e352 // sdot v18.4s, v26.16b, v9.4b[1]
-	FMOVQ 208(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81eb30 // sdot v16.4s, v25.16b, v1.4b[2]
-	WORD $0x4fa1eb50 // sdot v16.4s, v26.16b, v1.4b[3]
-	WORD $0x4f85eb31 // sdot v17.4s, v25.16b, v5.4b[2]
-	WORD $0x4fa5eb51 // sdot v17.4s, v26.16b, v5.4b[3]
-	WORD $0x4f89eb32 // sdot v18.4s, v25.16b, v9.4b[2]
-	WORD $0x4fa9eb52 // sdot v18.4s, v26.16b, v9.4b[3]
-	FMOVQ 272(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82e334 // sdot v20.4s, v25.16b, v2.4b[0]
-	WORD $0x4fa2e354 // sdot v20.4s, v26.16b, v2.4b[1]
-	WORD $0x4f86e335 // sdot v21.4s, v25.16b, v6.4b[0]
-	WORD $0x4fa6e355 // sdot v21.4s, v26.16b, v6.4b[1]
-	WORD $0x4f8ae336 // sdot v22.4s, v25.16b, v10.4b[0]
-	WORD $0x4faae356 // sdot v22.4s, v26.16b, v10.4b[1]
-	FMOVQ 336(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82eb34 // sdot v20.4s, v25.16b, v2.4b[2]
-	WORD $0x4fa2eb54 // sdot v20.4s, v26.16b, v2.4b[3]
-	WORD $0x4f86eb35 // sdot v21.4s, v25.16b, v6.4b[2]
-	WORD $0x4fa6eb55 // sdot v21.4s, v26.16b, v6.4b[3]
-	WORD $0x4f8aeb36 // sdot v22.4s, v25.16b, v10.4b[2]
-	WORD $0x4faaeb56 // sdot v22.4s, v26.16b, v10.4b[3]
-	FMOVQ 400(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83e334 // sdot v20.4s, v25.16b, v3.4b[0]
-	WORD $0x4fa3e354 // sdot v20.4s, v26.16b, v3.4b[1]
-	WORD $0x4f87e335 // sdot v21.4s, v25.16b, v7.4b[0]
-	WORD $0x4fa7e355 // sdot v21.4s, v26.16b, v7.4b[1]
-	WORD $0x4f8be336 // sdot v22.4s, v25.16b, v11.4b[0]
-	WORD $0x4fabe356 // sdot v22.4s, v26.16b, v11.4b[1]
-	FMOVQ 464(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83eb34 // sdot v20.4s, v25.16b, v3.4b[2]
-	WORD $0x4fa3eb54 // sdot v20.4s, v26.16b, v3.4b[3]
-	WORD $0x4f87eb35 // sdot v21.4s, v25.16b, v7.4b[2]
-	WORD $0x4fa7eb55 // sdot v21.4s, v26.16b, v7.4b[3]
-	WORD $0x4f8beb36 // sdot v22.4s, v25.16b, v11.4b[2]
-	WORD $0x4fabeb56 // sdot v22.4s, v26.16b, v11.4b[3]
-	FMOVD 520(R8), F24
-	FMOVD 552(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
-	MOVD R9, R11
+	WORD $0x4e38ce4a // fmla v10.4s, v18.4s, v24.4s
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e39ce6b // fmla v11.4s, v19.4s, v25.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x4e38ce8c // fmla v12.4s, v20.4s, v24.4s
+	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
+	WORD $0x4e39cead // fmla v13.4s, v21.4s, v25.4s
+	VLD1R.P 4(R15), [V16.S4]
+	VMOV V16.B16, V17.B16
+	VLD1R.P 4(R15), [V18.S4]
+	VMOV V18.B16, V19.B16
+	VLD1R.P 4(R15), [V20.S4]
+	VMOV V20.B16, V21.B16
+	FMOVQ 32(R13), F0
+	FMOVQ 96(R13), F1
+	FMOVQ 160(R13), F2
+	FLDPQ 256(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4f82e354 // sdot v20.4s, v26.16b, v2.4b[0]
+	WORD $0x4f82e375 // sdot v21.4s, v27.16b, v2.4b[0]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	FLDPQ 320(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4f82eb54 // sdot v20.4s, v26.16b, v2.4b[2]
+	WORD $0x4f82eb75 // sdot v21.4s, v27.16b, v2.4b[2]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	FMOVQ 48(R13), F0
+	FMOVQ 112(R13), F1
+	FMOVQ 176(R13), F2
+	FLDPQ 384(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4f82e354 // sdot v20.4s, v26.16b, v2.4b[0]
+	WORD $0x4f82e375 // sdot v21.4s, v27.16b, v2.4b[0]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	FLDPQ 448(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4f82eb54 // sdot v20.4s, v26.16b, v2.4b[2]
+	WORD $0x4f82eb75 // sdot v21.4s, v27.16b, v2.4b[2]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	FMOVQ 544(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	ADD R1, R11, R11
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
 	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e38de31 // fmul v17.4s, v17.4s, v24.4s
-	WORD $0x4e39ceb1 // fmla v17.4s, v21.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	ADD R1, R11, R11
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
 	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
-	WORD $0x6e38de52 // fmul v18.4s, v18.4s, v24.4s
-	WORD $0x4e39ced2 // fmla v18.4s, v22.4s, v25.4s
-	FMOVS 8(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a125b // fmla v27.4s, v18.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	ADD $12, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V17.S4]
-	VLD1R.P 4(R12), [V18.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	VLD1R.P 4(R12), [V21.S4]
-	VLD1R.P 4(R12), [V22.S4]
-	FMOVQ 32(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80e330 // sdot v16.4s, v25.16b, v0.4b[0]
-	WORD $0x4fa0e350 // sdot v16.4s, v26.16b, v0.4b[1]
-	WORD $0x4f84e331 // sdot v17.4s, v25.16b, v4.4b[0]
-	WORD $0x4fa4e351 // sdot v17.4s, v26.16b, v4.4b[1]
-	WORD $0x4f88e332 // sdot v18.4s, v25.16b, v8.4b[0]
-	WORD $0x4fa8e352 // sdot v18.4s, v26.16b, v8.4b[1]
-	FMOVQ 96(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80eb30 // sdot v16.4s, v25.16b, v0.4b[2]
-	WORD $0x4fa0eb50 // sdot v16.4s, v26.16b, v0.4b[3]
-	WORD $0x4f84eb31 // sdot v17.4s, v25.16b, v4.4b[2]
-	WORD $0x4fa4eb51 // sdot v17.4s, v26.16b, v4.4b[3]
-	WORD $0x4f88eb32 // sdot v18.4s, v25.16b, v8.4b[2]
-	WORD $0x4fa8eb52 // sdot v18.4s, v26.16b, v8.4b[3]
-	FMOVQ 160(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81e330 // sdot v16.4s, v25.16b, v1.4b[0]
-	WORD $0x4fa1e350 // sdot v16.4s, v26.16b, v1.4b[1]
-	WORD $0x4f85e331 // sdot v17.4s, v25.16b, v5.4b[0]
-	WORD $0x4fa5e351 // sdot v17.4s, v26.16b, v5.4b[1]
-	WORD $0x4f89e332 // sdot v18.4s, v25.16b, v9.4b[0]
-	WORD $0x4fa9e352 // sdot v18.4s, v26.16b, v9.4b[1]
-	FMOVQ 224(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81eb30 // sdot v16.4s, v25.16b, v1.4b[2]
-	WORD $0x4fa1eb50 // sdot v16.4s, v26.16b, v1.4b[3]
-	WORD $0x4f85eb31 // sdot v17.4s, v25.16b, v5.4b[2]
-	WORD $0x4fa5eb51 // sdot v17.4s, v26.16b, v5.4b[3]
-	WORD $0x4f89eb32 // sdot v18.4s, v25.16b, v9.4b[2]
-	WORD $0x4fa9eb52 // sdot v18.4s, v26.16b, v9.4b[3]
-	FMOVQ 288(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82e334 // sdot v20.4s, v25.16b, v2.4b[0]
-	WORD $0x4fa2e354 // sdot v20.4s, v26.16b, v2.4b[1]
-	WORD $0x4f86e335 // sdot v21.4s, v25.16b, v6.4b[0]
-	WORD $0x4fa6e355 // sdot v21.4s, v26.16b, v6.4b[1]
-	WORD $0x4f8ae336 // sdot v22.4s, v25.16b, v10.4b[0]
-	WORD $0x4faae356 // sdot v22.4s, v26.16b, v10.4b[1]
-	FMOVQ 352(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82eb34 // sdot v20.4s, v25.16b, v2.4b[2]
-	WORD $0x4fa2eb54 // sdot v20.4s, v26.16b, v2.4b[3]
-	WORD $0x4f86eb35 // sdot v21.4s, v25.16b, v6.4b[2]
-	WORD $0x4fa6eb55 // sdot v21.4s, v26.16b, v6.4b[3]
-	WORD $0x4f8aeb36 // sdot v22.4s, v25.16b, v10.4b[2]
-	WORD $0x4faaeb56 // sdot v22.4s, v26.16b, v10.4b[3]
-	FMOVQ 416(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83e334 // sdot v20.4s, v25.16b, v3.4b[0]
-	WORD $0x4fa3e354 // sdot v20.4s, v26.16b, v3.4b[1]
-	WORD $0x4f87e335 // sdot v21.4s, v25.16b, v7.4b[0]
-	WORD $0x4fa7e355 // sdot v21.4s, v26.16b, v7.4b[1]
-	WORD $0x4f8be336 // sdot v22.4s, v25.16b, v11.4b[0]
-	WORD $0x4fabe356 // sdot v22.4s, v26.16b, v11.4b[1]
-	FMOVQ 480(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83eb34 // sdot v20.4s, v25.16b, v3.4b[2]
-	WORD $0x4fa3eb54 // sdot v20.4s, v26.16b, v3.4b[3]
-	WORD $0x4f87eb35 // sdot v21.4s, v25.16b, v7.4b[2]
-	WORD $0x4fa7eb55 // sdot v21.4s, v26.16b, v7.4b[3]
-	WORD $0x4f8beb36 // sdot v22.4s, v25.16b, v11.4b[2]
-	WORD $0x4fabeb56 // sdot v22.4s, v26.16b, v11.4b[3]
-	FMOVD 528(R8), F24
-	FMOVD 560(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
+	WORD $0x4e38ce4a // fmla v10.4s, v18.4s, v24.4s
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e39ce6b // fmla v11.4s, v19.4s, v25.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x4e38ce8c // fmla v12.4s, v20.4s, v24.4s
+	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
+	WORD $0x4e39cead // fmla v13.4s, v21.4s, v25.4s
+	ADD $576, R12, R12
+	ADD $228, R13, R13
+	SUBS $1, R14, R14
+	BNE half0Int4r3DOT
 	MOVD R9, R11
+	FMOVS 192(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	ADD R1, R11, R11
+	FMOVS 196(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981159 // fmla v25.4s, v10.4s, v24.s[0]
+	WORD $0x4f98117a // fmla v26.4s, v11.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	ADD R1, R11, R11
+	FMOVS 200(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981199 // fmla v25.4s, v12.4s, v24.s[0]
+	WORD $0x4f9811ba // fmla v26.4s, v13.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	VEOR V10.B16, V10.B16, V10.B16
+	VEOR V11.B16, V11.B16, V11.B16
+	VEOR V12.B16, V12.B16, V12.B16
+	VEOR V13.B16, V13.B16, V13.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half1Int4r3DOT:
+	ADD $204, R13, R15
+	VLD1R.P 4(R15), [V16.S4]
+	VMOV V16.B16, V17.B16
+	VLD1R.P 4(R15), [V18.S4]
+	VMOV V18.B16, V19.B16
+	VLD1R.P 4(R15), [V20.S4]
+	VMOV V20.B16, V21.B16
+	FMOVQ 0(R13), F0
+	FMOVQ 64(R13), F1
+	FMOVQ 128(R13), F2
+	FLDPQ 32(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4f82e354 // sdot v20.4s, v26.16b, v2.4b[0]
+	WORD $0x4f82e375 // sdot v21.4s, v27.16b, v2.4b[0]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	FLDPQ 96(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4f82eb54 // sdot v20.4s, v26.16b, v2.4b[2]
+	WORD $0x4f82eb75 // sdot v21.4s, v27.16b, v2.4b[2]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	FMOVQ 16(R13), F0
+	FMOVQ 80(R13), F1
+	FMOVQ 144(R13), F2
+	FLDPQ 160(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4f82e354 // sdot v20.4s, v26.16b, v2.4b[0]
+	WORD $0x4f82e375 // sdot v21.4s, v27.16b, v2.4b[0]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	FLDPQ 224(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4f82eb54 // sdot v20.4s, v26.16b, v2.4b[2]
+	WORD $0x4f82eb75 // sdot v21.4s, v27.16b, v2.4b[2]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	FMOVQ 528(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
-	ADD R1, R11, R11
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
 	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e38de31 // fmul v17.4s, v17.4s, v24.4s
-	WORD $0x4e39ceb1 // fmla v17.4s, v21.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
-	ADD R1, R11, R11
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
 	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
-	WORD $0x6e38de52 // fmul v18.4s, v18.4s, v24.4s
-	WORD $0x4e39ced2 // fmla v18.4s, v22.4s, v25.4s
-	FMOVS 8(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a125b // fmla v27.4s, v18.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
-	ADD $12, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V17.S4]
-	VLD1R.P 4(R12), [V18.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	VLD1R.P 4(R12), [V21.S4]
-	VLD1R.P 4(R12), [V22.S4]
-	FMOVQ 48(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80e330 // sdot v16.4s, v25.16b, v0.4b[0]
-	WORD $0x4fa0e350 // sdot v16.4s, v26.16b, v0.4b[1]
-	WORD $0x4f84e331 // sdot v17.4s, v25.16b, v4.4b[0]
-	WORD $0x4fa4e351 // sdot v17.4s, v26.16b, v4.4b[1]
-	WORD $0x4f88e332 // sdot v18.4s, v25.16b, v8.4b[0]
-	WORD $0x4fa8e352 // sdot v18.4s, v26.16b, v8.4b[1]
-	FMOVQ 112(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80eb30 // sdot v16.4s, v25.16b, v0.4b[2]
-	WORD $0x4fa0eb50 // sdot v16.4s, v26.16b, v0.4b[3]
-	WORD $0x4f84eb31 // sdot v17.4s, v25.16b, v4.4b[2]
-	WORD $0x4fa4eb51 // sdot v17.4s, v26.16b, v4.4b[3]
-	WORD $0x4f88eb32 // sdot v18.4s, v25.16b, v8.4b[2]
-	WORD $0x4fa8eb52 // sdot v18.4s, v26.16b, v8.4b[3]
-	FMOVQ 176(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81e330 // sdot v16.4s, v25.16b, v1.4b[0]
-	WORD $0x4fa1e350 // sdot v16.4s, v26.16b, v1.4b[1]
-	WORD $0x4f85e331 // sdot v17.4s, v25.16b, v5.4b[0]
-	WORD $0x4fa5e351 // sdot v17.4s, v26.16b, v5.4b[1]
-	WORD $0x4f89e332 // sdot v18.4s, v25.16b, v9.4b[0]
-	WORD $0x4fa9e352 // sdot v18.4s, v26.16b, v9.4b[1]
-	FMOVQ 240(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81eb30 // sdot v16.4s, v25.16b, v1.4b[2]
-	WORD $0x4fa1eb50 // sdot v16.4s, v26.16b, v1.4b[3]
-	WORD $0x4f85eb31 // sdot v17.4s, v25.16b, v5.4b[2]
-	WORD $0x4fa5eb51 // sdot v17.4s, v26.16b, v5.4b[3]
-	WORD $0x4f89eb32 // sdot v18.4s, v25.16b, v9.4b[2]
-	WORD $0x4fa9eb52 // sdot v18.4s, v26.16b, v9.4b[3]
-	FMOVQ 304(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82e334 // sdot v20.4s, v25.16b, v2.4b[0]
-	WORD $0x4fa2e354 // sdot v20.4s, v26.16b, v2.4b[1]
-	WORD $0x4f86e335 // sdot v21.4s, v25.16b, v6.4b[0]
-	WORD $0x4fa6e355 // sdot v21.4s, v26.16b, v6.4b[1]
-	WORD $0x4f8ae336 // sdot v22.4s, v25.16b, v10.4b[0]
-	WORD $0x4faae356 // sdot v22.4s, v26.16b, v10.4b[1]
-	FMOVQ 368(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82eb34 // sdot v20.4s, v25.16b, v2.4b[2]
-	WORD $0x4fa2eb54 // sdot v20.4s, v26.16b, v2.4b[3]
-	WORD $0x4f86eb35 // sdot v21.4s, v25.16b, v6.4b[2]
-	WORD $0x4fa6eb55 // sdot v21.4s, v26.16b, v6.4b[3]
-	WORD $0x4f8aeb36 // sdot v22.4s, v25.16b, v10.4b[2]
-	WORD $0x4faaeb56 // sdot v22.4s, v26.16b, v10.4b[3]
-	FMOVQ 432(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83e334 // sdot v20.4s, v25.16b, v3.4b[0]
-	WORD $0x4fa3e354 // sdot v20.4s, v26.16b, v3.4b[1]
-	WORD $0x4f87e335 // sdot v21.4s, v25.16b, v7.4b[0]
-	WORD $0x4fa7e355 // sdot v21.4s, v26.16b, v7.4b[1]
-	WORD $0x4f8be336 // sdot v22.4s, v25.16b, v11.4b[0]
-	WORD $0x4fabe356 // sdot v22.4s, v26.16b, v11.4b[1]
-	FMOVQ 496(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83eb34 // sdot v20.4s, v25.16b, v3.4b[2]
-	WORD $0x4fa3eb54 // sdot v20.4s, v26.16b, v3.4b[3]
-	WORD $0x4f87eb35 // sdot v21.4s, v25.16b, v7.4b[2]
-	WORD $0x4fa7eb55 // sdot v21.4s, v26.16b, v7.4b[3]
-	WORD $0x4f8beb36 // sdot v22.4s, v25.16b, v11.4b[2]
-	WORD $0x4fabeb56 // sdot v22.4s, v26.16b, v11.4b[3]
-	FMOVD 536(R8), F24
-	FMOVD 568(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
+	WORD $0x4e38ce4a // fmla v10.4s, v18.4s, v24.4s
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e39ce6b // fmla v11.4s, v19.4s, v25.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x4e38ce8c // fmla v12.4s, v20.4s, v24.4s
+	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
+	WORD $0x4e39cead // fmla v13.4s, v21.4s, v25.4s
+	VLD1R.P 4(R15), [V16.S4]
+	VMOV V16.B16, V17.B16
+	VLD1R.P 4(R15), [V18.S4]
+	VMOV V18.B16, V19.B16
+	VLD1R.P 4(R15), [V20.S4]
+	VMOV V20.B16, V21.B16
+	FMOVQ 32(R13), F0
+	FMOVQ 96(R13), F1
+	FMOVQ 160(R13), F2
+	FLDPQ 288(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4f82e354 // sdot v20.4s, v26.16b, v2.4b[0]
+	WORD $0x4f82e375 // sdot v21.4s, v27.16b, v2.4b[0]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	FLDPQ 352(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4f82eb54 // sdot v20.4s, v26.16b, v2.4b[2]
+	WORD $0x4f82eb75 // sdot v21.4s, v27.16b, v2.4b[2]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	FMOVQ 48(R13), F0
+	FMOVQ 112(R13), F1
+	FMOVQ 176(R13), F2
+	FLDPQ 416(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4f82e354 // sdot v20.4s, v26.16b, v2.4b[0]
+	WORD $0x4f82e375 // sdot v21.4s, v27.16b, v2.4b[0]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	FLDPQ 480(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4f82eb54 // sdot v20.4s, v26.16b, v2.4b[2]
+	WORD $0x4f82eb75 // sdot v21.4s, v27.16b, v2.4b[2]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	FMOVQ 560(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4e38ce4a // fmla v10.4s, v18.4s, v24.4s
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e39ce6b // fmla v11.4s, v19.4s, v25.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x4e38ce8c // fmla v12.4s, v20.4s, v24.4s
+	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
+	WORD $0x4e39cead // fmla v13.4s, v21.4s, v25.4s
+	ADD $576, R12, R12
+	ADD $228, R13, R13
+	SUBS $1, R14, R14
+	BNE half1Int4r3DOT
 	MOVD R9, R11
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
+	FMOVS 192(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
 	ADD R1, R11, R11
-	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e38de31 // fmul v17.4s, v17.4s, v24.4s
-	WORD $0x4e39ceb1 // fmla v17.4s, v21.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
+	FMOVS 196(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981159 // fmla v25.4s, v10.4s, v24.s[0]
+	WORD $0x4f98117a // fmla v26.4s, v11.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
 	ADD R1, R11, R11
-	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
-	WORD $0x6e38de52 // fmul v18.4s, v18.4s, v24.4s
-	WORD $0x4e39ced2 // fmla v18.4s, v22.4s, v25.4s
-	FMOVS 8(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a125b // fmla v27.4s, v18.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
+	FMOVS 200(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981199 // fmla v25.4s, v12.4s, v24.s[0]
+	WORD $0x4f9811ba // fmla v26.4s, v13.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
 	ADD R3, R8, R8
 	ADD $64, R9, R9
 	SUBS $1, R10, R10
 	BNE blockInt4r3DOT
-	ADD $576, R2, R2
-	ADD $228, R4, R4
-	SUBS $1, R5, R5
-	BNE groupInt4r3DOT
+	ADD $2304, R2, R2
+	ADD $912, R4, R4
+	SUBS R7, R5, R5
+	BNE spanInt4r3DOT
 	RET
 
 // func mulInt4r4DOT(y *float32, ldy int, w *byte, stride int, x *int32, groups, blocks int)
@@ -3785,573 +3817,583 @@ TEXT ·mulInt4r4DOT(SB), NOSPLIT, $0-56
 	LSL $2, R1, R1
 	VMOVI $15, V31.B16
 
-groupInt4r4DOT:
-	MOVD R4, R7
-	VLD1.P 64(R7), [V0.B16, V1.B16, V2.B16, V3.B16]
-	VLD1.P 64(R7), [V4.B16, V5.B16, V6.B16, V7.B16]
-	VLD1.P 64(R7), [V8.B16, V9.B16, V10.B16, V11.B16]
-	VLD1.P 64(R7), [V12.B16, V13.B16, V14.B16, V15.B16]
+spanInt4r4DOT:
+	MOVD $4, R7
+	CMP R7, R5
+	CSEL LT, R5, R7, R7
 	MOVD R2, R8
 	MOVD R0, R9
 	MOVD R6, R10
 
 blockInt4r4DOT:
-	ADD $16, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V17.S4]
-	VLD1R.P 4(R12), [V18.S4]
-	VLD1R.P 4(R12), [V19.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	VLD1R.P 4(R12), [V21.S4]
-	VLD1R.P 4(R12), [V22.S4]
-	VLD1R.P 4(R12), [V23.S4]
-	FMOVQ 0(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80e330 // sdot v16.4s, v25.16b, v0.4b[0]
-	WORD $0x4fa0e350 // sdot v16.4s, v26.16b, v0.4b[1]
-	WORD $0x4f84e331 // sdot v17.4s, v25.16b, v4.4b[0]
-	WORD $0x4fa4e351 // sdot v17.4s, v26.16b, v4.4b[1]
-	WORD $0x4f88e332 // sdot v18.4s, v25.16b, v8.4b[0]
-	WORD $0x4fa8e352 // sdot v18.4s, v26.16b, v8.4b[1]
-	WORD $0x4f8ce333 // sdot v19.4s, v25.16b, v12.4b[0]
-	WORD $0x4face353 // sdot v19.4s, v26.16b, v12.4b[1]
-	FMOVQ 64(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80eb30 // sdot v16.4s, v25.16b, v0.4b[2]
-	WORD $0x4fa0eb50 // sdot v16.4s, v26.16b, v0.4b[3]
-	WORD $0x4f84eb31 // sdot v17.4s, v25.16b, v4.4b[2]
-	WORD $0x4fa4eb51 // sdot v17.4s, v26.16b, v4.4b[3]
-	WORD $0x4f88eb32 // sdot v18.4s, v25.16b, v8.4b[2]
-	WORD $0x4fa8eb52 // sdot v18.4s, v26.16b, v8.4b[3]
-	WORD $0x4f8ceb33 // sdot v19.4s, v25.16b, v12.4b[2]
-	WORD $0x4faceb53 // sdot v19.4s, v26.16b, v12.4b[3]
-	FMOVQ 128(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81e330 // sdot v16.4s, v25.16b, v1.4b[0]
-	WORD $0x4fa1e350 // sdot v16.4s, v26.16b, v1.4b[1]
-	WORD $0x4f85e331 // sdot v17.4s, v25.16b, v5.4b[0]
-	WORD $0x4fa5e351 // sdot v17.4s, v26.16b, v5.4b[1]
-	WORD $0x4f89e332 // sdot v18.4s, v25.16b, v9.4b[0]
-	WORD $0x4fa9e352 // sdot v18.4s, v26.16b, v9.4b[1]
-	WORD $0x4f8de333 // sdot v19.4s, v25.16b, v13.4b[0]
-	WORD $0x4fade353 // sdot v19.4s, v26.16b, v13.4b[1]
-	FMOVQ 192(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81eb30 // sdot v16.4s, v25.16b, v1.4b[2]
-	WORD $0x4fa1eb50 // sdot v16.4s, v26.16b, v1.4b[3]
-	WORD $0x4f85eb31 // sdot v17.4s, v25.16b, v5.4b[2]
-	WORD $0x4fa5eb51 // sdot v17.4s, v26.16b, v5.4b[3]
-	WORD $0x4f89eb32 // sdot v18.4s, v25.16b, v9.4b[2]
-	WORD $0x4fa9eb52 // sdot v18.4s, v26.16b, v9.4b[3]
-	WORD $0x4f8deb33 // sdot v19.4s, v25.16b, v13.4b[2]
-	WORD $0x4fadeb53 // sdot v19.4s, v26.16b, v13.4b[3]
-	FMOVQ 256(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82e334 // sdot v20.4s, v25.16b, v2.4b[0]
-	WORD $0x4fa2e354 // sdot v20.4s, v26.16b, v2.4b[1]
-	WORD $0x4f86e335 // sdot v21.4s, v25.16b, v6.4b[0]
-	WORD $0x4fa6e355 // sdot v21.4s, v26.16b, v6.4b[1]
-	WORD $0x4f8ae336 // sdot v22.4s, v25.16b, v10.4b[0]
-	WORD $0x4faae356 // sdot v22.4s, v26.16b, v10.4b[1]
-	WORD $0x4f8ee337 // sdot v23.4s, v25.16b, v14.4b[0]
-	WORD $0x4faee357 // sdot v23.4s, v26.16b, v14.4b[1]
-	FMOVQ 320(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82eb34 // sdot v20.4s, v25.16b, v2.4b[2]
-	WORD $0x4fa2eb54 // sdot v20.4s, v26.16b, v2.4b[3]
-	WORD $0x4f86eb35 // sdot v21.4s, v25.16b, v6.4b[2]
-	WORD $0x4fa6eb55 // sdot v21.4s, v26.16b, v6.4b[3]
-	WORD $0x4f8aeb36 // sdot v22.4s, v25.16b, v10.4b[2]
-	WORD $0x4faaeb56 // sdot v22.4s, v26.16b, v10.4b[3]
-	WORD $0x4f8eeb37 // sdot v23.4s, v25.16b, v14.4b[2]
-	WORD $0x4faeeb57 // sdot v23.4s, v26.16b, v14.4b[3]
-	FMOVQ 384(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83e334 // sdot v20.4s, v25.16b, v3.4b[0]
-	WORD $0x4fa3e354 // sdot v20.4s, v26.16b, v3.4b[1]
-	WORD $0x4f87e335 // sdot v21.4s, v25.16b, v7.4b[0]
-	WORD $0x4fa7e355 // sdot v21.4s, v26.16b, v7.4b[1]
-	WORD $0x4f8be336 // sdot v22.4s, v25.16b, v11.4b[0]
-	WORD $0x4fabe356 // sdot v22.4s, v26.16b, v11.4b[1]
-	WORD $0x4f8fe337 // sdot v23.4s, v25.16b, v15.4b[0]
-	WORD $0x4fafe357 // sdot v23.4s, v26.16b, v15.4b[1]
-	FMOVQ 448(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83eb34 // sdot v20.4s, v25.16b, v3.4b[2]
-	WORD $0x4fa3eb54 // sdot v20.4s, v26.16b, v3.4b[3]
-	WORD $0x4f87eb35 // sdot v21.4s, v25.16b, v7.4b[2]
-	WORD $0x4fa7eb55 // sdot v21.4s, v26.16b, v7.4b[3]
-	WORD $0x4f8beb36 // sdot v22.4s, v25.16b, v11.4b[2]
-	WORD $0x4fabeb56 // sdot v22.4s, v26.16b, v11.4b[3]
-	WORD $0x4f8feb37 // sdot v23.4s, v25.16b, v15.4b[2]
-	WORD $0x4fafeb57 // sdot v23.4s, v26.16b, v15.4b[3]
-	FMOVD 512(R8), F24
-	FMOVD 544(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
-	MOVD R9, R11
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	VEOR V10.B16, V10.B16, V10.B16
+	VEOR V11.B16, V11.B16, V11.B16
+	VEOR V12.B16, V12.B16, V12.B16
+	VEOR V13.B16, V13.B16, V13.B16
+	VEOR V14.B16, V14.B16, V14.B16
+	VEOR V15.B16, V15.B16, V15.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half0Int4r4DOT:
+	ADD $272, R13, R15
+	VLD1R.P 4(R15), [V16.S4]
+	VMOV V16.B16, V17.B16
+	VLD1R.P 4(R15), [V18.S4]
+	VMOV V18.B16, V19.B16
+	VLD1R.P 4(R15), [V20.S4]
+	VMOV V20.B16, V21.B16
+	VLD1R.P 4(R15), [V22.S4]
+	VMOV V22.B16, V23.B16
+	FMOVQ 0(R13), F0
+	FMOVQ 64(R13), F1
+	FMOVQ 128(R13), F2
+	FMOVQ 192(R13), F3
+	FLDPQ 0(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4f82e354 // sdot v20.4s, v26.16b, v2.4b[0]
+	WORD $0x4f82e375 // sdot v21.4s, v27.16b, v2.4b[0]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	WORD $0x4f83e356 // sdot v22.4s, v26.16b, v3.4b[0]
+	WORD $0x4f83e377 // sdot v23.4s, v27.16b, v3.4b[0]
+	WORD $0x4fa3e316 // sdot v22.4s, v24.16b, v3.4b[1]
+	WORD $0x4fa3e337 // sdot v23.4s, v25.16b, v3.4b[1]
+	FLDPQ 64(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4f82eb54 // sdot v20.4s, v26.16b, v2.4b[2]
+	WORD $0x4f82eb75 // sdot v21.4s, v27.16b, v2.4b[2]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	WORD $0x4f83eb56 // sdot v22.4s, v26.16b, v3.4b[2]
+	WORD $0x4f83eb77 // sdot v23.4s, v27.16b, v3.4b[2]
+	WORD $0x4fa3eb16 // sdot v22.4s, v24.16b, v3.4b[3]
+	WORD $0x4fa3eb37 // sdot v23.4s, v25.16b, v3.4b[3]
+	FMOVQ 16(R13), F0
+	FMOVQ 80(R13), F1
+	FMOVQ 144(R13), F2
+	FMOVQ 208(R13), F3
+	FLDPQ 128(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4f82e354 // sdot v20.4s, v26.16b, v2.4b[0]
+	WORD $0x4f82e375 // sdot v21.4s, v27.16b, v2.4b[0]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	WORD $0x4f83e356 // sdot v22.4s, v26.16b, v3.4b[0]
+	WORD $0x4f83e377 // sdot v23.4s, v27.16b, v3.4b[0]
+	WORD $0x4fa3e316 // sdot v22.4s, v24.16b, v3.4b[1]
+	WORD $0x4fa3e337 // sdot v23.4s, v25.16b, v3.4b[1]
+	FLDPQ 192(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4f82eb54 // sdot v20.4s, v26.16b, v2.4b[2]
+	WORD $0x4f82eb75 // sdot v21.4s, v27.16b, v2.4b[2]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	WORD $0x4f83eb56 // sdot v22.4s, v26.16b, v3.4b[2]
+	WORD $0x4f83eb77 // sdot v23.4s, v27.16b, v3.4b[2]
+	WORD $0x4fa3eb16 // sdot v22.4s, v24.16b, v3.4b[3]
+	WORD $0x4fa3eb37 // sdot v23.4s, v25.16b, v3.4b[3]
+	FMOVQ 512(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
-	ADD R1, R11, R11
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
 	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e38de31 // fmul v17.4s, v17.4s, v24.4s
-	WORD $0x4e39ceb1 // fmla v17.4s, v21.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
-	ADD R1, R11, R11
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
 	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
-	WORD $0x6e38de52 // fmul v18.4s, v18.4s, v24.4s
-	WORD $0x4e39ced2 // fmla v18.4s, v22.4s, v25.4s
-	FMOVS 8(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a125b // fmla v27.4s, v18.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
-	ADD R1, R11, R11
+	WORD $0x4e38ce4a // fmla v10.4s, v18.4s, v24.4s
 	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e39ce6b // fmla v11.4s, v19.4s, v25.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x4e38ce8c // fmla v12.4s, v20.4s, v24.4s
+	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
+	WORD $0x4e39cead // fmla v13.4s, v21.4s, v25.4s
+	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
+	WORD $0x4e38cece // fmla v14.4s, v22.4s, v24.4s
 	WORD $0x4e21daf7 // scvtf v23.4s, v23.4s
-	WORD $0x6e38de73 // fmul v19.4s, v19.4s, v24.4s
-	WORD $0x4e39cef3 // fmla v19.4s, v23.4s, v25.4s
-	FMOVS 12(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a127b // fmla v27.4s, v19.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
-	ADD $16, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V17.S4]
-	VLD1R.P 4(R12), [V18.S4]
-	VLD1R.P 4(R12), [V19.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	VLD1R.P 4(R12), [V21.S4]
-	VLD1R.P 4(R12), [V22.S4]
-	VLD1R.P 4(R12), [V23.S4]
-	FMOVQ 16(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80e330 // sdot v16.4s, v25.16b, v0.4b[0]
-	WORD $0x4fa0e350 // sdot v16.4s, v26.16b, v0.4b[1]
-	WORD $0x4f84e331 // sdot v17.4s, v25.16b, v4.4b[0]
-	WORD $0x4fa4e351 // sdot v17.4s, v26.16b, v4.4b[1]
-	WORD $0x4f88e332 // sdot v18.4s, v25.16b, v8.4b[0]
-	WORD $0x4fa8e352 // sdot v18.4s, v26.16b, v8.4b[1]
-	WORD $0x4f8ce333 // sdot v19.4s, v25.16b, v12.4b[0]
-	WORD $0x4face353 // sdot v19.4s, v26.16b, v12.4b[1]
-	FMOVQ 80(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80eb30 // sdot v16.4s, v25.16b, v0.4b[2]
-	WORD $0x4fa0eb50 // sdot v16.4s, v26.16b, v0.4b[3]
-	WORD $0x4f84eb31 // sdot v17.4s, v25.16b, v4.4b[2]
-	WORD $0x4fa4eb51 // sdot v17.4s, v26.16b, v4.4b[3]
-	WORD $0x4f88eb32 // sdot v18.4s, v25.16b, v8.4b[2]
-	WORD $0x4fa8eb52 // sdot v18.4s, v26.16b, v8.4b[3]
-	WORD $0x4f8ceb33 // sdot v19.4s, v25.16b, v12.4b[2]
-	WORD $0x4faceb53 // sdot v19.4s, v26.16b, v12.4b[3]
-	FMOVQ 144(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81e330 // sdot v16.4s, v25.16b, v1.4b[0]
-	WORD $0x4fa1e350 // sdot v16.4s, v26.16b, v1.4b[1]
-	WORD $0x4f85e331 // sdot v17.4s, v25.16b, v5.4b[0]
-	WORD $0x4fa5e351 // sdot v17.4s, v26.16b, v5.4b[1]
-	WORD $0x4f89e332 // sdot v18.4s, v25.16b, v9.4b[0]
-	WORD $0x4fa9e352 // sdot v18.4s, v26.16b, v9.4b[1]
-	WORD $0x4f8de333 // sdot v19.4s, v25.16b, v13.4b[0]
-	WORD $0x4fade353 // sdot v19.4s, v26.16b, v13.4b[1]
-	FMOVQ 208(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81eb30 // sdot v16.4s, v25.16b, v1.4b[2]
-	WORD $0x4fa1eb50 // sdot v16.4s, v26.16b, v1.4b[3]
-	WORD $0x4f85eb31 // sdot v17.4s, v25.16b, v5.4b[2]
-	WORD $0x4fa5eb51 // sdot v17.4s, v26.16b, v5.4b[3]
-	WORD $0x4f89eb32 // sdot v18.4s, v25.16b, v9.4b[2]
-	WORD $0x4fa9eb52 // sdot v18.4s, v26.16b, v9.4b[3]
-	WORD $0x4f8deb33 // sdot v19.4s, v25.16b, v13.4b[2]
-	WORD $0x4fadeb53 // sdot v19.4s, v26.16b, v13.4b[3]
-	FMOVQ 272(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82e334 // sdot v20.4s, v25.16b, v2.4b[0]
-	WORD $0x4fa2e354 // sdot v20.4s, v26.16b, v2.4b[1]
-	WORD $0x4f86e335 // sdot v21.4s, v25.16b, v6.4b[0]
-	WORD $0x4fa6e355 // sdot v21.4s, v26.16b, v6.4b[1]
-	WORD $0x4f8ae336 // sdot v22.4s, v25.16b, v10.4b[0]
-	WORD $0x4faae356 // sdot v22.4s, v26.16b, v10.4b[1]
-	WORD $0x4f8ee337 // sdot v23.4s, v25.16b, v14.4b[0]
-	WORD $0x4faee357 // sdot v23.4s, v26.16b, v14.4b[1]
-	FMOVQ 336(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82eb34 // sdot v20.4s, v25.16b, v2.4b[2]
-	WORD $0x4fa2eb54 // sdot v20.4s, v26.16b, v2.4b[3]
-	WORD $0x4f86eb35 // sdot v21.4s, v25.16b, v6.4b[2]
-	WORD $0x4fa6eb55 // sdot v21.4s, v26.16b, v6.4b[3]
-	WORD $0x4f8aeb36 // sdot v22.4s, v25.16b, v10.4b[2]
-	WORD $0x4faaeb56 // sdot v22.4s, v26.16b, v10.4b[3]
-	WORD $0x4f8eeb37 // sdot v23.4s, v25.16b, v14.4b[2]
-	WORD $0x4faeeb57 // sdot v23.4s, v26.16b, v14.4b[3]
-	FMOVQ 400(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83e334 // sdot v20.4s, v25.16b, v3.4b[0]
-	WORD $0x4fa3e354 // sdot v20.4s, v26.16b, v3.4b[1]
-	WORD $0x4f87e335 // sdot v21.4s, v25.16b, v7.4b[0]
-	WORD $0x4fa7e355 // sdot v21.4s, v26.16b, v7.4b[1]
-	WORD $0x4f8be336 // sdot v22.4s, v25.16b, v11.4b[0]
-	WORD $0x4fabe356 // sdot v22.4s, v26.16b, v11.4b[1]
-	WORD $0x4f8fe337 // sdot v23.4s, v25.16b, v15.4b[0]
-	WORD $0x4fafe357 // sdot v23.4s, v26.16b, v15.4b[1]
-	FMOVQ 464(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83eb34 // sdot v20.4s, v25.16b, v3.4b[2]
-	WORD $0x4fa3eb54 // sdot v20.4s, v26.16b, v3.4b[3]
-	WORD $0x4f87eb35 // sdot v21.4s, v25.16b, v7.4b[2]
-	WORD $0x4fa7eb55 // sdot v21.4s, v26.16b, v7.4b[3]
-	WORD $0x4f8beb36 // sdot v22.4s, v25.16b, v11.4b[2]
-	WORD $0x4fabeb56 // sdot v22.4s, v26.16b, v11.4b[3]
-	WORD $0x4f8feb37 // sdot v23.4s, v25.16b, v15.4b[2]
-	WORD $0x4fafeb57 // sdot v23.4s, v26.16b, v15.4b[3]
-	FMOVD 520(R8), F24
-	FMOVD 552(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
-	MOVD R9, R11
+	WORD $0x4e39ceef // fmla v15.4s, v23.4s, v25.4s
+	VLD1R.P 4(R15), [V16.S4]
+	VMOV V16.B16, V17.B16
+	VLD1R.P 4(R15), [V18.S4]
+	VMOV V18.B16, V19.B16
+	VLD1R.P 4(R15), [V20.S4]
+	VMOV V20.B16, V21.B16
+	VLD1R.P 4(R15), [V22.S4]
+	VMOV V22.B16, V23.B16
+	FMOVQ 32(R13), F0
+	FMOVQ 96(R13), F1
+	FMOVQ 160(R13), F2
+	FMOVQ 224(R13), F3
+	FLDPQ 256(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4f82e354 // sdot v20.4s, v26.16b, v2.4b[0]
+	WORD $0x4f82e375 // sdot v21.4s, v27.16b, v2.4b[0]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	WORD $0x4f83e356 // sdot v22.4s, v26.16b, v3.4b[0]
+	WORD $0x4f83e377 // sdot v23.4s, v27.16b, v3.4b[0]
+	WORD $0x4fa3e316 // sdot v22.4s, v24.16b, v3.4b[1]
+	WORD $0x4fa3e337 // sdot v23.4s, v25.16b, v3.4b[1]
+	FLDPQ 320(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4f82eb54 // sdot v20.4s, v26.16b, v2.4b[2]
+	WORD $0x4f82eb75 // sdot v21.4s, v27.16b, v2.4b[2]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	WORD $0x4f83eb56 // sdot v22.4s, v26.16b, v3.4b[2]
+	WORD $0x4f83eb77 // sdot v23.4s, v27.16b, v3.4b[2]
+	WORD $0x4fa3eb16 // sdot v22.4s, v24.16b, v3.4b[3]
+	WORD $0x4fa3eb37 // sdot v23.4s, v25.16b, v3.4b[3]
+	FMOVQ 48(R13), F0
+	FMOVQ 112(R13), F1
+	FMOVQ 176(R13), F2
+	FMOVQ 240(R13), F3
+	FLDPQ 384(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4f82e354 // sdot v20.4s, v26.16b, v2.4b[0]
+	WORD $0x4f82e375 // sdot v21.4s, v27.16b, v2.4b[0]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	WORD $0x4f83e356 // sdot v22.4s, v26.16b, v3.4b[0]
+	WORD $0x4f83e377 // sdot v23.4s, v27.16b, v3.4b[0]
+	WORD $0x4fa3e316 // sdot v22.4s, v24.16b, v3.4b[1]
+	WORD $0x4fa3e337 // sdot v23.4s, v25.16b, v3.4b[1]
+	FLDPQ 448(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4f82eb54 // sdot v20.4s, v26.16b, v2.4b[2]
+	WORD $0x4f82eb75 // sdot v21.4s, v27.16b, v2.4b[2]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	WORD $0x4f83eb56 // sdot v22.4s, v26.16b, v3.4b[2]
+	WORD $0x4f83eb77 // sdot v23.4s, v27.16b, v3.4b[2]
+	WORD $0x4fa3eb16 // sdot v22.4s, v24.16b, v3.4b[3]
+	WORD $0x4fa3eb37 // sdot v23.4s, v25.16b, v3.4b[3]
+	FMOVQ 544(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	ADD R1, R11, R11
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
 	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e38de31 // fmul v17.4s, v17.4s, v24.4s
-	WORD $0x4e39ceb1 // fmla v17.4s, v21.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	ADD R1, R11, R11
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
 	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
-	WORD $0x6e38de52 // fmul v18.4s, v18.4s, v24.4s
-	WORD $0x4e39ced2 // fmla v18.4s, v22.4s, v25.4s
-	FMOVS 8(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a125b // fmla v27.4s, v18.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	ADD R1, R11, R11
+	WORD $0x4e38ce4a // fmla v10.4s, v18.4s, v24.4s
 	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e39ce6b // fmla v11.4s, v19.4s, v25.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x4e38ce8c // fmla v12.4s, v20.4s, v24.4s
+	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
+	WORD $0x4e39cead // fmla v13.4s, v21.4s, v25.4s
+	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
+	WORD $0x4e38cece // fmla v14.4s, v22.4s, v24.4s
 	WORD $0x4e21daf7 // scvtf v23.4s, v23.4s
-	WORD $0x6e38de73 // fmul v19.4s, v19.4s, v24.4s
-	WORD $0x4e39cef3 // fmla v19.4s, v23.4s, v25.4s
-	FMOVS 12(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a127b // fmla v27.4s, v19.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	ADD $16, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V17.S4]
-	VLD1R.P 4(R12), [V18.S4]
-	VLD1R.P 4(R12), [V19.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	VLD1R.P 4(R12), [V21.S4]
-	VLD1R.P 4(R12), [V22.S4]
-	VLD1R.P 4(R12), [V23.S4]
-	FMOVQ 32(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80e330 // sdot v16.4s, v25.16b, v0.4b[0]
-	WORD $0x4fa0e350 // sdot v16.4s, v26.16b, v0.4b[1]
-	WORD $0x4f84e331 // sdot v17.4s, v25.16b, v4.4b[0]
-	WORD $0x4fa4e351 // sdot v17.4s, v26.16b, v4.4b[1]
-	WORD $0x4f88e332 // sdot v18.4s, v25.16b, v8.4b[0]
-	WORD $0x4fa8e352 // sdot v18.4s, v26.16b, v8.4b[1]
-	WORD $0x4f8ce333 // sdot v19.4s, v25.16b, v12.4b[0]
-	WORD $0x4face353 // sdot v19.4s, v26.16b, v12.4b[1]
-	FMOVQ 96(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80eb30 // sdot v16.4s, v25.16b, v0.4b[2]
-	WORD $0x4fa0eb50 // sdot v16.4s, v26.16b, v0.4b[3]
-	WORD $0x4f84eb31 // sdot v17.4s, v25.16b, v4.4b[2]
-	WORD $0x4fa4eb51 // sdot v17.4s, v26.16b, v4.4b[3]
-	WORD $0x4f88eb32 // sdot v18.4s, v25.16b, v8.4b[2]
-	WORD $0x4fa8eb52 // sdot v18.4s, v26.16b, v8.4b[3]
-	WORD $0x4f8ceb33 // sdot v19.4s, v25.16b, v12.4b[2]
-	WORD $0x4faceb53 // sdot v19.4s, v26.16b, v12.4b[3]
-	FMOVQ 160(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81e330 // sdot v16.4s, v25.16b, v1.4b[0]
-	WORD $0x4fa1e350 // sdot v16.4s, v26.16b, v1.4b[1]
-	WORD $0x4f85e331 // sdot v17.4s, v25.16b, v5.4b[0]
-	WORD $0x4fa5e351 // sdot v17.4s, v26.16b, v5.4b[1]
-	WORD $0x4f89e332 // sdot v18.4s, v25.16b, v9.4b[0]
-	WORD $0x4fa9e352 // sdot v18.4s, v26.16b, v9.4b[1]
-	WORD $0x4f8de333 // sdot v19.4s, v25.16b, v13.4b[0]
-	WORD $0x4fade353 // sdot v19.4s, v26.16b, v13.4b[1]
-	FMOVQ 224(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81eb30 // sdot v16.4s, v25.16b, v1.4b[2]
-	WORD $0x4fa1eb50 // sdot v16.4s, v26.16b, v1.4b[3]
-	WORD $0x4f85eb31 // sdot v17.4s, v25.16b, v5.4b[2]
-	WORD $0x4fa5eb51 // sdot v17.4s, v26.16b, v5.4b[3]
-	WORD $0x4f89eb32 // sdot v18.4s, v25.16b, v9.4b[2]
-	WORD $0x4fa9eb52 // sdot v18.4s, v26.16b, v9.4b[3]
-	WORD $0x4f8deb33 // sdot v19.4s, v25.16b, v13.4b[2]
-	WORD $0x4fadeb53 // sdot v19.4s, v26.16b, v13.4b[3]
-	FMOVQ 288(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82e334 // sdot v20.4s, v25.16b, v2.4b[0]
-	WORD $0x4fa2e354 // sdot v20.4s, v26.16b, v2.4b[1]
-	WORD $0x4f86e335 // sdot v21.4s, v25.16b, v6.4b[0]
-	WORD $0x4fa6e355 // sdot v21.4s, v26.16b, v6.4b[1]
-	WORD $0x4f8ae336 // sdot v22.4s, v25.16b, v10.4b[0]
-	WORD $0x4faae356 // sdot v22.4s, v26.16b, v10.4b[1]
-	WORD $0x4f8ee337 // sdot v23.4s, v25.16b, v14.4b[0]
-	WORD $0x4faee357 // sdot v23.4s, v26.16b, v14.4b[1]
-	FMOVQ 352(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82eb34 // sdot v20.4s, v25.16b, v2.4b[2]
-	WORD $0x4fa2eb54 // sdot v20.4s, v26.16b, v2.4b[3]
-	WORD $0x4f86eb35 // sdot v21.4s, v25.16b, v6.4b[2]
-	WORD $0x4fa6eb55 // sdot v21.4s, v26.16b, v6.4b[3]
-	WORD $0x4f8aeb36 // sdot v22.4s, v25.16b, v10.4b[2]
-	WORD $0x4faaeb56 // sdot v22.4s, v26.16b, v10.4b[3]
-	WORD $0x4f8eeb37 // sdot v23.4s, v25.16b, v14.4b[2]
-	WORD $0x4faeeb57 // sdot v23.4s, v26.16b, v14.4b[3]
-	FMOVQ 416(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83e334 // sdot v20.4s, v25.16b, v3.4b[0]
-	WORD $0x4fa3e354 // sdot v20.4s, v26.16b, v3.4b[1]
-	WORD $0x4f87e335 // sdot v21.4s, v25.16b, v7.4b[0]
-	WORD $0x4fa7e355 // sdot v21.4s, v26.16b, v7.4b[1]
-	WORD $0x4f8be336 // sdot v22.4s, v25.16b, v11.4b[0]
-	WORD $0x4fabe356 // sdot v22.4s, v26.16b, v11.4b[1]
-	WORD $0x4f8fe337 // sdot v23.4s, v25.16b, v15.4b[0]
-	WORD $0x4fafe357 // sdot v23.4s, v26.16b, v15.4b[1]
-	FMOVQ 480(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83eb34 // sdot v20.4s, v25.16b, v3.4b[2]
-	WORD $0x4fa3eb54 // sdot v20.4s, v26.16b, v3.4b[3]
-	WORD $0x4f87eb35 // sdot v21.4s, v25.16b, v7.4b[2]
-	WORD $0x4fa7eb55 // sdot v21.4s, v26.16b, v7.4b[3]
-	WORD $0x4f8beb36 // sdot v22.4s, v25.16b, v11.4b[2]
-	WORD $0x4fabeb56 // sdot v22.4s, v26.16b, v11.4b[3]
-	WORD $0x4f8feb37 // sdot v23.4s, v25.16b, v15.4b[2]
-	WORD $0x4fafeb57 // sdot v23.4s, v26.16b, v15.4b[3]
-	FMOVD 528(R8), F24
-	FMOVD 560(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
+	WORD $0x4e39ceef // fmla v15.4s, v23.4s, v25.4s
+	ADD $576, R12, R12
+	ADD $304, R13, R13
+	SUBS $1, R14, R14
+	BNE half0Int4r4DOT
 	MOVD R9, R11
+	FMOVS 256(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	ADD R1, R11, R11
+	FMOVS 260(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981159 // fmla v25.4s, v10.4s, v24.s[0]
+	WORD $0x4f98117a // fmla v26.4s, v11.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	ADD R1, R11, R11
+	FMOVS 264(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981199 // fmla v25.4s, v12.4s, v24.s[0]
+	WORD $0x4f9811ba // fmla v26.4s, v13.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	ADD R1, R11, R11
+	FMOVS 268(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f9811d9 // fmla v25.4s, v14.4s, v24.s[0]
+	WORD $0x4f9811fa // fmla v26.4s, v15.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	VEOR V10.B16, V10.B16, V10.B16
+	VEOR V11.B16, V11.B16, V11.B16
+	VEOR V12.B16, V12.B16, V12.B16
+	VEOR V13.B16, V13.B16, V13.B16
+	VEOR V14.B16, V14.B16, V14.B16
+	VEOR V15.B16, V15.B16, V15.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half1Int4r4DOT:
+	ADD $272, R13, R15
+	VLD1R.P 4(R15), [V16.S4]
+	VMOV V16.B16, V17.B16
+	VLD1R.P 4(R15), [V18.S4]
+	VMOV V18.B16, V19.B16
+	VLD1R.P 4(R15), [V20.S4]
+	VMOV V20.B16, V21.B16
+	VLD1R.P 4(R15), [V22.S4]
+	VMOV V22.B16, V23.B16
+	FMOVQ 0(R13), F0
+	FMOVQ 64(R13), F1
+	FMOVQ 128(R13), F2
+	FMOVQ 192(R13), F3
+	FLDPQ 32(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4f82e354 // sdot v20.4s, v26.16b, v2.4b[0]
+	WORD $0x4f82e375 // sdot v21.4s, v27.16b, v2.4b[0]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	WORD $0x4f83e356 // sdot v22.4s, v26.16b, v3.4b[0]
+	WORD $0x4f83e377 // sdot v23.4s, v27.16b, v3.4b[0]
+	WORD $0x4fa3e316 // sdot v22.4s, v24.16b, v3.4b[1]
+	WORD $0x4fa3e337 // sdot v23.4s, v25.16b, v3.4b[1]
+	FLDPQ 96(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4f82eb54 // sdot v20.4s, v26.16b, v2.4b[2]
+	WORD $0x4f82eb75 // sdot v21.4s, v27.16b, v2.4b[2]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	WORD $0x4f83eb56 // sdot v22.4s, v26.16b, v3.4b[2]
+	WORD $0x4f83eb77 // sdot v23.4s, v27.16b, v3.4b[2]
+	WORD $0x4fa3eb16 // sdot v22.4s, v24.16b, v3.4b[3]
+	WORD $0x4fa3eb37 // sdot v23.4s, v25.16b, v3.4b[3]
+	FMOVQ 16(R13), F0
+	FMOVQ 80(R13), F1
+	FMOVQ 144(R13), F2
+	FMOVQ 208(R13), F3
+	FLDPQ 160(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4f82e354 // sdot v20.4s, v26.16b, v2.4b[0]
+	WORD $0x4f82e375 // sdot v21.4s, v27.16b, v2.4b[0]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	WORD $0x4f83e356 // sdot v22.4s, v26.16b, v3.4b[0]
+	WORD $0x4f83e377 // sdot v23.4s, v27.16b, v3.4b[0]
+	WORD $0x4fa3e316 // sdot v22.4s, v24.16b, v3.4b[1]
+	WORD $0x4fa3e337 // sdot v23.4s, v25.16b, v3.4b[1]
+	FLDPQ 224(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4f82eb54 // sdot v20.4s, v26.16b, v2.4b[2]
+	WORD $0x4f82eb75 // sdot v21.4s, v27.16b, v2.4b[2]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	WORD $0x4f83eb56 // sdot v22.4s, v26.16b, v3.4b[2]
+	WORD $0x4f83eb77 // sdot v23.4s, v27.16b, v3.4b[2]
+	WORD $0x4fa3eb16 // sdot v22.4s, v24.16b, v3.4b[3]
+	WORD $0x4fa3eb37 // sdot v23.4s, v25.16b, v3.4b[3]
+	FMOVQ 528(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
-	ADD R1, R11, R11
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
 	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e38de31 // fmul v17.4s, v17.4s, v24.4s
-	WORD $0x4e39ceb1 // fmla v17.4s, v21.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
-	ADD R1, R11, R11
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
 	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
-	WORD $0x6e38de52 // fmul v18.4s, v18.4s, v24.4s
-	WORD $0x4e39ced2 // fmla v18.4s, v22.4s, v25.4s
-	FMOVS 8(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a125b // fmla v27.4s, v18.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
-	ADD R1, R11, R11
+	WORD $0x4e38ce4a // fmla v10.4s, v18.4s, v24.4s
 	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e39ce6b // fmla v11.4s, v19.4s, v25.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x4e38ce8c // fmla v12.4s, v20.4s, v24.4s
+	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
+	WORD $0x4e39cead // fmla v13.4s, v21.4s, v25.4s
+	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
+	WORD $0x4e38cece // fmla v14.4s, v22.4s, v24.4s
 	WORD $0x4e21daf7 // scvtf v23.4s, v23.4s
-	WORD $0x6e38de73 // fmul v19.4s, v19.4s, v24.4s
-	WORD $0x4e39cef3 // fmla v19.4s, v23.4s, v25.4s
-	FMOVS 12(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a127b // fmla v27.4s, v19.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
-	ADD $16, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V17.S4]
-	VLD1R.P 4(R12), [V18.S4]
-	VLD1R.P 4(R12), [V19.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	VLD1R.P 4(R12), [V21.S4]
-	VLD1R.P 4(R12), [V22.S4]
-	VLD1R.P 4(R12), [V23.S4]
-	FMOVQ 48(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80e330 // sdot v16.4s, v25.16b, v0.4b[0]
-	WORD $0x4fa0e350 // sdot v16.4s, v26.16b, v0.4b[1]
-	WORD $0x4f84e331 // sdot v17.4s, v25.16b, v4.4b[0]
-	WORD $0x4fa4e351 // sdot v17.4s, v26.16b, v4.4b[1]
-	WORD $0x4f88e332 // sdot v18.4s, v25.16b, v8.4b[0]
-	WORD $0x4fa8e352 // sdot v18.4s, v26.16b, v8.4b[1]
-	WORD $0x4f8ce333 // sdot v19.4s, v25.16b, v12.4b[0]
-	WORD $0x4face353 // sdot v19.4s, v26.16b, v12.4b[1]
-	FMOVQ 112(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f80eb30 // sdot v16.4s, v25.16b, v0.4b[2]
-	WORD $0x4fa0eb50 // sdot v16.4s, v26.16b, v0.4b[3]
-	WORD $0x4f84eb31 // sdot v17.4s, v25.16b, v4.4b[2]
-	WORD $0x4fa4eb51 // sdot v17.4s, v26.16b, v4.4b[3]
-	WORD $0x4f88eb32 // sdot v18.4s, v25.16b, v8.4b[2]
-	WORD $0x4fa8eb52 // sdot v18.4s, v26.16b, v8.4b[3]
-	WORD $0x4f8ceb33 // sdot v19.4s, v25.16b, v12.4b[2]
-	WORD $0x4faceb53 // sdot v19.4s, v26.16b, v12.4b[3]
-	FMOVQ 176(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81e330 // sdot v16.4s, v25.16b, v1.4b[0]
-	WORD $0x4fa1e350 // sdot v16.4s, v26.16b, v1.4b[1]
-	WORD $0x4f85e331 // sdot v17.4s, v25.16b, v5.4b[0]
-	WORD $0x4fa5e351 // sdot v17.4s, v26.16b, v5.4b[1]
-	WORD $0x4f89e332 // sdot v18.4s, v25.16b, v9.4b[0]
-	WORD $0x4fa9e352 // sdot v18.4s, v26.16b, v9.4b[1]
-	WORD $0x4f8de333 // sdot v19.4s, v25.16b, v13.4b[0]
-	WORD $0x4fade353 // sdot v19.4s, v26.16b, v13.4b[1]
-	FMOVQ 240(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f81eb30 // sdot v16.4s, v25.16b, v1.4b[2]
-	WORD $0x4fa1eb50 // sdot v16.4s, v26.16b, v1.4b[3]
-	WORD $0x4f85eb31 // sdot v17.4s, v25.16b, v5.4b[2]
-	WORD $0x4fa5eb51 // sdot v17.4s, v26.16b, v5.4b[3]
-	WORD $0x4f89eb32 // sdot v18.4s, v25.16b, v9.4b[2]
-	WORD $0x4fa9eb52 // sdot v18.4s, v26.16b, v9.4b[3]
-	WORD $0x4f8deb33 // sdot v19.4s, v25.16b, v13.4b[2]
-	WORD $0x4fadeb53 // sdot v19.4s, v26.16b, v13.4b[3]
-	FMOVQ 304(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82e334 // sdot v20.4s, v25.16b, v2.4b[0]
-	WORD $0x4fa2e354 // sdot v20.4s, v26.16b, v2.4b[1]
-	WORD $0x4f86e335 // sdot v21.4s, v25.16b, v6.4b[0]
-	WORD $0x4fa6e355 // sdot v21.4s, v26.16b, v6.4b[1]
-	WORD $0x4f8ae336 // sdot v22.4s, v25.16b, v10.4b[0]
-	WORD $0x4faae356 // sdot v22.4s, v26.16b, v10.4b[1]
-	WORD $0x4f8ee337 // sdot v23.4s, v25.16b, v14.4b[0]
-	WORD $0x4faee357 // sdot v23.4s, v26.16b, v14.4b[1]
-	FMOVQ 368(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f82eb34 // sdot v20.4s, v25.16b, v2.4b[2]
-	WORD $0x4fa2eb54 // sdot v20.4s, v26.16b, v2.4b[3]
-	WORD $0x4f86eb35 // sdot v21.4s, v25.16b, v6.4b[2]
-	WORD $0x4fa6eb55 // sdot v21.4s, v26.16b, v6.4b[3]
-	WORD $0x4f8aeb36 // sdot v22.4s, v25.16b, v10.4b[2]
-	WORD $0x4faaeb56 // sdot v22.4s, v26.16b, v10.4b[3]
-	WORD $0x4f8eeb37 // sdot v23.4s, v25.16b, v14.4b[2]
-	WORD $0x4faeeb57 // sdot v23.4s, v26.16b, v14.4b[3]
-	FMOVQ 432(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83e334 // sdot v20.4s, v25.16b, v3.4b[0]
-	WORD $0x4fa3e354 // sdot v20.4s, v26.16b, v3.4b[1]
-	WORD $0x4f87e335 // sdot v21.4s, v25.16b, v7.4b[0]
-	WORD $0x4fa7e355 // sdot v21.4s, v26.16b, v7.4b[1]
-	WORD $0x4f8be336 // sdot v22.4s, v25.16b, v11.4b[0]
-	WORD $0x4fabe356 // sdot v22.4s, v26.16b, v11.4b[1]
-	WORD $0x4f8fe337 // sdot v23.4s, v25.16b, v15.4b[0]
-	WORD $0x4fafe357 // sdot v23.4s, v26.16b, v15.4b[1]
-	FMOVQ 496(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	WORD $0x4f83eb34 // sdot v20.4s, v25.16b, v3.4b[2]
-	WORD $0x4fa3eb54 // sdot v20.4s, v26.16b, v3.4b[3]
-	WORD $0x4f87eb35 // sdot v21.4s, v25.16b, v7.4b[2]
-	WORD $0x4fa7eb55 // sdot v21.4s, v26.16b, v7.4b[3]
-	WORD $0x4f8beb36 // sdot v22.4s, v25.16b, v11.4b[2]
-	WORD $0x4fabeb56 // sdot v22.4s, v26.16b, v11.4b[3]
-	WORD $0x4f8feb37 // sdot v23.4s, v25.16b, v15.4b[2]
-	WORD $0x4fafeb57 // sdot v23.4s, v26.16b, v15.4b[3]
-	FMOVD 536(R8), F24
-	FMOVD 568(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
+	WORD $0x4e39ceef // fmla v15.4s, v23.4s, v25.4s
+	VLD1R.P 4(R15), [V16.S4]
+	VMOV V16.B16, V17.B16
+	VLD1R.P 4(R15), [V18.S4]
+	VMOV V18.B16, V19.B16
+	VLD1R.P 4(R15), [V20.S4]
+	VMOV V20.B16, V21.B16
+	VLD1R.P 4(R15), [V22.S4]
+	VMOV V22.B16, V23.B16
+	FMOVQ 32(R13), F0
+	FMOVQ 96(R13), F1
+	FMOVQ 160(R13), F2
+	FMOVQ 224(R13), F3
+	FLDPQ 288(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4f82e354 // sdot v20.4s, v26.16b, v2.4b[0]
+	WORD $0x4f82e375 // sdot v21.4s, v27.16b, v2.4b[0]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	WORD $0x4f83e356 // sdot v22.4s, v26.16b, v3.4b[0]
+	WORD $0x4f83e377 // sdot v23.4s, v27.16b, v3.4b[0]
+	WORD $0x4fa3e316 // sdot v22.4s, v24.16b, v3.4b[1]
+	WORD $0x4fa3e337 // sdot v23.4s, v25.16b, v3.4b[1]
+	FLDPQ 352(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4f82eb54 // sdot v20.4s, v26.16b, v2.4b[2]
+	WORD $0x4f82eb75 // sdot v21.4s, v27.16b, v2.4b[2]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	WORD $0x4f83eb56 // sdot v22.4s, v26.16b, v3.4b[2]
+	WORD $0x4f83eb77 // sdot v23.4s, v27.16b, v3.4b[2]
+	WORD $0x4fa3eb16 // sdot v22.4s, v24.16b, v3.4b[3]
+	WORD $0x4fa3eb37 // sdot v23.4s, v25.16b, v3.4b[3]
+	FMOVQ 48(R13), F0
+	FMOVQ 112(R13), F1
+	FMOVQ 176(R13), F2
+	FMOVQ 240(R13), F3
+	FLDPQ 416(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80e350 // sdot v16.4s, v26.16b, v0.4b[0]
+	WORD $0x4f80e371 // sdot v17.4s, v27.16b, v0.4b[0]
+	WORD $0x4fa0e310 // sdot v16.4s, v24.16b, v0.4b[1]
+	WORD $0x4fa0e331 // sdot v17.4s, v25.16b, v0.4b[1]
+	WORD $0x4f81e352 // sdot v18.4s, v26.16b, v1.4b[0]
+	WORD $0x4f81e373 // sdot v19.4s, v27.16b, v1.4b[0]
+	WORD $0x4fa1e312 // sdot v18.4s, v24.16b, v1.4b[1]
+	WORD $0x4fa1e333 // sdot v19.4s, v25.16b, v1.4b[1]
+	WORD $0x4f82e354 // sdot v20.4s, v26.16b, v2.4b[0]
+	WORD $0x4f82e375 // sdot v21.4s, v27.16b, v2.4b[0]
+	WORD $0x4fa2e314 // sdot v20.4s, v24.16b, v2.4b[1]
+	WORD $0x4fa2e335 // sdot v21.4s, v25.16b, v2.4b[1]
+	WORD $0x4f83e356 // sdot v22.4s, v26.16b, v3.4b[0]
+	WORD $0x4f83e377 // sdot v23.4s, v27.16b, v3.4b[0]
+	WORD $0x4fa3e316 // sdot v22.4s, v24.16b, v3.4b[1]
+	WORD $0x4fa3e337 // sdot v23.4s, v25.16b, v3.4b[1]
+	FLDPQ 480(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	WORD $0x4f80eb50 // sdot v16.4s, v26.16b, v0.4b[2]
+	WORD $0x4f80eb71 // sdot v17.4s, v27.16b, v0.4b[2]
+	WORD $0x4fa0eb10 // sdot v16.4s, v24.16b, v0.4b[3]
+	WORD $0x4fa0eb31 // sdot v17.4s, v25.16b, v0.4b[3]
+	WORD $0x4f81eb52 // sdot v18.4s, v26.16b, v1.4b[2]
+	WORD $0x4f81eb73 // sdot v19.4s, v27.16b, v1.4b[2]
+	WORD $0x4fa1eb12 // sdot v18.4s, v24.16b, v1.4b[3]
+	WORD $0x4fa1eb33 // sdot v19.4s, v25.16b, v1.4b[3]
+	WORD $0x4f82eb54 // sdot v20.4s, v26.16b, v2.4b[2]
+	WORD $0x4f82eb75 // sdot v21.4s, v27.16b, v2.4b[2]
+	WORD $0x4fa2eb14 // sdot v20.4s, v24.16b, v2.4b[3]
+	WORD $0x4fa2eb35 // sdot v21.4s, v25.16b, v2.4b[3]
+	WORD $0x4f83eb56 // sdot v22.4s, v26.16b, v3.4b[2]
+	WORD $0x4f83eb77 // sdot v23.4s, v27.16b, v3.4b[2]
+	WORD $0x4fa3eb16 // sdot v22.4s, v24.16b, v3.4b[3]
+	WORD $0x4fa3eb37 // sdot v23.4s, v25.16b, v3.4b[3]
+	FMOVQ 560(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
+	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
+	WORD $0x4e39ce29 // fmla v9.4s, v17.4s, v25.4s
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4e38ce4a // fmla v10.4s, v18.4s, v24.4s
+	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
+	WORD $0x4e39ce6b // fmla v11.4s, v19.4s, v25.4s
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x4e38ce8c // fmla v12.4s, v20.4s, v24.4s
+	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
+	WORD $0x4e39cead // fmla v13.4s, v21.4s, v25.4s
+	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
+	WORD $0x4e38cece // fmla v14.4s, v22.4s, v24.4s
+	WORD $0x4e21daf7 // scvtf v23.4s, v23.4s
+	WORD $0x4e39ceef // fmla v15.4s, v23.4s, v25.4s
+	ADD $576, R12, R12
+	ADD $304, R13, R13
+	SUBS $1, R14, R14
+	BNE half1Int4r4DOT
 	MOVD R9, R11
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
+	FMOVS 256(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
 	ADD R1, R11, R11
-	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e38de31 // fmul v17.4s, v17.4s, v24.4s
-	WORD $0x4e39ceb1 // fmla v17.4s, v21.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
+	FMOVS 260(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981159 // fmla v25.4s, v10.4s, v24.s[0]
+	WORD $0x4f98117a // fmla v26.4s, v11.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
 	ADD R1, R11, R11
-	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
-	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
-	WORD $0x6e38de52 // fmul v18.4s, v18.4s, v24.4s
-	WORD $0x4e39ced2 // fmla v18.4s, v22.4s, v25.4s
-	FMOVS 8(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a125b // fmla v27.4s, v18.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
+	FMOVS 264(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981199 // fmla v25.4s, v12.4s, v24.s[0]
+	WORD $0x4f9811ba // fmla v26.4s, v13.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
 	ADD R1, R11, R11
-	WORD $0x4e21da73 // scvtf v19.4s, v19.4s
-	WORD $0x4e21daf7 // scvtf v23.4s, v23.4s
-	WORD $0x6e38de73 // fmul v19.4s, v19.4s, v24.4s
-	WORD $0x4e39cef3 // fmla v19.4s, v23.4s, v25.4s
-	FMOVS 12(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a127b // fmla v27.4s, v19.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
+	FMOVS 268(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f9811d9 // fmla v25.4s, v14.4s, v24.s[0]
+	WORD $0x4f9811fa // fmla v26.4s, v15.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
 	ADD R3, R8, R8
 	ADD $64, R9, R9
 	SUBS $1, R10, R10
 	BNE blockInt4r4DOT
-	ADD $576, R2, R2
-	ADD $304, R4, R4
-	SUBS $1, R5, R5
-	BNE groupInt4r4DOT
+	ADD $2304, R2, R2
+	ADD $1216, R4, R4
+	SUBS R7, R5, R5
+	BNE spanInt4r4DOT
 	RET
 
 // func mulInt4r1NEON(y *float32, ldy int, w *byte, stride int, x *int32, groups, blocks int)
@@ -4366,406 +4408,371 @@ TEXT ·mulInt4r1NEON(SB), NOSPLIT, $0-56
 	LSL $2, R1, R1
 	VMOVI $15, V31.B16
 
-groupInt4r1NEON:
-	MOVD R4, R7
-	VLD1.P 64(R7), [V0.B16, V1.B16, V2.B16, V3.B16]
+spanInt4r1NEON:
+	MOVD $4, R7
+	CMP R7, R5
+	CSEL LT, R5, R7, R7
 	MOVD R2, R8
 	MOVD R0, R9
 	MOVD R6, R10
 
 blockInt4r1NEON:
-	ADD $4, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	FMOVQ 0(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V0.S[0], V27.S4
-	WORD $0x0e3bc328 // smull v8.8h, v25.8b, v27.8b
-	WORD $0x4e3bc329 // smull2 v9.8h, v25.16b, v27.16b
-	VDUP V0.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 64(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V0.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V0.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 128(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V1.S[0], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V1.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 192(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V1.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V1.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	WORD $0x4e602908 // saddlp v8.4s, v8.8h
-	WORD $0x4e602929 // saddlp v9.4s, v9.8h
-	VADDP V9.S4, V8.S4, V8.S4
-	VADD V8.S4, V16.S4, V16.S4
-	FMOVQ 256(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V2.S[0], V27.S4
-	WORD $0x0e3bc328 // smull v8.8h, v25.8b, v27.8b
-	WORD $0x4e3bc329 // smull2 v9.8h, v25.16b, v27.16b
-	VDUP V2.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 320(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V2.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V2.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 384(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V3.S[0], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V3.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 448(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V3.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V3.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	WORD $0x4e602908 // saddlp v8.4s, v8.8h
-	WORD $0x4e602929 // saddlp v9.4s, v9.8h
-	VADDP V9.S4, V8.S4, V8.S4
-	VADD V8.S4, V20.S4, V20.S4
-	FMOVD 512(R8), F24
-	FMOVD 544(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
-	MOVD R9, R11
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half0Int4r1NEON:
+	ADD $68, R13, R15
+	FMOVQ 0(R13), F0
+	FLDPQ 0(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[0], V28.S4
+	WORD $0x0e3cc350 // smull v16.8h, v26.8b, v28.8b
+	WORD $0x4e3cc351 // smull2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3cc372 // smull v18.8h, v27.8b, v28.8b
+	WORD $0x4e3cc373 // smull2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[1], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	FLDPQ 64(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[2], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[3], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	FMOVQ 16(R13), F0
+	FLDPQ 128(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[0], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[1], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	FLDPQ 192(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[2], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[3], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	FMOVQ 512(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
+	VLD1R.P 4(R15), [V28.S4]
+	WORD $0x4e602a10 // saddlp v16.4s, v16.8h
+	WORD $0x4e602a31 // saddlp v17.4s, v17.8h
+	VADDP V17.S4, V16.S4, V16.S4
+	VADD V28.S4, V16.S4, V16.S4
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
-	ADD $4, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	FMOVQ 16(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V0.S[0], V27.S4
-	WORD $0x0e3bc328 // smull v8.8h, v25.8b, v27.8b
-	WORD $0x4e3bc329 // smull2 v9.8h, v25.16b, v27.16b
-	VDUP V0.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 80(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V0.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V0.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 144(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V1.S[0], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V1.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 208(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V1.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V1.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	WORD $0x4e602908 // saddlp v8.4s, v8.8h
-	WORD $0x4e602929 // saddlp v9.4s, v9.8h
-	VADDP V9.S4, V8.S4, V8.S4
-	VADD V8.S4, V16.S4, V16.S4
-	FMOVQ 272(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V2.S[0], V27.S4
-	WORD $0x0e3bc328 // smull v8.8h, v25.8b, v27.8b
-	WORD $0x4e3bc329 // smull2 v9.8h, v25.16b, v27.16b
-	VDUP V2.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 336(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V2.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V2.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 400(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V3.S[0], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V3.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 464(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V3.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V3.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	WORD $0x4e602908 // saddlp v8.4s, v8.8h
-	WORD $0x4e602929 // saddlp v9.4s, v9.8h
-	VADDP V9.S4, V8.S4, V8.S4
-	VADD V8.S4, V20.S4, V20.S4
-	FMOVD 520(R8), F24
-	FMOVD 552(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
-	MOVD R9, R11
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x4e602a73 // saddlp v19.4s, v19.8h
+	VADDP V19.S4, V18.S4, V18.S4
+	VADD V28.S4, V18.S4, V18.S4
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4e39ce49 // fmla v9.4s, v18.4s, v25.4s
+	FMOVQ 32(R13), F0
+	FLDPQ 256(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[0], V28.S4
+	WORD $0x0e3cc350 // smull v16.8h, v26.8b, v28.8b
+	WORD $0x4e3cc351 // smull2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3cc372 // smull v18.8h, v27.8b, v28.8b
+	WORD $0x4e3cc373 // smull2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[1], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	FLDPQ 320(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[2], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[3], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	FMOVQ 48(R13), F0
+	FLDPQ 384(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[0], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[1], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	FLDPQ 448(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[2], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[3], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	FMOVQ 544(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
+	VLD1R.P 4(R15), [V28.S4]
+	WORD $0x4e602a10 // saddlp v16.4s, v16.8h
+	WORD $0x4e602a31 // saddlp v17.4s, v17.8h
+	VADDP V17.S4, V16.S4, V16.S4
+	VADD V28.S4, V16.S4, V16.S4
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	ADD $4, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	FMOVQ 32(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V0.S[0], V27.S4
-	WORD $0x0e3bc328 // smull v8.8h, v25.8b, v27.8b
-	WORD $0x4e3bc329 // smull2 v9.8h, v25.16b, v27.16b
-	VDUP V0.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 96(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V0.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V0.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 160(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V1.S[0], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V1.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 224(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V1.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V1.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	WORD $0x4e602908 // saddlp v8.4s, v8.8h
-	WORD $0x4e602929 // saddlp v9.4s, v9.8h
-	VADDP V9.S4, V8.S4, V8.S4
-	VADD V8.S4, V16.S4, V16.S4
-	FMOVQ 288(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V2.S[0], V27.S4
-	WORD $0x0e3bc328 // smull v8.8h, v25.8b, v27.8b
-	WORD $0x4e3bc329 // smull2 v9.8h, v25.16b, v27.16b
-	VDUP V2.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 352(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V2.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V2.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 416(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V3.S[0], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V3.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 480(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V3.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V3.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	WORD $0x4e602908 // saddlp v8.4s, v8.8h
-	WORD $0x4e602929 // saddlp v9.4s, v9.8h
-	VADDP V9.S4, V8.S4, V8.S4
-	VADD V8.S4, V20.S4, V20.S4
-	FMOVD 528(R8), F24
-	FMOVD 560(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x4e602a73 // saddlp v19.4s, v19.8h
+	VADDP V19.S4, V18.S4, V18.S4
+	VADD V28.S4, V18.S4, V18.S4
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4e39ce49 // fmla v9.4s, v18.4s, v25.4s
+	ADD $576, R12, R12
+	ADD $76, R13, R13
+	SUBS $1, R14, R14
+	BNE half0Int4r1NEON
 	MOVD R9, R11
+	FMOVS 64(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half1Int4r1NEON:
+	ADD $68, R13, R15
+	FMOVQ 0(R13), F0
+	FLDPQ 32(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[0], V28.S4
+	WORD $0x0e3cc350 // smull v16.8h, v26.8b, v28.8b
+	WORD $0x4e3cc351 // smull2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3cc372 // smull v18.8h, v27.8b, v28.8b
+	WORD $0x4e3cc373 // smull2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[1], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	FLDPQ 96(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[2], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[3], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	FMOVQ 16(R13), F0
+	FLDPQ 160(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[0], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[1], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	FLDPQ 224(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[2], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[3], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	FMOVQ 528(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
+	VLD1R.P 4(R15), [V28.S4]
+	WORD $0x4e602a10 // saddlp v16.4s, v16.8h
+	WORD $0x4e602a31 // saddlp v17.4s, v17.8h
+	VADDP V17.S4, V16.S4, V16.S4
+	VADD V28.S4, V16.S4, V16.S4
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
-	ADD $4, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	FMOVQ 48(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V0.S[0], V27.S4
-	WORD $0x0e3bc328 // smull v8.8h, v25.8b, v27.8b
-	WORD $0x4e3bc329 // smull2 v9.8h, v25.16b, v27.16b
-	VDUP V0.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 112(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V0.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V0.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 176(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V1.S[0], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V1.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 240(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V1.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V1.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	WORD $0x4e602908 // saddlp v8.4s, v8.8h
-	WORD $0x4e602929 // saddlp v9.4s, v9.8h
-	VADDP V9.S4, V8.S4, V8.S4
-	VADD V8.S4, V16.S4, V16.S4
-	FMOVQ 304(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V2.S[0], V27.S4
-	WORD $0x0e3bc328 // smull v8.8h, v25.8b, v27.8b
-	WORD $0x4e3bc329 // smull2 v9.8h, v25.16b, v27.16b
-	VDUP V2.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 368(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V2.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V2.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 432(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V3.S[0], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V3.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	FMOVQ 496(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V3.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V3.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	WORD $0x4e602908 // saddlp v8.4s, v8.8h
-	WORD $0x4e602929 // saddlp v9.4s, v9.8h
-	VADDP V9.S4, V8.S4, V8.S4
-	VADD V8.S4, V20.S4, V20.S4
-	FMOVD 536(R8), F24
-	FMOVD 568(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x4e602a73 // saddlp v19.4s, v19.8h
+	VADDP V19.S4, V18.S4, V18.S4
+	VADD V28.S4, V18.S4, V18.S4
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4e39ce49 // fmla v9.4s, v18.4s, v25.4s
+	FMOVQ 32(R13), F0
+	FLDPQ 288(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[0], V28.S4
+	WORD $0x0e3cc350 // smull v16.8h, v26.8b, v28.8b
+	WORD $0x4e3cc351 // smull2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3cc372 // smull v18.8h, v27.8b, v28.8b
+	WORD $0x4e3cc373 // smull2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[1], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	FLDPQ 352(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[2], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[3], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	FMOVQ 48(R13), F0
+	FLDPQ 416(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[0], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[1], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	FLDPQ 480(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[2], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[3], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	FMOVQ 560(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
+	VLD1R.P 4(R15), [V28.S4]
+	WORD $0x4e602a10 // saddlp v16.4s, v16.8h
+	WORD $0x4e602a31 // saddlp v17.4s, v17.8h
+	VADDP V17.S4, V16.S4, V16.S4
+	VADD V28.S4, V16.S4, V16.S4
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x4e602a73 // saddlp v19.4s, v19.8h
+	VADDP V19.S4, V18.S4, V18.S4
+	VADD V28.S4, V18.S4, V18.S4
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4e39ce49 // fmla v9.4s, v18.4s, v25.4s
+	ADD $576, R12, R12
+	ADD $76, R13, R13
+	SUBS $1, R14, R14
+	BNE half1Int4r1NEON
 	MOVD R9, R11
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
+	FMOVS 64(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
 	ADD R3, R8, R8
 	ADD $64, R9, R9
 	SUBS $1, R10, R10
 	BNE blockInt4r1NEON
-	ADD $576, R2, R2
-	ADD $76, R4, R4
-	SUBS $1, R5, R5
-	BNE groupInt4r1NEON
+	ADD $2304, R2, R2
+	ADD $304, R4, R4
+	SUBS R7, R5, R5
+	BNE spanInt4r1NEON
 	RET
 
 // func mulInt4r2NEON(y *float32, ldy int, w *byte, stride int, x *int32, groups, blocks int)
@@ -4780,673 +4787,605 @@ TEXT ·mulInt4r2NEON(SB), NOSPLIT, $0-56
 	LSL $2, R1, R1
 	VMOVI $15, V31.B16
 
-groupInt4r2NEON:
-	MOVD R4, R7
-	VLD1.P 64(R7), [V0.B16, V1.B16, V2.B16, V3.B16]
-	VLD1.P 64(R7), [V4.B16, V5.B16, V6.B16, V7.B16]
+spanInt4r2NEON:
+	MOVD $4, R7
+	CMP R7, R5
+	CSEL LT, R5, R7, R7
 	MOVD R2, R8
 	MOVD R0, R9
 	MOVD R6, R10
 
 blockInt4r2NEON:
-	ADD $8, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V17.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	VLD1R.P 4(R12), [V21.S4]
-	FMOVQ 0(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V0.S[0], V27.S4
-	WORD $0x0e3bc328 // smull v8.8h, v25.8b, v27.8b
-	WORD $0x4e3bc329 // smull2 v9.8h, v25.16b, v27.16b
-	VDUP V0.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V4.S[0], V27.S4
-	WORD $0x0e3bc32a // smull v10.8h, v25.8b, v27.8b
-	WORD $0x4e3bc32b // smull2 v11.8h, v25.16b, v27.16b
-	VDUP V4.S[1], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 64(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V0.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V0.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V4.S[2], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V4.S[3], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 128(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V1.S[0], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V1.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V5.S[0], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V5.S[1], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 192(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V1.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V1.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V5.S[2], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V5.S[3], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	WORD $0x4e602908 // saddlp v8.4s, v8.8h
-	WORD $0x4e602929 // saddlp v9.4s, v9.8h
-	VADDP V9.S4, V8.S4, V8.S4
-	VADD V8.S4, V16.S4, V16.S4
-	WORD $0x4e60294a // saddlp v10.4s, v10.8h
-	WORD $0x4e60296b // saddlp v11.4s, v11.8h
-	VADDP V11.S4, V10.S4, V10.S4
-	VADD V10.S4, V17.S4, V17.S4
-	FMOVQ 256(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V2.S[0], V27.S4
-	WORD $0x0e3bc328 // smull v8.8h, v25.8b, v27.8b
-	WORD $0x4e3bc329 // smull2 v9.8h, v25.16b, v27.16b
-	VDUP V2.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V6.S[0], V27.S4
-	WORD $0x0e3bc32a // smull v10.8h, v25.8b, v27.8b
-	WORD $0x4e3bc32b // smull2 v11.8h, v25.16b, v27.16b
-	VDUP V6.S[1], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 320(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V2.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V2.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V6.S[2], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V6.S[3], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 384(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V3.S[0], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V3.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V7.S[0], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V7.S[1], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 448(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V3.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V3.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V7.S[2], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V7.S[3], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	WORD $0x4e602908 // saddlp v8.4s, v8.8h
-	WORD $0x4e602929 // saddlp v9.4s, v9.8h
-	VADDP V9.S4, V8.S4, V8.S4
-	VADD V8.S4, V20.S4, V20.S4
-	WORD $0x4e60294a // saddlp v10.4s, v10.8h
-	WORD $0x4e60296b // saddlp v11.4s, v11.8h
-	VADDP V11.S4, V10.S4, V10.S4
-	VADD V10.S4, V21.S4, V21.S4
-	FMOVD 512(R8), F24
-	FMOVD 544(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
-	MOVD R9, R11
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	VEOR V10.B16, V10.B16, V10.B16
+	VEOR V11.B16, V11.B16, V11.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half0Int4r2NEON:
+	ADD $136, R13, R15
+	FMOVQ 0(R13), F0
+	FMOVQ 64(R13), F1
+	FLDPQ 0(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[0], V28.S4
+	WORD $0x0e3cc350 // smull v16.8h, v26.8b, v28.8b
+	WORD $0x4e3cc351 // smull2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3cc372 // smull v18.8h, v27.8b, v28.8b
+	WORD $0x4e3cc373 // smull2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[1], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	VDUP V1.S[0], V28.S4
+	WORD $0x0e3cc354 // smull v20.8h, v26.8b, v28.8b
+	WORD $0x4e3cc355 // smull2 v21.8h, v26.16b, v28.16b
+	WORD $0x0e3cc376 // smull v22.8h, v27.8b, v28.8b
+	WORD $0x4e3cc377 // smull2 v23.8h, v27.16b, v28.16b
+	VDUP V1.S[1], V28.S4
+	WORD $0x0e3c8314 // smlal v20.8h, v24.8b, v28.8b
+	WORD $0x4e3c8315 // smlal2 v21.8h, v24.16b, v28.16b
+	WORD $0x0e3c8336 // smlal v22.8h, v25.8b, v28.8b
+	WORD $0x4e3c8337 // smlal2 v23.8h, v25.16b, v28.16b
+	FLDPQ 64(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[2], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[3], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	VDUP V1.S[2], V28.S4
+	WORD $0x0e3c8354 // smlal v20.8h, v26.8b, v28.8b
+	WORD $0x4e3c8355 // smlal2 v21.8h, v26.16b, v28.16b
+	WORD $0x0e3c8376 // smlal v22.8h, v27.8b, v28.8b
+	WORD $0x4e3c8377 // smlal2 v23.8h, v27.16b, v28.16b
+	VDUP V1.S[3], V28.S4
+	WORD $0x0e3c8314 // smlal v20.8h, v24.8b, v28.8b
+	WORD $0x4e3c8315 // smlal2 v21.8h, v24.16b, v28.16b
+	WORD $0x0e3c8336 // smlal v22.8h, v25.8b, v28.8b
+	WORD $0x4e3c8337 // smlal2 v23.8h, v25.16b, v28.16b
+	FMOVQ 16(R13), F0
+	FMOVQ 80(R13), F1
+	FLDPQ 128(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[0], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[1], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	VDUP V1.S[0], V28.S4
+	WORD $0x0e3c8354 // smlal v20.8h, v26.8b, v28.8b
+	WORD $0x4e3c8355 // smlal2 v21.8h, v26.16b, v28.16b
+	WORD $0x0e3c8376 // smlal v22.8h, v27.8b, v28.8b
+	WORD $0x4e3c8377 // smlal2 v23.8h, v27.16b, v28.16b
+	VDUP V1.S[1], V28.S4
+	WORD $0x0e3c8314 // smlal v20.8h, v24.8b, v28.8b
+	WORD $0x4e3c8315 // smlal2 v21.8h, v24.16b, v28.16b
+	WORD $0x0e3c8336 // smlal v22.8h, v25.8b, v28.8b
+	WORD $0x4e3c8337 // smlal2 v23.8h, v25.16b, v28.16b
+	FLDPQ 192(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[2], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[3], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	VDUP V1.S[2], V28.S4
+	WORD $0x0e3c8354 // smlal v20.8h, v26.8b, v28.8b
+	WORD $0x4e3c8355 // smlal2 v21.8h, v26.16b, v28.16b
+	WORD $0x0e3c8376 // smlal v22.8h, v27.8b, v28.8b
+	WORD $0x4e3c8377 // smlal2 v23.8h, v27.16b, v28.16b
+	VDUP V1.S[3], V28.S4
+	WORD $0x0e3c8314 // smlal v20.8h, v24.8b, v28.8b
+	WORD $0x4e3c8315 // smlal2 v21.8h, v24.16b, v28.16b
+	WORD $0x0e3c8336 // smlal v22.8h, v25.8b, v28.8b
+	WORD $0x4e3c8337 // smlal2 v23.8h, v25.16b, v28.16b
+	FMOVQ 512(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
+	VLD1R.P 4(R15), [V28.S4]
+	WORD $0x4e602a10 // saddlp v16.4s, v16.8h
+	WORD $0x4e602a31 // saddlp v17.4s, v17.8h
+	VADDP V17.S4, V16.S4, V16.S4
+	VADD V28.S4, V16.S4, V16.S4
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x4e602a73 // saddlp v19.4s, v19.8h
+	VADDP V19.S4, V18.S4, V18.S4
+	VADD V28.S4, V18.S4, V18.S4
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4e39ce49 // fmla v9.4s, v18.4s, v25.4s
+	VLD1R.P 4(R15), [V28.S4]
+	WORD $0x4e602a94 // saddlp v20.4s, v20.8h
+	WORD $0x4e602ab5 // saddlp v21.4s, v21.8h
+	VADDP V21.S4, V20.S4, V20.S4
+	VADD V28.S4, V20.S4, V20.S4
 	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
-	ADD R1, R11, R11
-	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e38de31 // fmul v17.4s, v17.4s, v24.4s
-	WORD $0x4e39ceb1 // fmla v17.4s, v21.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 0(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 0(R11)
-	ADD $8, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V17.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	VLD1R.P 4(R12), [V21.S4]
-	FMOVQ 16(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V0.S[0], V27.S4
-	WORD $0x0e3bc328 // smull v8.8h, v25.8b, v27.8b
-	WORD $0x4e3bc329 // smull2 v9.8h, v25.16b, v27.16b
-	VDUP V0.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V4.S[0], V27.S4
-	WORD $0x0e3bc32a // smull v10.8h, v25.8b, v27.8b
-	WORD $0x4e3bc32b // smull2 v11.8h, v25.16b, v27.16b
-	VDUP V4.S[1], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 80(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V0.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V0.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V4.S[2], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V4.S[3], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 144(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V1.S[0], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V1.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V5.S[0], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V5.S[1], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 208(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V1.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V1.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V5.S[2], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V5.S[3], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	WORD $0x4e602908 // saddlp v8.4s, v8.8h
-	WORD $0x4e602929 // saddlp v9.4s, v9.8h
-	VADDP V9.S4, V8.S4, V8.S4
-	VADD V8.S4, V16.S4, V16.S4
-	WORD $0x4e60294a // saddlp v10.4s, v10.8h
-	WORD $0x4e60296b // saddlp v11.4s, v11.8h
-	VADDP V11.S4, V10.S4, V10.S4
-	VADD V10.S4, V17.S4, V17.S4
-	FMOVQ 272(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V2.S[0], V27.S4
-	WORD $0x0e3bc328 // smull v8.8h, v25.8b, v27.8b
-	WORD $0x4e3bc329 // smull2 v9.8h, v25.16b, v27.16b
-	VDUP V2.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V6.S[0], V27.S4
-	WORD $0x0e3bc32a // smull v10.8h, v25.8b, v27.8b
-	WORD $0x4e3bc32b // smull2 v11.8h, v25.16b, v27.16b
-	VDUP V6.S[1], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 336(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V2.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V2.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V6.S[2], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V6.S[3], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 400(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V3.S[0], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V3.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V7.S[0], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V7.S[1], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 464(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V3.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V3.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V7.S[2], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V7.S[3], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	WORD $0x4e602908 // saddlp v8.4s, v8.8h
-	WORD $0x4e602929 // saddlp v9.4s, v9.8h
-	VADDP V9.S4, V8.S4, V8.S4
-	VADD V8.S4, V20.S4, V20.S4
-	WORD $0x4e60294a // saddlp v10.4s, v10.8h
-	WORD $0x4e60296b // saddlp v11.4s, v11.8h
-	VADDP V11.S4, V10.S4, V10.S4
-	VADD V10.S4, V21.S4, V21.S4
-	FMOVD 520(R8), F24
-	FMOVD 552(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
-	MOVD R9, R11
+	WORD $0x4e38ce8a // fmla v10.4s, v20.4s, v24.4s
+	WORD $0x4e602ad6 // saddlp v22.4s, v22.8h
+	WORD $0x4e602af7 // saddlp v23.4s, v23.8h
+	VADDP V23.S4, V22.S4, V22.S4
+	VADD V28.S4, V22.S4, V22.S4
+	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
+	WORD $0x4e39cecb // fmla v11.4s, v22.4s, v25.4s
+	FMOVQ 32(R13), F0
+	FMOVQ 96(R13), F1
+	FLDPQ 256(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[0], V28.S4
+	WORD $0x0e3cc350 // smull v16.8h, v26.8b, v28.8b
+	WORD $0x4e3cc351 // smull2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3cc372 // smull v18.8h, v27.8b, v28.8b
+	WORD $0x4e3cc373 // smull2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[1], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	VDUP V1.S[0], V28.S4
+	WORD $0x0e3cc354 // smull v20.8h, v26.8b, v28.8b
+	WORD $0x4e3cc355 // smull2 v21.8h, v26.16b, v28.16b
+	WORD $0x0e3cc376 // smull v22.8h, v27.8b, v28.8b
+	WORD $0x4e3cc377 // smull2 v23.8h, v27.16b, v28.16b
+	VDUP V1.S[1], V28.S4
+	WORD $0x0e3c8314 // smlal v20.8h, v24.8b, v28.8b
+	WORD $0x4e3c8315 // smlal2 v21.8h, v24.16b, v28.16b
+	WORD $0x0e3c8336 // smlal v22.8h, v25.8b, v28.8b
+	WORD $0x4e3c8337 // smlal2 v23.8h, v25.16b, v28.16b
+	FLDPQ 320(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[2], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[3], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	VDUP V1.S[2], V28.S4
+	WORD $0x0e3c8354 // smlal v20.8h, v26.8b, v28.8b
+	WORD $0x4e3c8355 // smlal2 v21.8h, v26.16b, v28.16b
+	WORD $0x0e3c8376 // smlal v22.8h, v27.8b, v28.8b
+	WORD $0x4e3c8377 // smlal2 v23.8h, v27.16b, v28.16b
+	VDUP V1.S[3], V28.S4
+	WORD $0x0e3c8314 // smlal v20.8h, v24.8b, v28.8b
+	WORD $0x4e3c8315 // smlal2 v21.8h, v24.16b, v28.16b
+	WORD $0x0e3c8336 // smlal v22.8h, v25.8b, v28.8b
+	WORD $0x4e3c8337 // smlal2 v23.8h, v25.16b, v28.16b
+	FMOVQ 48(R13), F0
+	FMOVQ 112(R13), F1
+	FLDPQ 384(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[0], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[1], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	VDUP V1.S[0], V28.S4
+	WORD $0x0e3c8354 // smlal v20.8h, v26.8b, v28.8b
+	WORD $0x4e3c8355 // smlal2 v21.8h, v26.16b, v28.16b
+	WORD $0x0e3c8376 // smlal v22.8h, v27.8b, v28.8b
+	WORD $0x4e3c8377 // smlal2 v23.8h, v27.16b, v28.16b
+	VDUP V1.S[1], V28.S4
+	WORD $0x0e3c8314 // smlal v20.8h, v24.8b, v28.8b
+	WORD $0x4e3c8315 // smlal2 v21.8h, v24.16b, v28.16b
+	WORD $0x0e3c8336 // smlal v22.8h, v25.8b, v28.8b
+	WORD $0x4e3c8337 // smlal2 v23.8h, v25.16b, v28.16b
+	FLDPQ 448(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[2], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[3], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	VDUP V1.S[2], V28.S4
+	WORD $0x0e3c8354 // smlal v20.8h, v26.8b, v28.8b
+	WORD $0x4e3c8355 // smlal2 v21.8h, v26.16b, v28.16b
+	WORD $0x0e3c8376 // smlal v22.8h, v27.8b, v28.8b
+	WORD $0x4e3c8377 // smlal2 v23.8h, v27.16b, v28.16b
+	VDUP V1.S[3], V28.S4
+	WORD $0x0e3c8314 // smlal v20.8h, v24.8b, v28.8b
+	WORD $0x4e3c8315 // smlal2 v21.8h, v24.16b, v28.16b
+	WORD $0x0e3c8336 // smlal v22.8h, v25.8b, v28.8b
+	WORD $0x4e3c8337 // smlal2 v23.8h, v25.16b, v28.16b
+	FMOVQ 544(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
+	VLD1R.P 4(R15), [V28.S4]
+	WORD $0x4e602a10 // saddlp v16.4s, v16.8h
+	WORD $0x4e602a31 // saddlp v17.4s, v17.8h
+	VADDP V17.S4, V16.S4, V16.S4
+	VADD V28.S4, V16.S4, V16.S4
 	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x4e602a73 // saddlp v19.4s, v19.8h
+	VADDP V19.S4, V18.S4, V18.S4
+	VADD V28.S4, V18.S4, V18.S4
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4e39ce49 // fmla v9.4s, v18.4s, v25.4s
+	VLD1R.P 4(R15), [V28.S4]
+	WORD $0x4e602a94 // saddlp v20.4s, v20.8h
+	WORD $0x4e602ab5 // saddlp v21.4s, v21.8h
+	VADDP V21.S4, V20.S4, V20.S4
+	VADD V28.S4, V20.S4, V20.S4
 	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	ADD R1, R11, R11
-	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e38de31 // fmul v17.4s, v17.4s, v24.4s
-	WORD $0x4e39ceb1 // fmla v17.4s, v21.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 16(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 16(R11)
-	ADD $8, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V17.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	VLD1R.P 4(R12), [V21.S4]
-	FMOVQ 32(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V0.S[0], V27.S4
-	WORD $0x0e3bc328 // smull v8.8h, v25.8b, v27.8b
-	WORD $0x4e3bc329 // smull2 v9.8h, v25.16b, v27.16b
-	VDUP V0.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V4.S[0], V27.S4
-	WORD $0x0e3bc32a // smull v10.8h, v25.8b, v27.8b
-	WORD $0x4e3bc32b // smull2 v11.8h, v25.16b, v27.16b
-	VDUP V4.S[1], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 96(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V0.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V0.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V4.S[2], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V4.S[3], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 160(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V1.S[0], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V1.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V5.S[0], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V5.S[1], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 224(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V1.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V1.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V5.S[2], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V5.S[3], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	WORD $0x4e602908 // saddlp v8.4s, v8.8h
-	WORD $0x4e602929 // saddlp v9.4s, v9.8h
-	VADDP V9.S4, V8.S4, V8.S4
-	VADD V8.S4, V16.S4, V16.S4
-	WORD $0x4e60294a // saddlp v10.4s, v10.8h
-	WORD $0x4e60296b // saddlp v11.4s, v11.8h
-	VADDP V11.S4, V10.S4, V10.S4
-	VADD V10.S4, V17.S4, V17.S4
-	FMOVQ 288(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V2.S[0], V27.S4
-	WORD $0x0e3bc328 // smull v8.8h, v25.8b, v27.8b
-	WORD $0x4e3bc329 // smull2 v9.8h, v25.16b, v27.16b
-	VDUP V2.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V6.S[0], V27.S4
-	WORD $0x0e3bc32a // smull v10.8h, v25.8b, v27.8b
-	WORD $0x4e3bc32b // smull2 v11.8h, v25.16b, v27.16b
-	VDUP V6.S[1], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 352(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V2.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V2.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V6.S[2], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V6.S[3], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 416(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V3.S[0], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V3.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V7.S[0], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V7.S[1], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 480(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V3.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V3.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V7.S[2], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V7.S[3], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	WORD $0x4e602908 // saddlp v8.4s, v8.8h
-	WORD $0x4e602929 // saddlp v9.4s, v9.8h
-	VADDP V9.S4, V8.S4, V8.S4
-	VADD V8.S4, V20.S4, V20.S4
-	WORD $0x4e60294a // saddlp v10.4s, v10.8h
-	WORD $0x4e60296b // saddlp v11.4s, v11.8h
-	VADDP V11.S4, V10.S4, V10.S4
-	VADD V10.S4, V21.S4, V21.S4
-	FMOVD 528(R8), F24
-	FMOVD 560(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
+	WORD $0x4e38ce8a // fmla v10.4s, v20.4s, v24.4s
+	WORD $0x4e602ad6 // saddlp v22.4s, v22.8h
+	WORD $0x4e602af7 // saddlp v23.4s, v23.8h
+	VADDP V23.S4, V22.S4, V22.S4
+	VADD V28.S4, V22.S4, V22.S4
+	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
+	WORD $0x4e39cecb // fmla v11.4s, v22.4s, v25.4s
+	ADD $576, R12, R12
+	ADD $152, R13, R13
+	SUBS $1, R14, R14
+	BNE half0Int4r2NEON
 	MOVD R9, R11
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
+	FMOVS 128(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
 	ADD R1, R11, R11
-	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e38de31 // fmul v17.4s, v17.4s, v24.4s
-	WORD $0x4e39ceb1 // fmla v17.4s, v21.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 32(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 32(R11)
-	ADD $8, R7, R12
-	VLD1R.P 4(R12), [V16.S4]
-	VLD1R.P 4(R12), [V17.S4]
-	VLD1R.P 4(R12), [V20.S4]
-	VLD1R.P 4(R12), [V21.S4]
-	FMOVQ 48(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V0.S[0], V27.S4
-	WORD $0x0e3bc328 // smull v8.8h, v25.8b, v27.8b
-	WORD $0x4e3bc329 // smull2 v9.8h, v25.16b, v27.16b
-	VDUP V0.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V4.S[0], V27.S4
-	WORD $0x0e3bc32a // smull v10.8h, v25.8b, v27.8b
-	WORD $0x4e3bc32b // smull2 v11.8h, v25.16b, v27.16b
-	VDUP V4.S[1], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 112(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V0.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V0.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V4.S[2], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V4.S[3], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 176(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V1.S[0], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V1.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V5.S[0], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V5.S[1], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 240(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V1.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V1.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V5.S[2], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V5.S[3], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	WORD $0x4e602908 // saddlp v8.4s, v8.8h
-	WORD $0x4e602929 // saddlp v9.4s, v9.8h
-	VADDP V9.S4, V8.S4, V8.S4
-	VADD V8.S4, V16.S4, V16.S4
-	WORD $0x4e60294a // saddlp v10.4s, v10.8h
-	WORD $0x4e60296b // saddlp v11.4s, v11.8h
-	VADDP V11.S4, V10.S4, V10.S4
-	VADD V10.S4, V17.S4, V17.S4
-	FMOVQ 304(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V2.S[0], V27.S4
-	WORD $0x0e3bc328 // smull v8.8h, v25.8b, v27.8b
-	WORD $0x4e3bc329 // smull2 v9.8h, v25.16b, v27.16b
-	VDUP V2.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V6.S[0], V27.S4
-	WORD $0x0e3bc32a // smull v10.8h, v25.8b, v27.8b
-	WORD $0x4e3bc32b // smull2 v11.8h, v25.16b, v27.16b
-	VDUP V6.S[1], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 368(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V2.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V2.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V6.S[2], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V6.S[3], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 432(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V3.S[0], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V3.S[1], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V7.S[0], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V7.S[1], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	FMOVQ 496(R8), F24
-	VAND V31.B16, V24.B16, V25.B16
-	VUSHR $4, V24.B16, V26.B16
-	VDUP V3.S[2], V27.S4
-	WORD $0x0e3b8328 // smlal v8.8h, v25.8b, v27.8b
-	WORD $0x4e3b8329 // smlal2 v9.8h, v25.16b, v27.16b
-	VDUP V3.S[3], V27.S4
-	WORD $0x0e3b8348 // smlal v8.8h, v26.8b, v27.8b
-	WORD $0x4e3b8349 // smlal2 v9.8h, v26.16b, v27.16b
-	VDUP V7.S[2], V27.S4
-	WORD $0x0e3b832a // smlal v10.8h, v25.8b, v27.8b
-	WORD $0x4e3b832b // smlal2 v11.8h, v25.16b, v27.16b
-	VDUP V7.S[3], V27.S4
-	WORD $0x0e3b834a // smlal v10.8h, v26.8b, v27.8b
-	WORD $0x4e3b834b // smlal2 v11.8h, v26.16b, v27.16b
-	WORD $0x4e602908 // saddlp v8.4s, v8.8h
-	WORD $0x4e602929 // saddlp v9.4s, v9.8h
-	VADDP V9.S4, V8.S4, V8.S4
-	VADD V8.S4, V20.S4, V20.S4
-	WORD $0x4e60294a // saddlp v10.4s, v10.8h
-	WORD $0x4e60296b // saddlp v11.4s, v11.8h
-	VADDP V11.S4, V10.S4, V10.S4
-	VADD V10.S4, V21.S4, V21.S4
-	FMOVD 536(R8), F24
-	FMOVD 568(R8), F25
-	WORD $0x0e217b18 // fcvtl v24.4s, v24.4h
-	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
+	FMOVS 132(R4), F24
+	FLDPQ 0(R11), (F25, F26)
+	WORD $0x4f981159 // fmla v25.4s, v10.4s, v24.s[0]
+	WORD $0x4f98117a // fmla v26.4s, v11.4s, v24.s[0]
+	FSTPQ (F25, F26), 0(R11)
+	VEOR V8.B16, V8.B16, V8.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	VEOR V10.B16, V10.B16, V10.B16
+	VEOR V11.B16, V11.B16, V11.B16
+	MOVD R8, R12
+	MOVD R4, R13
+	MOVD R7, R14
+
+half1Int4r2NEON:
+	ADD $136, R13, R15
+	FMOVQ 0(R13), F0
+	FMOVQ 64(R13), F1
+	FLDPQ 32(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[0], V28.S4
+	WORD $0x0e3cc350 // smull v16.8h, v26.8b, v28.8b
+	WORD $0x4e3cc351 // smull2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3cc372 // smull v18.8h, v27.8b, v28.8b
+	WORD $0x4e3cc373 // smull2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[1], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	VDUP V1.S[0], V28.S4
+	WORD $0x0e3cc354 // smull v20.8h, v26.8b, v28.8b
+	WORD $0x4e3cc355 // smull2 v21.8h, v26.16b, v28.16b
+	WORD $0x0e3cc376 // smull v22.8h, v27.8b, v28.8b
+	WORD $0x4e3cc377 // smull2 v23.8h, v27.16b, v28.16b
+	VDUP V1.S[1], V28.S4
+	WORD $0x0e3c8314 // smlal v20.8h, v24.8b, v28.8b
+	WORD $0x4e3c8315 // smlal2 v21.8h, v24.16b, v28.16b
+	WORD $0x0e3c8336 // smlal v22.8h, v25.8b, v28.8b
+	WORD $0x4e3c8337 // smlal2 v23.8h, v25.16b, v28.16b
+	FLDPQ 96(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[2], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[3], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	VDUP V1.S[2], V28.S4
+	WORD $0x0e3c8354 // smlal v20.8h, v26.8b, v28.8b
+	WORD $0x4e3c8355 // smlal2 v21.8h, v26.16b, v28.16b
+	WORD $0x0e3c8376 // smlal v22.8h, v27.8b, v28.8b
+	WORD $0x4e3c8377 // smlal2 v23.8h, v27.16b, v28.16b
+	VDUP V1.S[3], V28.S4
+	WORD $0x0e3c8314 // smlal v20.8h, v24.8b, v28.8b
+	WORD $0x4e3c8315 // smlal2 v21.8h, v24.16b, v28.16b
+	WORD $0x0e3c8336 // smlal v22.8h, v25.8b, v28.8b
+	WORD $0x4e3c8337 // smlal2 v23.8h, v25.16b, v28.16b
+	FMOVQ 16(R13), F0
+	FMOVQ 80(R13), F1
+	FLDPQ 160(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[0], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[1], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	VDUP V1.S[0], V28.S4
+	WORD $0x0e3c8354 // smlal v20.8h, v26.8b, v28.8b
+	WORD $0x4e3c8355 // smlal2 v21.8h, v26.16b, v28.16b
+	WORD $0x0e3c8376 // smlal v22.8h, v27.8b, v28.8b
+	WORD $0x4e3c8377 // smlal2 v23.8h, v27.16b, v28.16b
+	VDUP V1.S[1], V28.S4
+	WORD $0x0e3c8314 // smlal v20.8h, v24.8b, v28.8b
+	WORD $0x4e3c8315 // smlal2 v21.8h, v24.16b, v28.16b
+	WORD $0x0e3c8336 // smlal v22.8h, v25.8b, v28.8b
+	WORD $0x4e3c8337 // smlal2 v23.8h, v25.16b, v28.16b
+	FLDPQ 224(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[2], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[3], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	VDUP V1.S[2], V28.S4
+	WORD $0x0e3c8354 // smlal v20.8h, v26.8b, v28.8b
+	WORD $0x4e3c8355 // smlal2 v21.8h, v26.16b, v28.16b
+	WORD $0x0e3c8376 // smlal v22.8h, v27.8b, v28.8b
+	WORD $0x4e3c8377 // smlal2 v23.8h, v27.16b, v28.16b
+	VDUP V1.S[3], V28.S4
+	WORD $0x0e3c8314 // smlal v20.8h, v24.8b, v28.8b
+	WORD $0x4e3c8315 // smlal2 v21.8h, v24.16b, v28.16b
+	WORD $0x0e3c8336 // smlal v22.8h, v25.8b, v28.8b
+	WORD $0x4e3c8337 // smlal2 v23.8h, v25.16b, v28.16b
+	FMOVQ 528(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
+	VLD1R.P 4(R15), [V28.S4]
+	WORD $0x4e602a10 // saddlp v16.4s, v16.8h
+	WORD $0x4e602a31 // saddlp v17.4s, v17.8h
+	VADDP V17.S4, V16.S4, V16.S4
+	VADD V28.S4, V16.S4, V16.S4
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x4e602a73 // saddlp v19.4s, v19.8h
+	VADDP V19.S4, V18.S4, V18.S4
+	VADD V28.S4, V18.S4, V18.S4
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4e39ce49 // fmla v9.4s, v18.4s, v25.4s
+	VLD1R.P 4(R15), [V28.S4]
+	WORD $0x4e602a94 // saddlp v20.4s, v20.8h
+	WORD $0x4e602ab5 // saddlp v21.4s, v21.8h
+	VADDP V21.S4, V20.S4, V20.S4
+	VADD V28.S4, V20.S4, V20.S4
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x4e38ce8a // fmla v10.4s, v20.4s, v24.4s
+	WORD $0x4e602ad6 // saddlp v22.4s, v22.8h
+	WORD $0x4e602af7 // saddlp v23.4s, v23.8h
+	VADDP V23.S4, V22.S4, V22.S4
+	VADD V28.S4, V22.S4, V22.S4
+	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
+	WORD $0x4e39cecb // fmla v11.4s, v22.4s, v25.4s
+	FMOVQ 32(R13), F0
+	FMOVQ 96(R13), F1
+	FLDPQ 288(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[0], V28.S4
+	WORD $0x0e3cc350 // smull v16.8h, v26.8b, v28.8b
+	WORD $0x4e3cc351 // smull2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3cc372 // smull v18.8h, v27.8b, v28.8b
+	WORD $0x4e3cc373 // smull2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[1], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	VDUP V1.S[0], V28.S4
+	WORD $0x0e3cc354 // smull v20.8h, v26.8b, v28.8b
+	WORD $0x4e3cc355 // smull2 v21.8h, v26.16b, v28.16b
+	WORD $0x0e3cc376 // smull v22.8h, v27.8b, v28.8b
+	WORD $0x4e3cc377 // smull2 v23.8h, v27.16b, v28.16b
+	VDUP V1.S[1], V28.S4
+	WORD $0x0e3c8314 // smlal v20.8h, v24.8b, v28.8b
+	WORD $0x4e3c8315 // smlal2 v21.8h, v24.16b, v28.16b
+	WORD $0x0e3c8336 // smlal v22.8h, v25.8b, v28.8b
+	WORD $0x4e3c8337 // smlal2 v23.8h, v25.16b, v28.16b
+	FLDPQ 352(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[2], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[3], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	VDUP V1.S[2], V28.S4
+	WORD $0x0e3c8354 // smlal v20.8h, v26.8b, v28.8b
+	WORD $0x4e3c8355 // smlal2 v21.8h, v26.16b, v28.16b
+	WORD $0x0e3c8376 // smlal v22.8h, v27.8b, v28.8b
+	WORD $0x4e3c8377 // smlal2 v23.8h, v27.16b, v28.16b
+	VDUP V1.S[3], V28.S4
+	WORD $0x0e3c8314 // smlal v20.8h, v24.8b, v28.8b
+	WORD $0x4e3c8315 // smlal2 v21.8h, v24.16b, v28.16b
+	WORD $0x0e3c8336 // smlal v22.8h, v25.8b, v28.8b
+	WORD $0x4e3c8337 // smlal2 v23.8h, v25.16b, v28.16b
+	FMOVQ 48(R13), F0
+	FMOVQ 112(R13), F1
+	FLDPQ 416(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[0], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[1], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	VDUP V1.S[0], V28.S4
+	WORD $0x0e3c8354 // smlal v20.8h, v26.8b, v28.8b
+	WORD $0x4e3c8355 // smlal2 v21.8h, v26.16b, v28.16b
+	WORD $0x0e3c8376 // smlal v22.8h, v27.8b, v28.8b
+	WORD $0x4e3c8377 // smlal2 v23.8h, v27.16b, v28.16b
+	VDUP V1.S[1], V28.S4
+	WORD $0x0e3c8314 // smlal v20.8h, v24.8b, v28.8b
+	WORD $0x4e3c8315 // smlal2 v21.8h, v24.16b, v28.16b
+	WORD $0x0e3c8336 // smlal v22.8h, v25.8b, v28.8b
+	WORD $0x4e3c8337 // smlal2 v23.8h, v25.16b, v28.16b
+	FLDPQ 480(R12), (F24, F25)
+	VAND V31.B16, V24.B16, V26.B16
+	VUSHR $4, V24.B16, V24.B16
+	VAND V31.B16, V25.B16, V27.B16
+	VUSHR $4, V25.B16, V25.B16
+	VDUP V0.S[2], V28.S4
+	WORD $0x0e3c8350 // smlal v16.8h, v26.8b, v28.8b
+	WORD $0x4e3c8351 // smlal2 v17.8h, v26.16b, v28.16b
+	WORD $0x0e3c8372 // smlal v18.8h, v27.8b, v28.8b
+	WORD $0x4e3c8373 // smlal2 v19.8h, v27.16b, v28.16b
+	VDUP V0.S[3], V28.S4
+	WORD $0x0e3c8310 // smlal v16.8h, v24.8b, v28.8b
+	WORD $0x4e3c8311 // smlal2 v17.8h, v24.16b, v28.16b
+	WORD $0x0e3c8332 // smlal v18.8h, v25.8b, v28.8b
+	WORD $0x4e3c8333 // smlal2 v19.8h, v25.16b, v28.16b
+	VDUP V1.S[2], V28.S4
+	WORD $0x0e3c8354 // smlal v20.8h, v26.8b, v28.8b
+	WORD $0x4e3c8355 // smlal2 v21.8h, v26.16b, v28.16b
+	WORD $0x0e3c8376 // smlal v22.8h, v27.8b, v28.8b
+	WORD $0x4e3c8377 // smlal2 v23.8h, v27.16b, v28.16b
+	VDUP V1.S[3], V28.S4
+	WORD $0x0e3c8314 // smlal v20.8h, v24.8b, v28.8b
+	WORD $0x4e3c8315 // smlal2 v21.8h, v24.16b, v28.16b
+	WORD $0x0e3c8336 // smlal v22.8h, v25.8b, v28.8b
+	WORD $0x4e3c8337 // smlal2 v23.8h, v25.16b, v28.16b
+	FMOVQ 560(R12), F25
+	WORD $0x0e217b38 // fcvtl v24.4s, v25.4h
+	WORD $0x4e217b39 // fcvtl2 v25.4s, v25.8h
+	VLD1R.P 4(R15), [V28.S4]
+	WORD $0x4e602a10 // saddlp v16.4s, v16.8h
+	WORD $0x4e602a31 // saddlp v17.4s, v17.8h
+	VADDP V17.S4, V16.S4, V16.S4
+	VADD V28.S4, V16.S4, V16.S4
+	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
+	WORD $0x4e38ce08 // fmla v8.4s, v16.4s, v24.4s
+	WORD $0x4e602a52 // saddlp v18.4s, v18.8h
+	WORD $0x4e602a73 // saddlp v19.4s, v19.8h
+	VADDP V19.S4, V18.S4, V18.S4
+	VADD V28.S4, V18.S4, V18.S4
+	WORD $0x4e21da52 // scvtf v18.4s, v18.4s
+	WORD $0x4e39ce49 // fmla v9.4s, v18.4s, v25.4s
+	VLD1R.P 4(R15), [V28.S4]
+	WORD $0x4e602a94 // saddlp v20.4s, v20.8h
+	WORD $0x4e602ab5 // saddlp v21.4s, v21.8h
+	VADDP V21.S4, V20.S4, V20.S4
+	VADD V28.S4, V20.S4, V20.S4
+	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
+	WORD $0x4e38ce8a // fmla v10.4s, v20.4s, v24.4s
+	WORD $0x4e602ad6 // saddlp v22.4s, v22.8h
+	WORD $0x4e602af7 // saddlp v23.4s, v23.8h
+	VADDP V23.S4, V22.S4, V22.S4
+	VADD V28.S4, V22.S4, V22.S4
+	WORD $0x4e21dad6 // scvtf v22.4s, v22.4s
+	WORD $0x4e39cecb // fmla v11.4s, v22.4s, v25.4s
+	ADD $576, R12, R12
+	ADD $152, R13, R13
+	SUBS $1, R14, R14
+	BNE half1Int4r2NEON
 	MOVD R9, R11
-	WORD $0x4e21da10 // scvtf v16.4s, v16.4s
-	WORD $0x4e21da94 // scvtf v20.4s, v20.4s
-	WORD $0x6e38de10 // fmul v16.4s, v16.4s, v24.4s
-	WORD $0x4e39ce90 // fmla v16.4s, v20.4s, v25.4s
-	FMOVS 0(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a121b // fmla v27.4s, v16.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
+	FMOVS 128(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981119 // fmla v25.4s, v8.4s, v24.s[0]
+	WORD $0x4f98113a // fmla v26.4s, v9.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
 	ADD R1, R11, R11
-	WORD $0x4e21da31 // scvtf v17.4s, v17.4s
-	WORD $0x4e21dab5 // scvtf v21.4s, v21.4s
-	WORD $0x6e38de31 // fmul v17.4s, v17.4s, v24.4s
-	WORD $0x4e39ceb1 // fmla v17.4s, v21.4s, v25.4s
-	FMOVS 4(R7), F26
-	FMOVQ 48(R11), F27
-	WORD $0x4f9a123b // fmla v27.4s, v17.4s, v26.s[0]
-	FMOVQ F27, 48(R11)
+	FMOVS 132(R4), F24
+	FLDPQ 32(R11), (F25, F26)
+	WORD $0x4f981159 // fmla v25.4s, v10.4s, v24.s[0]
+	WORD $0x4f98117a // fmla v26.4s, v11.4s, v24.s[0]
+	FSTPQ (F25, F26), 32(R11)
 	ADD R3, R8, R8
 	ADD $64, R9, R9
 	SUBS $1, R10, R10
 	BNE blockInt4r2NEON
-	ADD $576, R2, R2
-	ADD $152, R4, R4
-	SUBS $1, R5, R5
-	BNE groupInt4r2NEON
+	ADD $2304, R2, R2
+	ADD $608, R4, R4
+	SUBS R7, R5, R5
+	BNE spanInt4r2NEON
 	RET

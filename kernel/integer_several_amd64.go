@@ -14,8 +14,9 @@ type severalPanels struct {
 	tiles  integerTiles
 	lo, hi int // outputs
 	unit   int // bytes of a group of a block
-	// from and to are the panels that are multiplied together, each in slices of groups.
-	// Their rows begin with first; the first longer panels have rows and one, others rows.
+	// from and to are the panels that are multiplied together, each in slices of groups: whole
+	// spans, but for the last. Their rows begin with first; the first longer panels have rows
+	// and one, others rows.
 	from, to, groups    int
 	first, rows, longer int
 	// step is the distance of the lines that a panel fetches, and share that of panels.
@@ -71,6 +72,7 @@ func (s *severalPanels) turn(another bool) {
 	s.longer = rows - panels*s.rows
 	slices := (a.groups*(rows*a.rowWords()*4+4*s.unit) + cachedBytes - 1) / cachedBytes
 	s.groups = (a.groups + slices - 1) / slices
+	s.groups = min((s.groups+spanGroups-1)/spanGroups*spanGroups, a.groups)
 	s.step = s.pace(panels)
 	s.share = s.groups * s.unit / panels
 	s.ahead = panels >= aheadPanels

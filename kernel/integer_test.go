@@ -42,10 +42,47 @@ func TestIntegerTiles(t *testing.T) {
 func TestIntegerSlices(t *testing.T) {
 	r := rand.New(rand.NewPCG(37, 38))
 	for f := WeightsInt8; f <= WeightsInt4; f++ {
-		for _, s := range [][3]int{{13, 545, 14100}, {140, 49, 130}} {
+		for _, s := range [][3]int{{13, 545, 14100}, {14, 33, 9000}, {64, 40, 5200}, {140, 49, 130}} {
 			rows, n, k := s[0], s[1], s[2]
 			x := tensor.Rows{Data: extremeRow(r, rows*k, 100_000), N: rows, Dim: k}
 			sameIntegers(t, fmt.Sprint(f, s), extremeMatrix(t, r, n, k, f, 100_000), x)
+		}
+	}
+}
+
+// TestIntegerSpans compares products of rows whose magnitudes differ from group to group, with
+// spans that are not whole, of zeros, and with a number that is none.
+func TestIntegerSpans(t *testing.T) {
+	withLevels(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(39, 40))
+		for f := WeightsInt8; f <= WeightsInt4; f++ {
+			for _, k := range []int{1, 63, 64, 65, 129, 192, 255, 256, 257, 320, 500, 1000, 5120} {
+				for _, rows := range []int{1, 2, 3 + r.IntN(4), 7 + r.IntN(6), 13 + r.IntN(7)} {
+					x := randomRows(r, rows, k)
+					for i := range rows {
+						differentGroups(r, x.Row(i))
+					}
+					m := randomMatrix(t, r, 1+r.IntN(70), k, f)
+					sameIntegers(t, fmt.Sprintf("%v: %d rows, %d × %d", f, rows, m.N, k), m, x)
+				}
+			}
+		}
+	})
+}
+
+// differentGroups gives each group of a row a magnitude of its own, or zeros, and few an
+// extreme number.
+func differentGroups(r *rand.Rand, x []float32) {
+	for ; len(x) > 0; x = x[min(groupInputs, len(x)):] {
+		by := float32(math.Ldexp(1, r.IntN(60)-30))
+		if r.IntN(4) == 0 {
+			by = 0
+		}
+		for i := range min(groupInputs, len(x)) {
+			x[i] *= by
+		}
+		if r.IntN(60) == 0 {
+			x[r.IntN(min(groupInputs, len(x)))] = extremes[r.IntN(len(extremes))]
 		}
 	}
 }

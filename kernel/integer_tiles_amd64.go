@@ -95,22 +95,6 @@ func mulInt4r8b1VNNI(y *float32, ldy, outputs int, w *byte, stride int,
 	x *int32, groups, add int, next *byte, step, ahead int)
 
 //go:noescape
-func mulInt4r9b1VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step, ahead int)
-
-//go:noescape
-func mulInt4r10b1VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step, ahead int)
-
-//go:noescape
-func mulInt4r11b1VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step, ahead int)
-
-//go:noescape
-func mulInt4r12b1VNNI(y *float32, ldy, outputs int, w *byte, stride int,
-	x *int32, groups, add int, next *byte, step, ahead int)
-
-//go:noescape
 func mulInt4r4b2VNNISeveral(y *float32, ldy, outputs int, w *byte, stride int,
 	x *int32, groups, add int, next *byte, step, ahead int)
 
@@ -196,10 +180,6 @@ var tilesInt4VNNI = []integerTile{
 	{6, 2, mulInt4r6b2VNNI},
 	{7, 1, mulInt4r7b1VNNI},
 	{8, 1, mulInt4r8b1VNNI},
-	{9, 1, mulInt4r9b1VNNI},
-	{10, 1, mulInt4r10b1VNNI},
-	{11, 1, mulInt4r11b1VNNI},
-	{12, 1, mulInt4r12b1VNNI},
 }
 
 var severalInt4VNNI = []integerTile{

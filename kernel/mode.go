@@ -181,7 +181,7 @@ func (m Mode) Weights(r Role, d tensor.DType) Format {
 }
 
 // arithmetic counts the changes of what the kernels compute, bit for bit.
-const arithmetic = 3
+const arithmetic = 4
 
 // Class names the kernel class of a mode on CPUs: two machines of one class give the same
 // bytes. Every instruction set does (K2), so the class does not name one.

@@ -51,10 +51,10 @@ func TestGPUPool(t *testing.T) {
 	})
 	var placed show.PlacementMap
 	c.command(t, &placed, "placement")
-	if !placed.SameBytes || len(placed.Nodes["cpu3-exact"]) != 1 || len(placed.Nodes) != 1 {
+	if !placed.SameBytes || len(placed.Nodes["cpu4-exact"]) != 1 || len(placed.Nodes) != 1 {
 		t.Errorf("without mixing: %+v", placed.Classes)
 	}
-	if !strings.Contains(p.errors.String(), "cuda3-exact") {
+	if !strings.Contains(p.errors.String(), "cuda4-exact") {
 		t.Errorf("the coordinator does not say why the GPU is not used")
 	}
 	if got := c.mustAsk(t, story); got != want {

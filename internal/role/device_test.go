@@ -44,8 +44,8 @@ func TestTensorModes(t *testing.T) {
 // TestExpertClass checks which nodes a coordinator takes, and what it tells of itself.
 func TestExpertClass(t *testing.T) {
 	m := &Model{Mode: kernel.BF16}
-	for kind, want := range map[string]string{"": "cpu3-bf16", "cpu": "cpu3-bf16", "cuda": "cuda3-bf16",
-		"cuda-tensor": "cuda-tensor3-bf16", "any": ""} {
+	for kind, want := range map[string]string{"": "cpu4-bf16", "cpu": "cpu4-bf16", "cuda": "cuda4-bf16",
+		"cuda-tensor": "cuda-tensor4-bf16", "any": ""} {
 		o := CoordinatorOptions{Mode: kernel.BF16, ExpertDevice: kind}
 		if got := o.expertClass(m); got != want {
 			t.Errorf("experts of %q: class %q, want %q", kind, got, want)

@@ -49,7 +49,7 @@ func (b *bench) grouped(k *panelKernel, f kernel.Format, x *Memory, rows, output
 	}
 	groups := (inputs + 63) / 64
 	codes, scales := b.on(make([]byte, rows*groups*64)), b.on(make([]byte, 4*rows*groups))
-	b.launch("quantise_rows", Grid{ceil(rows*groups, 128), 1, 128}, codes.At(0), scales.At(0),
+	b.launch("quantise_rows", elementGrid(quantiseThreads(rows, inputs)), codes.At(0), scales.At(0),
 		x.At(0), uint64(rows), uint64(inputs), uint64(k.words))
 	b.launch(name, grid, y.At(0), codes.At(0), scales.At(0), table.At(0), uint64(outputs),
 		uint64(inputs))

@@ -31,13 +31,13 @@ const (
 var hopperKernels = map[kernel.Format]panelKernel{
 	kernel.WeightsBF16: {mulHopperBF16, 128, 256, 256, math.MaxInt, wordsByFour},
 	kernel.WeightsFP8:  {mulHopperFP8, 128, 256, 256, math.MaxInt, wordsByTwo},
-	kernel.WeightsInt8: {mulHopperInt8, 128, 256, 256, math.MaxInt, wordsByFour},
-	kernel.WeightsInt4: {mulHopperInt4, 128, 256, 256, math.MaxInt, wordsByTwo},
+	kernel.WeightsInt8: {mulHopperInt8, 128, 128, 256, math.MaxInt, wordsByFour},
+	kernel.WeightsInt4: {mulHopperInt4, 128, 128, 256, math.MaxInt, wordsByTwo},
 }
 
 // sharedBytes is what they ask for of shared memory: src/mul_hopper.cu has the same numbers.
 var sharedBytes = map[kernelID]int{mulHopperBF16: 163840, mulHopperFP8: 153600,
-	mulHopperInt8: 156672, mulHopperInt4: 107520}
+	mulHopperInt8: 139264, mulHopperInt4: 106496}
 
 // hopper reports whether a kernel is one of hopperKernels.
 func (k kernelID) hopper() bool { return sharedBytes[k] > 0 }

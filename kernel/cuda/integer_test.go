@@ -20,6 +20,16 @@ func smallScales(rng *rand.Rand, k int) []float32 {
 	return w
 }
 
+// spread makes the groups of each span differ in magnitude, and which of them has the largest
+// number differ from row to row.
+func spread(x tensor.Rows) {
+	for i := range x.N {
+		for k, v := range x.Row(i) {
+			x.Row(i)[k] = float32(math.Ldexp(float64(v), -2*((i+k/groupInputs)%spanGroups)))
+		}
+	}
+}
+
 // testCodes compares products with those of a CPU, by all kernels.
 func testCodes(b *bench, m *kernel.Matrix, x tensor.Rows) {
 	b.Helper()
@@ -41,8 +51,34 @@ func TestMulCodes(t *testing.T) {
 			{5, 33, 1500}, {130, 257, 961}, {128, 300, 385}} {
 			m := newMatrix(t, rng, s[1], s[2], f)
 			x := randomRows(rng, s[0], s[2], i%2 == 1)
+			if i%4 == 0 {
+				spread(x)
+			}
 			if x.N > 8 {
 				x.Data[0], x.Data[x.Dim], x.Data[2*x.Dim] = float32(math.Inf(1)), float32(math.NaN()), 0x1p-101
+			}
+			testCodes(b, m, x)
+		}
+	}
+}
+
+// TestMulSpans has rows whose scale is that of one group of a span, or of what there is of one, of
+// several spans, and those of which one group is no numbers, or all are next to nothing.
+func TestMulSpans(t *testing.T) {
+	b := newBench(t)
+	rng := rand.New(rand.NewPCG(9, 8))
+	for _, f := range []kernel.Format{kernel.WeightsInt8, kernel.WeightsInt4} {
+		for _, s := range [][3]int{{9, 37, 64}, {67, 40, 192}, {9, 130, 256}, {131, 33, 320},
+			{17, 37, 512}, {140, 17, 1100}} {
+			m := newMatrix(t, rng, s[1], s[2], f)
+			x := randomRows(rng, s[0], s[2], false)
+			spread(x)
+			testCodes(b, m, x)
+			for i, v := range []float32{float32(math.NaN()), float32(math.Inf(-1)), 0x1p-99} {
+				x.Row(2 * i)[s[2]-1] = v
+			}
+			for k := range x.Row(5) {
+				x.Row(5)[k] = 0x1p-101
 			}
 			testCodes(b, m, x)
 		}

@@ -23,16 +23,16 @@ const (
 )
 
 // allowances are those of kernels that need more registers: 80 let a multiprocessor hold
-// three blocks of attention's 256 threads, 168 three of mul_tensor's 128, and 128 two of the 256
-// that it has for bfloat16, and of mul_wide's. Of the blocks of mul_few and mul_narrow, 32
-// threads each, it holds as many as its shared memory does, seven at most. Of mul_hopper's blocks, 256
-// threads with 255 registers, it holds one.
+// three blocks of attention's 256 threads, 255 two of mul_tensor's 128 and one of mul_wide's 256,
+// which have sums of spans as well, and 128 two of the 256 that mul_tensor has for bfloat16. Of the
+// blocks of mul_few and mul_narrow, 32 threads each, it holds as many as its shared memory does,
+// seven at most. Of mul_hopper's blocks, 256 threads with 255 registers, it holds one.
 var allowances = map[string]int{"attend_f32": 80, "attend_bf16": 80, "attend_int8": 80,
 	"attend_tensor_bf16": 80,
 	"mul_few_f32":        144, "mul_few_bf16": 144, "mul_few_int8": 144, "mul_few_int4": 144, "mul_few_fp8": 144,
 	"mul_narrow_bf16": 128, "mul_narrow_fp8": 128, "mul_narrow_int8": 128, "mul_narrow_int4": 128, "mul_tensor_bf16": 128,
 	"mul_tensor_fp8": 128,
-	"mul_wide_int8":  128, "mul_tensor_int8": 168, "mul_tensor_int4": 168,
+	"mul_wide_int8":  255, "mul_tensor_int8": 255, "mul_tensor_int4": 255,
 	"mul_hopper_int8": 255, "mul_hopper_int4": 255, "mul_hopper_bf16": 255, "mul_hopper_fp8": 255,
 	"measure_hopper_bf16": 128, "measure_hopper_int8": 128}
 

@@ -11,8 +11,11 @@ import (
 const (
 	// mostPanels is the most that a grid has in its second direction.
 	mostPanels = 65535
-	// groupInputs is the number of a row's inputs that share a scale.
+	// groupInputs is the number of inputs of a group: weights of 8 bits share a scale.
 	groupInputs = 64
+	// spanGroups is the number of groups of a row that share a scale, a span, and spanThreads that
+	// of threads that quantise one.
+	spanGroups, spanThreads = 4, 32
 	// halvesInputs is the number of inputs that a row in halves has a multiple of.
 	halvesInputs = 32
 )
@@ -33,6 +36,11 @@ type operand struct {
 
 func inputGroups(inputs int) int { return (inputs + groupInputs - 1) / groupInputs }
 
+// quantiseThreads is the number of threads that quantise rows.
+func quantiseThreads(rows, inputs int) int {
+	return rows * ((inputGroups(inputs) + spanGroups - 1) / spanGroups) * spanThreads
+}
+
 // splits reports whether rows are split into halves, two bfloat16 for each number, for products
 // with weights of a format.
 func (d *Device) splits(f kernel.Format) bool {
@@ -51,7 +59,8 @@ func (d *Device) operand(f kernel.Format, words wordOrder, x uint64, rows, input
 	case f.Integer():
 		o := operand{codes: d.room(scratchCodes, groupInputs*n), scales: d.room(scratchScales, 4*n),
 			words: words}
-		d.elements(quantiseRows, n, o.codes, o.scales, x, uint64(rows), uint64(inputs), uint64(words))
+		d.elements(quantiseRows, quantiseThreads(rows, inputs), o.codes, o.scales, x, uint64(rows),
+			uint64(inputs), uint64(words))
 		return o
 	case d.splits(f):
 		n := splitWords(rows, inputs)

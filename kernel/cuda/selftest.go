@@ -37,21 +37,35 @@ var (
 	longTest = testShape{19, 37, 1350}
 	wideTest = testShape{131, 133, 330}
 	// hopperTest is that of kernels of Hopper.
-	hopperTest = testShape{131, 261, 470}
+	hopperTest = testShape{131, 261, 602}
 	// roughTest is that of numbers with fractions.
 	roughTest = testShape{21, 37, 330}
+	// spanTests are those of integers whose inputs are parts of a span, a whole one, and more.
+	spanTests = []testShape{{9, 37, 64}, {9, 37, 192}, {9, 37, 256}, {9, 37, 320}}
 )
 
 // tests reports whether a problem is made for a kernel.
 func (s testShape) tests(k *panelKernel) bool {
-	if k.kernel.hopper() {
+	switch {
+	case slices.Contains(spanTests, s):
+		return true
+	case k.kernel.hopper():
 		return s == hopperTest
 	}
 	return s == wideTest && k.rows > fewRows || s == longTest && k.rows <= fewRows
 }
 
+// shapesOf are the problems of whole numbers for a format's kernels.
+func shapesOf(f kernel.Format) []testShape {
+	shapes := []testShape{longTest, wideTest, hopperTest}
+	if f.Integer() {
+		shapes = append(shapes, spanTests...)
+	}
+	return shapes
+}
+
 // testBytes is the memory that a problem has, of the device and pinned.
-const testBytes = 1 << 20
+const testBytes = 2 << 20
 
 // numbersOf makes the fixed numbers of problems: the next one of 0 to n-1.
 type numbersOf uint64
@@ -105,7 +119,8 @@ func (s testShape) weights(f kernel.Format, rough, positive bool) (*kernel.Matri
 const largestFP8 = 448 * 128
 
 // numbers are a problem's rows. Whole numbers have more bits than one bfloat16, but those for the
-// largest weights; the second row is zeros.
+// largest weights. Of the groups of a span each has numbers of another size, and which has the
+// largest differs from row to row; the second row is zeros.
 func (s testShape) numbers(rough, positive bool) tensor.Rows {
 	x, next := tensor.MakeRows(s.rows, s.inputs), numbersOf(100)
 	for i := range x.Data {
@@ -116,7 +131,8 @@ func (s testShape) numbers(rough, positive bool) tensor.Rows {
 		case i%s.inputs%groupInputs == 0:
 			x.Data[i] = float32(next.below(3) - 1)
 		default:
-			x.Data[i] = float32(next.below(2047) - 1023)
+			group := i%s.inputs/groupInputs + i/s.inputs
+			x.Data[i] = float32((next.below(2047) - 1023) >> (group % spanGroups * 2))
 		}
 		if positive {
 			x.Data[i] = float32(math.Abs(float64(x.Data[i])))
@@ -163,7 +179,7 @@ func (d *Device) testProducts() (err error) {
 		}
 	}()
 	for f := kernel.WeightsF32; len(d.products[f]) > 0; f++ {
-		for _, s := range []testShape{longTest, wideTest, hopperTest} {
+		for _, s := range shapesOf(f) {
 			if s == hopperTest && !slices.ContainsFunc(d.products[f], isHopper) {
 				continue
 			}
@@ -258,7 +274,7 @@ func (t *tester) order(p *problem, words wordOrder) error {
 	x := []uint64{p.in, uint64(p.rows), uint64(p.inputs), uint64(words)}
 	switch {
 	case p.format.Integer():
-		n := p.rows * inputGroups(p.inputs)
+		n := quantiseThreads(p.rows, p.inputs)
 		return t.launch(quantiseRows, elementGrid(n), append([]uint64{o.codes, o.scales}, x...)...)
 	case t.d.splits(p.format):
 		n := splitWords(p.rows, p.inputs)

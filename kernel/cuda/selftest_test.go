@@ -16,7 +16,7 @@ import (
 )
 
 // mostTestLaunches bounds what a self-test launches, and so its time.
-const mostTestLaunches = 110
+const mostTestLaunches = 160
 
 // TestSelfTest opens devices that compute as they must, and none is distrusted.
 func TestSelfTest(t *testing.T) {
@@ -202,7 +202,7 @@ func BenchmarkSelfTestHost(b *testing.B) {
 	cpu := kernel.NewCPU(nil)
 	for b.Loop() {
 		for f := kernel.WeightsF32; f <= kernel.WeightsFP8; f++ {
-			for _, s := range []testShape{longTest, wideTest, hopperTest, roughTest} {
+			for _, s := range append(shapesOf(f), roughTest) {
 				m, err := s.weights(f, s == roughTest, false)
 				if err != nil {
 					b.Fatal(err)

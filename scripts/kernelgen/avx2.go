@@ -2,7 +2,8 @@ package main
 
 import "fmt"
 
-// Registers of the products with AVX2: integer sums from Y0 on, then these.
+// Registers of the products with AVX2: integer sums from Y0 on, then these. R10 counts the
+// groups that a span still needs.
 const (
 	avx2Weights = 8 // to 11
 	avx2Input   = 12
@@ -14,7 +15,8 @@ const avx2Bytes = 32
 
 func avx2File() string {
 	var a asm
-	a.WriteString(asmHead + "\n// Rules: VEX encodings only, VZEROUPPER before every return.\n")
+	a.WriteString(asmHead + "// Behind them lie the sums of the span that is under way.\n" +
+		"\n// Rules: VEX encodings only, VZEROUPPER before every return.\n")
 	for _, p := range append(avx2(8), avx2(4)...) {
 		p.avx2(&a)
 	}
@@ -30,14 +32,15 @@ func (p product) slot2(row, b, j int) string {
 	return place((row*p.blocks+b)*lineBytes+j*avx2Bytes) + "(DI)"
 }
 
-func (p product) half2(row, b, j int) string {
-	return place(((p.rows+row)*p.blocks+b)*lineBytes+j*avx2Bytes) + "(DI)"
-}
+// span2 is the place of the sums over a span's groups, which its last group adds to slot2.
+func (p product) span2(row, b, j int) string { return p.slot2(p.rows+row, b, j) }
 
 func (p product) avx2(a *asm) {
-	p.begin(a, avx2Bytes, p.halves()*p.rows*p.blocks*lineBytes)
+	size := 2 * p.rows * p.blocks * lineBytes
+	p.begin(a, avx2Bytes, size)
+	a.op("MOVL $%d, R10", spanGroups)
 	a.op("VPXOR Y0, Y0, Y0")
-	for i := range p.rows * p.blocks * 2 {
+	for i := range size / avx2Bytes {
 		a.op("VMOVUPS Y0, %s(DI)", place(i*avx2Bytes))
 	}
 	if p.bits == 8 {
@@ -56,23 +59,6 @@ func (p product) avx2(a *asm) {
 	}
 	p.endGroup(a)
 	p.avx2Store(a)
-}
-
-// each calls f for every row and part of a block.
-func (p product) each(f func(r, b, j int)) {
-	for r := range p.rows {
-		for b := range p.blocks {
-			f(r, b, 0)
-			f(r, b, 1)
-		}
-	}
-}
-
-func (p product) avx2Clear(a *asm) {
-	p.each(func(r, b, j int) {
-		s := p.part(r, b, j)
-		a.op("VPXOR %s, %s, %s", s, s, s)
-	})
 }
 
 // avx2Group8 multiplies pairs of 16 bits: codes of weights as they are stored, the even
@@ -109,24 +95,55 @@ func (p product) avx2Group8(a *asm) {
 	a.op("ADDQ $%d, DX", 8*unroll)
 	a.op("DECL BX")
 	a.op("JNZ  lines")
-	for b := range p.blocks {
-		for j := range 2 {
-			a.op("VMOVUPS %s, %s", block(j*avx2Bytes, b), y(avx2Weights+j))
-		}
-		for r := range p.rows {
-			a.op("VBROADCASTSS %d(DX), Y12", p.scale(r)-2*groupInputs)
+	p.avx2End(a, func(last bool) {
+		for b := range p.blocks {
 			for j := range 2 {
-				s := p.part(r, b, j)
-				a.op("VCVTDQ2PS %s, %s", s, s)
-				a.op("VMULPS %s, %s, %s", y(avx2Weights+j), s, s)
-				a.op("VFMADD213PS %s, Y12, %s", p.slot2(r, b, j), s)
-				a.op("VMOVUPS %s, %s", s, p.slot2(r, b, j))
+				a.op("VMOVUPS %s, %s", block(j*avx2Bytes, b), y(avx2Weights+j))
+			}
+			for r := range p.rows {
+				p.avx2Add(a, r, b, p.scale(r)-2*groupInputs, last)
 			}
 		}
-	}
+	})
 	p.fetch(a, 0)
 	p.advance(a, 1)
 	a.op("ADDQ $%d, DX", p.unit()-2*groupInputs)
+}
+
+// avx2End ends a group in one of two ways: if it is the last of its span or if not.
+func (p product) avx2End(a *asm, end func(last bool)) {
+	a.op("DECQ R10")
+	a.op("JZ   last")
+	a.op("CMPQ CX, $1")
+	a.op("JEQ  last")
+	end(false)
+	a.op("JMP  ended")
+	a.label("last")
+	a.op("VPXOR Y11, Y11, Y11")
+	end(true)
+	a.op("MOVL $%d, R10", spanGroups)
+	a.label("ended")
+}
+
+// avx2Add adds the integer sums times the weights' scales to the sums of the span, and after
+// its last group those times the row's scale, which is at a place from DX on, to the outputs'.
+// Y11 is zero then.
+func (p product) avx2Add(a *asm, r, b, scale int, last bool) {
+	if last {
+		a.op("VBROADCASTSS %d(DX), Y13", scale)
+	}
+	for j := range 2 {
+		s := p.part(r, b, j)
+		a.op("VCVTDQ2PS %s, %s", s, s)
+		a.op("VFMADD213PS %s, %s, %s", p.span2(r, b, j), y(avx2Weights+j), s)
+		if !last {
+			a.op("VMOVUPS %s, %s", s, p.span2(r, b, j))
+			continue
+		}
+		a.op("VMOVUPS Y11, %s", p.span2(r, b, j))
+		a.op("VFMADD213PS %s, Y13, %s", p.slot2(r, b, j), s)
+		a.op("VMOVUPS %s, %s", s, p.slot2(r, b, j))
+	}
 }
 
 // avx2Begin8 sets the integer sums to the rows' offsets.
@@ -138,10 +155,11 @@ func (p product) avx2Begin8(a *asm) {
 	}
 }
 
-// avx2Group4 sums in 16 bits: 8 sums of two products are at most 8*2*15*127 = 30480.
+// avx2Group4 sums in 16 bits: 8 sums of two products are at most 8*2*15*127 = 30480, and that
+// bound holds with half of the offset, too.
 func (p product) avx2Group4(a *asm) {
 	for half := range 2 {
-		p.avx2Clear(a)
+		p.avx2Begin4(a, half)
 		a.op("MOVL $2, BX")
 		a.label(fmt.Sprintf("half%d", half))
 		for l := range 2 {
@@ -159,6 +177,19 @@ func (p product) avx2Group4(a *asm) {
 	p.fetch(a, 0)
 	p.advance(a, 1)
 	a.op("ADDQ $%d, DX", p.unit()-groupInputs)
+}
+
+// avx2Begin4 sets both sums of a dword to half of the row's offset, which fits in 16 bits and
+// is even.
+func (p product) avx2Begin4(a *asm, half int) {
+	for r := range p.rows {
+		s := p.part(r, 0, 0)
+		a.op("VPBROADCASTW %d(DX), %s", p.offset(r, half)-32*half, s)
+		a.op("VPSRAW $1, %s, %s", s, s)
+		for i := 1; i < 2*p.blocks; i++ {
+			a.op("VMOVDQA %s, %s", s, p.part(r, i/2, i%2))
+		}
+	}
 }
 
 func (p product) avx2Line4(a *asm, l, b int) {
@@ -181,37 +212,29 @@ func (p product) avx2Line4(a *asm, l, b int) {
 	}
 }
 
-// avx2Scale4 ends a half: the first leaves its sums in the frame.
+// avx2Scale4 ends a half: SI is behind its 4 lines, or behind 8.
 func (p product) avx2Scale4(a *asm, half int) {
-	at := 4 * lineBytes // of the scales: SI is behind 4 lines, then behind 8
-	if half == 1 {
-		at = lineBytes / 2
-	}
 	a.op("VPCMPEQW Y14, Y14, Y14 // ones")
 	a.op("VPSRLW $15, Y14, Y14")
+	if half == 0 {
+		p.avx2Add4(a, 0, 4*lineBytes, false)
+		return
+	}
+	p.avx2End(a, func(last bool) { p.avx2Add4(a, 1, lineBytes/2, last) })
+}
+
+// avx2Add4 adds the sums of a half, whose weights' scales are at a place from SI on.
+func (p product) avx2Add4(a *asm, half, at int, last bool) {
 	for b := range p.blocks {
 		for j := range 2 {
 			a.op("VCVTPH2PS %s, %s", block(at+j*16, b), y(avx2Weights+j))
 		}
 		for r := range p.rows {
-			a.op("VPBROADCASTD %d(DX), Y12", p.offset(r, half)-32*(half+1))
-			if half == 1 {
-				a.op("VBROADCASTSS %d(DX), Y13", p.scale(r)-groupInputs)
-			}
 			for j := range 2 {
 				s := p.part(r, b, j)
 				a.op("VPMADDWD Y14, %s, %s", s, s)
-				a.op("VPADDD Y12, %s, %s", s, s)
-				a.op("VCVTDQ2PS %s, %s", s, s)
-				if half == 0 {
-					a.op("VMULPS %s, %s, %s", y(avx2Weights+j), s, s)
-					a.op("VMOVUPS %s, %s", s, p.half2(r, b, j))
-					continue
-				}
-				a.op("VFMADD213PS %s, %s, %s", p.half2(r, b, j), y(avx2Weights+j), s)
-				a.op("VFMADD213PS %s, Y13, %s", p.slot2(r, b, j), s)
-				a.op("VMOVUPS %s, %s", s, p.slot2(r, b, j))
 			}
+			p.avx2Add(a, r, b, p.scale(r)-groupInputs, last)
 		}
 	}
 }

@@ -36,6 +36,8 @@ func files() map[string]string {
 const (
 	lineBytes   = 64
 	groupInputs = 64
+	// spanGroups is the number of groups that share a row's scale.
+	spanGroups = 4
 )
 
 // product is a function that multiplies some rows with neighbouring blocks of 16 outputs.
@@ -52,10 +54,11 @@ type product struct {
 }
 
 // vnni and avx2 are the products of a set of instructions, by bits and rows. Their blocks
-// and fetching were chosen by measurement.
+// and fetching were chosen by measurement, and so was where several panels begin: with two of 8
+// bits neither fetches enough.
 func vnni(bits int) []product {
 	var all []product
-	for rows := 1; rows <= 12; rows++ {
+	for rows := 1; rows <= 4+bits; rows++ {
 		p := product{bits: bits, rows: rows, blocks: 2, set: "VNNI", ahead: 4}
 		switch {
 		case rows == 1 && bits == 8:
@@ -196,15 +199,20 @@ func (p product) advance(a *asm, lines int) {
 	}
 }
 
-// endGroup goes to the next group. What is fetched after the last groups of these blocks
-// is the first groups of the next ones.
-func (p product) endGroup(a *asm) {
+// crossBlocks ends a group: what is fetched after the last groups of these blocks is the first
+// groups of the next ones.
+func (p product) crossBlocks(a *asm) {
 	if p.ahead > 0 {
 		a.op("DECQ R12")
 		a.op("JNZ  same")
 		a.op("ADDQ R14, R13")
 		a.label("same")
 	}
+}
+
+// endGroup goes to the next group.
+func (p product) endGroup(a *asm) {
+	p.crossBlocks(a)
 	a.op("DECQ CX")
 	a.op("JNZ  group")
 }

@@ -29,6 +29,7 @@ const (
 	scvtf4S     = 0x4e21d800
 	fcvtns4S    = 0x4e21a800
 	fcvtl4S     = 0x0e217800
+	fcvtl2x4S   = 0x4e217800
 	shll4S      = 0x2e613800
 	shll2x4S    = 0x6e613800
 	sqxtn4H     = 0x0e614800

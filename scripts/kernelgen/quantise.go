@@ -4,7 +4,8 @@ import "fmt"
 
 const quantiseArguments = "codes *int32, scale *int32, x *float32, groups, unit, rows int"
 
-// quantiser is a function that quantises the groups of a row of activations.
+// quantiser is a function that quantises groups of a row of activations, from the first of a span
+// on.
 type quantiser struct {
 	bits int // of weights
 	set  string
@@ -31,6 +32,14 @@ func (q quantiser) reg(i int) string {
 		return y(i)
 	}
 	return z(i)
+}
+
+// and is the instruction for all bits of a register.
+func (q quantiser) and() string {
+	if q.set == "AVX2" {
+		return "VPAND"
+	}
+	return "VPANDD"
 }
 
 // magnitude is the register with the bits of magnitudes, most the one with 127.
@@ -81,15 +90,25 @@ func (q quantiser) write(a *asm) {
 	} else {
 		q.four(a)
 	}
-	a.label("group")
+	a.label("span")
+	a.op("MOVL $%d, R11 // groups of the span", spanGroups)
+	a.op("CMPQ CX, R11")
+	a.op("CMOVQLT CX, R11")
+	a.op("SUBQ R11, CX")
 	q.largest(a)
 	a.op("VMOVD X8, AX")
 	a.op("VDIVSS %s, X8, X9", q.most())
 	a.op("VDIVSS X8, %s, X10", q.most())
+	a.op("VPCMPEQD Y8, Y8, Y8")
 	a.op("LEAL -0x0d800000(AX), DX // of 2^-100")
 	a.op("CMPL DX, $(0x7f800000-0x0d800000)")
 	a.op("JAE  special")
 	a.label("finite")
+	a.op("VBROADCASTSS X10, %s", q.reg(10))
+	if q.set != "AVX2" {
+		a.op("VBROADCASTSS X8, Z8")
+	}
+	a.label("group")
 	q.round(a)
 	q.pack(a)
 	a.op("VMOVSS X9, (BX)")
@@ -97,18 +116,18 @@ func (q quantiser) write(a *asm) {
 	a.op("ADDQ R8, DI")
 	a.op("ADDQ R8, BX")
 	a.op("ADDQ $%d, SI", groupInputs*4)
-	a.op("DECQ CX")
+	a.op("DECQ R11")
+	a.op("JNZ  group")
+	a.op("TESTQ CX, CX")
 	if q.set == "AVX2" {
-		a.op("JNZ  group")
+		a.op("JNZ  span")
 	} else {
 		a.op("JNZ  four")
 	}
 	a.op("VZEROUPPER")
 	a.op("RET")
 	a.label("special")
-	for i := range q.vectors() {
-		a.op("VPXOR %s, %s, %s", y(i), y(i), y(i)) // clears the register's upper half too
-	}
+	a.op("VPXOR X8, X8, X8 // takes the place of all inputs")
 	a.op("VPXOR X9, X9, X9")
 	a.op("VPXOR X10, X10, X10")
 	a.op("CMPL AX, $0x7f800000")
@@ -118,23 +137,24 @@ func (q quantiser) write(a *asm) {
 	a.op("JMP  finite")
 }
 
-// largest makes the first number of X8 the largest magnitude. Bits of magnitudes are
+// largest makes the first number of X8 the largest magnitude of a span. Bits of magnitudes are
 // compared as integers, so that infinities and NaNs are larger than numbers.
 func (q quantiser) largest(a *asm) {
-	and := "VPAND"
-	load := "VMOVUPS"
-	if q.set != "AVX2" {
-		and = "VPANDD"
-	}
+	and := q.and()
+	a.op("VPXOR X8, X8, X8")
+	a.op("VPXOR X11, X11, X11")
+	a.op("MOVQ SI, R13")
+	a.op("MOVQ R11, R12")
+	a.label("largest")
 	for i := range q.vectors() {
-		a.op("%s %s(SI), %s", load, place(i*q.lanes()*4), q.reg(i))
-	}
-	a.op("%s %s, %s, %s", and, q.reg(0), q.magnitude(), q.reg(8))
-	for i := 1; i < q.vectors(); i++ {
-		m, t := q.reg(8), q.reg(9+i%3)
-		a.op("%s %s, %s, %s", and, q.reg(i), q.magnitude(), t)
+		m, t := q.reg(8+i%2*3), q.reg(i%8)
+		a.op("%s %s(R13), %s, %s", and, place(i*q.lanes()*4), q.magnitude(), t)
 		a.op("VPMAXSD %s, %s, %s", t, m, m)
 	}
+	a.op("ADDQ $%d, R13", groupInputs*4)
+	a.op("DECQ R12")
+	a.op("JNZ  largest")
+	a.op("VPMAXSD %s, %s, %s", q.reg(11), q.reg(8), q.reg(8))
 	if q.set != "AVX2" {
 		a.op("VEXTRACTI64X4 $1, Z8, Y9")
 		a.op("VPMAXSD Y9, Y8, Y8")
@@ -147,11 +167,11 @@ func (q quantiser) largest(a *asm) {
 	a.op("VPMAXSD X9, X8, X8")
 }
 
-// round makes codes of the numbers, and X11's first two numbers the sums of the halves.
+// round makes codes of a group's numbers, and X11's first two numbers the sums of the halves.
 func (q quantiser) round(a *asm) {
-	a.op("VBROADCASTSS X10, %s", q.reg(10))
 	for i := range q.vectors() {
 		r := q.reg(i)
+		a.op("%s %s(SI), %s, %s", q.and(), place(i*q.lanes()*4), q.reg(8), r)
 		a.op("VMULPS %s, %s, %s", q.reg(10), r, r)
 		a.op("VCVTPS2DQ %s, %s", r, r)
 	}
@@ -163,8 +183,8 @@ func (q quantiser) round(a *asm) {
 			a.op("VPADDD %s, %s, %s", q.reg(h*half+i), sum, sum)
 		}
 		if q.set != "AVX2" {
-			a.op("VEXTRACTI64X4 $1, %s, Y10", sum)
-			a.op("VPADDD Y10, %s, %s", y(11+h), y(11+h))
+			a.op("VEXTRACTI64X4 $1, %s, Y4", sum)
+			a.op("VPADDD Y4, %s, %s", y(11+h), y(11+h))
 		}
 	}
 	a.op("VPHADDD Y12, Y11, Y11")

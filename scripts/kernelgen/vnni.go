@@ -5,16 +5,17 @@ import (
 	"slices"
 )
 
-// Registers of the products with VNNI: integer sums from Z0 on, float sums behind them where
-// both have room, then weights.
+// Registers of the products with VNNI: integer sums from Z0 on, float sums of a span behind them
+// and those of outputs before the weights, where these have room.
 const (
 	vnniWeights = 24 // to 27
 	vnniHigh    = 26
+	vnniTemp    = 26 // and 27, while float sums in the frame are added to
 	vnniInput   = 28 // and 29
 	vnniMask    = 30
 
 	// With one or two rows of 4 bits: sums of the high halves of bytes, which are 16 times
-	// too large, and sums of the first half of a group.
+	// too large, and then the weights' scales; and sums of the first half of a group.
 	vnniHighSums = 8
 	vnniHalves   = 16
 	vnniHighMask = 31
@@ -22,35 +23,53 @@ const (
 
 func vnniFile() string {
 	var a asm
-	a.WriteString(asmHead + "\n// Rules: EVEX encodings only, VZEROUPPER before every return.\n")
+	a.WriteString(asmHead + "// So do those of spans. Where there is room, registers hold them.\n\n" +
+		"// Rules: EVEX encodings only, VZEROUPPER before every return.\n")
 	for _, p := range slices.Concat(vnni(8), vnniSeveral(8), vnni(4), vnniSeveral(4)) {
 		p.vnni(&a)
 	}
 	return a.String()
 }
 
-// sum holds the integer sums of a row and a block, and slot is the place of the float sums
-// in the frame.
+// sum holds the integer sums of a row and a block. Float sums of a span of groups and of the
+// outputs are in registers, span and out, or in the frame, spanSlot and outSlot.
 func (p product) sum(row, b int) string { return z(row*p.blocks + b) }
 
-func (p product) slot(row, b int) string {
+func (p product) span(row, b int) string { return z((p.rows+row)*p.blocks + b) }
+
+func (p product) out(row, b int) string { return z(vnniWeights + (row-p.rows)*p.blocks + b) }
+
+func (p product) outSlot(row, b int) string {
 	return place((row*p.blocks+b)*lineBytes) + "(DI)"
 }
+
+func (p product) spanSlot(row, b int) string { return p.outSlot(p.rows+row, b) }
 
 // few says that there are registers enough to sum high halves of bytes where they are.
 // That saves an instruction of five for a line, and so lets a processor look farther ahead.
 func (p product) few() bool { return p.bits == 4 && p.rows <= 2 }
 
-// held says that the float sums are in registers, too. Stores of sums to the frame cost more
-// than anything else but the dot products.
-func (p product) held() bool { return !p.few() && p.rows*p.blocks <= 12 }
+// heldSpan says that float sums of a span are in registers, and heldOut that those of outputs
+// are, too. Stores of sums to the frame cost more than anything else but the dot products.
+func (p product) heldSpan() bool { return p.rows*p.blocks <= 12 && !(p.few() && p.rows == 2) }
 
-func (p product) heldSum(row, b int) string { return z((p.rows+row)*p.blocks + b) }
+func (p product) heldOut() bool { return p.rows*p.blocks <= 8 && p.heldSpan() }
+
+// frame is the bytes of float sums in the frame.
+func (p product) frame() int {
+	sums := 2
+	if p.heldOut() {
+		sums = 0
+	} else if p.heldSpan() {
+		sums = 1
+	}
+	return sums * p.rows * p.blocks * lineBytes
+}
 
 func z(i int) string { return fmt.Sprintf("Z%d", i) }
 
 func (p product) vnni(a *asm) {
-	p.begin(a, lineBytes, p.halves()*p.rows*p.blocks*lineBytes)
+	p.begin(a, lineBytes, p.frame())
 	if p.bits == 4 {
 		a.op("MOVL $0x0f0f0f0f, AX")
 		a.op("VPBROADCASTD AX, %s", z(vnniMask))
@@ -60,6 +79,7 @@ func (p product) vnni(a *asm) {
 	}
 	p.vnniMasks(a)
 	p.vnniClear(a)
+	p.vnniBeginSpan(a)
 	a.label("group")
 	switch {
 	case p.bits == 8:
@@ -69,8 +89,82 @@ func (p product) vnni(a *asm) {
 	default:
 		p.vnniGroup4(a)
 	}
-	p.endGroup(a)
+	p.crossBlocks(a)
+	a.op("DECL AX")
+	a.op("JNZ  group")
+	p.vnniEndSpan(a)
+	a.op("TESTQ CX, CX")
+	a.op("JNZ  span")
 	p.vnniStore(a)
+}
+
+// vnniBeginSpan makes AX the number of groups of a span, and CX that of groups behind it.
+// K7 has all lanes but in a span's first group.
+func (p product) vnniBeginSpan(a *asm) {
+	a.label("span")
+	a.op("MOVL $%d, AX", spanGroups)
+	a.op("CMPQ CX, AX")
+	a.op("CMOVQLT CX, AX")
+	a.op("SUBQ AX, CX")
+	if !p.heldSpan() {
+		a.op("KXORW K7, K7, K7")
+	}
+}
+
+// vnniEndSpan multiplies the sums of a span in registers with the rows' scales; DX is behind its
+// last group.
+func (p product) vnniEndSpan(a *asm) {
+	if !p.heldSpan() {
+		return
+	}
+	p.all(func(r, b int) {
+		t, x := p.span(r, b), p.rowScale(a, r, b, p.unit())
+		if p.heldOut() {
+			a.op("VFMADD231PS %s, %s, %s", x, t, p.out(r, b))
+		} else {
+			a.op("VFMADD213PS %s, %s, %s", p.outSlot(r, b), x, t)
+			a.op("VMOVUPS %s, %s", t, p.outSlot(r, b))
+		}
+		a.op("VPXORD %s, %s, %s", t, t, t)
+	})
+}
+
+// rowScale returns the register of a row's scale, which it loads for the first block; DX is so
+// many bytes behind the beginning of a group.
+func (p product) rowScale(a *asm, r, b, behind int) string {
+	x := z(vnniInput + r%2)
+	if b == 0 {
+		a.op("VBROADCASTSS %s(DX), %s", place(p.scale(r)-behind), x)
+	}
+	return x
+}
+
+// vnniScale adds the sums of a group to those of its span: add adds those of a row and a block to
+// a register. Where sums of spans are in the frame, the last group adds them to those of outputs;
+// DX is so many bytes behind the beginning of the group.
+func (p product) vnniScale(a *asm, behind int, add func(r, b int, t string)) {
+	if p.heldSpan() {
+		p.all(func(r, b int) { add(r, b, p.span(r, b)) })
+		return
+	}
+	in := func(r, b int) string {
+		t := z(vnniTemp + (r*p.blocks+b)%2)
+		a.op("VMOVUPS.Z %s, K7, %s", p.spanSlot(r, b), t)
+		add(r, b, t)
+		return t
+	}
+	a.op("CMPL AX, $1")
+	a.op("JEQ  last")
+	p.all(func(r, b int) { a.op("VMOVUPS %s, %s", in(r, b), p.spanSlot(r, b)) })
+	a.op("KXNORW K7, K7, K7")
+	a.op("JMP  scaled")
+	a.label("last")
+	p.all(func(r, b int) {
+		t, x := in(r, b), p.rowScale(a, r, b, behind)
+		a.op("VFMADD213PS %s, %s, %s", p.outSlot(r, b), x, t)
+		a.op("VMOVUPS %s, %s", t, p.outSlot(r, b))
+	})
+	a.label("scaled")
 }
 
 // vnniBegin sets the integer sums to the rows' offsets; DX is at an input of the group.
@@ -115,11 +209,9 @@ func (p product) vnniGroup8(a *asm) {
 	for b := range p.blocks {
 		a.op("VMOVUPS %s, %s", block(0, b), z(vnniWeights+b))
 	}
-	p.all(func(r, b int) {
-		s := p.sum(r, b)
-		a.op("VCVTDQ2PS %s, %s", s, s)
-		a.op("VMULPS %s, %s, %s", z(vnniWeights+b), s, s)
-		p.vnniAdd(a, r, b)
+	p.vnniScale(a, groupInputs, func(r, b int, t string) {
+		a.op("VCVTDQ2PS %s, %s", p.sum(r, b), p.sum(r, b))
+		a.op("VFMADD231PS %s, %s, %s", z(vnniWeights+b), p.sum(r, b), t)
 	})
 	p.fetch(a, 0)
 	p.fetchInputs(a)
@@ -127,23 +219,7 @@ func (p product) vnniGroup8(a *asm) {
 	a.op("ADDQ $%d, DX", p.unit()-groupInputs)
 }
 
-// vnniAdd adds sums that were multiplied with the weights' scales to the float sums; DX is
-// behind the codes of the first row.
-func (p product) vnniAdd(a *asm, r, b int) {
-	s, x := p.sum(r, b), z(vnniInput+r%2)
-	if b == 0 {
-		a.op("VBROADCASTSS %d(DX), %s", p.scale(r)-groupInputs, x)
-	}
-	if p.held() {
-		a.op("VFMADD231PS %s, %s, %s", x, s, p.heldSum(r, b))
-		return
-	}
-	a.op("VFMADD213PS %s, %s, %s", p.slot(r, b), x, s)
-	a.op("VMOVUPS %s, %s", s, p.slot(r, b))
-}
-
-// vnniGroup4 scales the sums of a half before it begins the next; those of the first half
-// lie in the frame meanwhile.
+// vnniGroup4 scales the sums of a half before it begins the next.
 func (p product) vnniGroup4(a *asm) {
 	for half := range 2 {
 		p.vnniBegin(a, half, half*groupInputs/2)
@@ -192,15 +268,8 @@ func (p product) vnniScale4(a *asm, half int) {
 		a.op("VCVTPH2PS %s, %s", block(at, b), z(vnniWeights+b))
 	}
 	p.all(func(r, b int) {
-		s, first := p.sum(r, b), place(((p.rows+r)*p.blocks+b)*lineBytes)+"(DI)"
-		a.op("VCVTDQ2PS %s, %s", s, s)
-		if half == 0 {
-			a.op("VMULPS %s, %s, %s", z(vnniWeights+b), s, s)
-			a.op("VMOVUPS %s, %s", s, first)
-			return
-		}
-		a.op("VFMADD213PS %s, %s, %s", first, z(vnniWeights+b), s)
-		p.vnniAdd(a, r, b)
+		a.op("VCVTDQ2PS %s, %s", p.sum(r, b), p.sum(r, b))
+		a.op("VFMADD231PS %s, %s, %s", z(vnniWeights+b), p.sum(r, b), p.span(r, b))
 	})
 }
 
@@ -243,21 +312,18 @@ func (p product) vnniFew4(a *asm) {
 // vnniScaleFew4 is last: the line of scales comes after those of codes, and processors
 // fetch ahead best what is read in its order.
 func (p product) vnniScaleFew4(a *asm) {
+	scales := func(b, half int) string { return z(vnniHighSums + 2*b + half) }
 	for b := range p.blocks {
-		first, second := z(vnniWeights), z(vnniWeights+1)
-		a.op("VCVTPH2PS %s, %s", block(8*lineBytes, b), first)
-		a.op("VCVTPH2PS %s, %s", block(8*lineBytes+lineBytes/2, b), second)
-		for r := range p.rows {
-			s, half := p.sum(r, b), z(vnniHalves+r*p.blocks+b)
-			a.op("VCVTDQ2PS %s, %s", half, half)
-			a.op("VCVTDQ2PS %s, %s", s, s)
-			a.op("VMULPS %s, %s, %s", first, half, half)
-			a.op("VFMADD213PS %s, %s, %s", half, second, s)
-			a.op("VMOVUPS %s, %s", p.slot(r, b), z(vnniInput))
-			a.op("VFMADD132PS.BCST %d(DX), %s, %s", p.scale(r), z(vnniInput), s)
-			a.op("VMOVUPS %s, %s", s, p.slot(r, b))
-		}
+		a.op("VCVTPH2PS %s, %s", block(8*lineBytes, b), scales(b, 0))
+		a.op("VCVTPH2PS %s, %s", block(8*lineBytes+lineBytes/2, b), scales(b, 1))
 	}
+	p.vnniScale(a, 0, func(r, b int, t string) {
+		s, first := p.sum(r, b), z(vnniHalves+r*p.blocks+b)
+		a.op("VCVTDQ2PS %s, %s", first, first)
+		a.op("VFMADD231PS %s, %s, %s", scales(b, 0), first, t)
+		a.op("VCVTDQ2PS %s, %s", s, s)
+		a.op("VFMADD231PS %s, %s, %s", scales(b, 1), s, t)
+	})
 }
 
 // all calls f for every row and block.
@@ -287,14 +353,19 @@ func (p product) vnniMasks(a *asm) {
 	}
 }
 
-// vnniClear begins the float sums, with those in y if there were groups before.
+// vnniClear begins the float sums, those of outputs with what is in y if there were groups before.
 func (p product) vnniClear(a *asm) {
-	a.op("VPXORD Z0, Z0, Z0")
+	if !p.heldOut() {
+		a.op("VPXORD Z0, Z0, Z0")
+	}
 	p.all(func(r, b int) {
-		if p.held() {
-			a.op("VMOVAPS Z0, %s", p.heldSum(r, b))
+		if p.heldSpan() {
+			a.op("VPXORD %[1]s, %[1]s, %[1]s", p.span(r, b))
+		}
+		if p.heldOut() {
+			a.op("VPXORD %[1]s, %[1]s, %[1]s", p.out(r, b))
 		} else {
-			a.op("VMOVUPS Z0, %s", p.slot(r, b))
+			a.op("VMOVUPS Z0, %s", p.outSlot(r, b))
 		}
 	})
 	if !p.several {
@@ -308,24 +379,31 @@ func (p product) vnniClear(a *asm) {
 		a.op("PREFETCHT0 %d(BX)", (p.blocks+b)*lineBytes)
 	})
 	a.op("CMPQ add+56(FP), $0")
-	a.op("JEQ  group")
+	a.op("JEQ  span")
 	p.all(func(r, b int) {
 		if r > 0 && b == 0 {
 			a.op("ADDQ R11, R10")
 		}
-		a.op("VMOVUPS.Z %s(R10), K%d, %s", place(b*lineBytes), b+1, p.heldSum(r, b))
+		to := p.out(r, b)
+		if !p.heldOut() {
+			to = p.sum(r, b)
+		}
+		a.op("VMOVUPS.Z %s(R10), K%d, %s", place(b*lineBytes), b+1, to)
+		if !p.heldOut() {
+			a.op("VMOVUPS %s, %s", to, p.outSlot(r, b))
+		}
 	})
 	a.op("MOVQ y+0(FP), R10")
 }
 
 // vnniStore writes the sums to y, as many outputs as there are.
 func (p product) vnniStore(a *asm) {
-	if p.held() {
+	if p.heldOut() {
 		p.all(func(r, b int) {
 			if r > 0 && b == 0 {
 				a.op("ADDQ R11, R10")
 			}
-			a.op("VMOVUPS %s, K%d, %s(R10)", p.heldSum(r, b), b+1, place(b*lineBytes))
+			a.op("VMOVUPS %s, K%d, %s(R10)", p.out(r, b), b+1, place(b*lineBytes))
 		})
 	} else {
 		a.op("MOVL $%d, CX", p.rows)

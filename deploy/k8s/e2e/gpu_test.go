@@ -57,7 +57,7 @@ func TestGPU(t *testing.T) {
 	}
 	placed := must(t, "kubectl", "exec", "deployment/gpu-drover-coordinator", "--", "/drover",
 		"placement", "--tls", "/tls")
-	if !strings.Contains(placed, "kernel class cuda3-bf16: requests give the same bytes") {
+	if !strings.Contains(placed, "kernel class cuda4-bf16: requests give the same bytes") {
 		t.Errorf("the placement says %s", placed)
 	}
 	must(t, "helm", "test", withGPU, "--timeout", patience.String()) // compares the answer

@@ -142,7 +142,7 @@ extern "C" __global__ void attend_store_int8(char *memory, const float *k, const
   const float *x = (value ? v : k) + (row * kv_heads + head) * n;
   char *tile = place<KvInt8>(memory, places[row], head, (int)kv_heads, n);
   float inverse;
-  reinterpret_cast<float *>(tile)[value * TILE + at] = code_scale(x, n, &inverse);
+  reinterpret_cast<float *>(tile)[value * TILE + at] = code_scale(largest_of(x, n), &inverse);
   signed char *codes = reinterpret_cast<signed char *>(tile + scale_bytes<KvInt8>());
   codes += value ? (long long)TILE * n + at * dims : at;
   for (int d = 0; d < fill; d++)

@@ -27,6 +27,12 @@ template <int N> __device__ __forceinline__ void wait_copies() {
 __device__ __forceinline__ unsigned long long shared_address(const void *p) {
   return __cvta_generic_to_shared(p);
 }
+// The largest of a warp's numbers, for all of its threads.
+__device__ __forceinline__ unsigned warp_max(unsigned mine) {
+  unsigned largest;
+  asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(largest) : "r"(mine));
+  return largest;
+}
 // Shared memory of as many bytes as a launch asks for.
 extern __shared__ __align__(1024) unsigned char dynamic_shared[];
 #endif
@@ -75,14 +81,19 @@ __device__ __forceinline__ float exp32(float x) {
   return __fmul_rn(__fmul_rn(p, power2(half)), power2(n - half));
 }
 
-// The scale of n numbers as codes of 8 bits, by the steps of kernel/integer.go, and what
-// code_of makes codes with: 0 where all are to be zeros.
-__device__ __forceinline__ float code_scale(const float *x, int n, float *inverse) {
+// The largest magnitude of n numbers, or a NaN if there is one.
+__device__ __forceinline__ float largest_of(const float *x, int n) {
   float largest = 0.0f;
   for (int k = 0; k < n && largest == largest; k++) {
     const float v = fabsf(x[k]);
     if (!(v <= largest)) largest = v;
   }
+  return largest;
+}
+
+// The scale of numbers as codes of 8 bits, given their largest magnitude, by the steps of
+// kernel/integer.go, and what code_of makes codes with: 0 where all are to be zeros.
+__device__ __forceinline__ float code_scale(float largest, float *inverse) {
   const bool finite = largest <= 3.40282347e+38f, zeros = !finite || largest < 0x1p-100f;
   *inverse = zeros ? 0.0f : __fdiv_rn(127.0f, largest);
   return !finite ? __uint_as_float(0x7fc00000u) : zeros ? 0.0f : __fdiv_rn(largest, 127.0f);

@@ -30,10 +30,10 @@ template <bool BF16> struct FewFloats {
     const unsigned two = w[k / 2 * LINE];
     return __uint_as_float(k % 2 ? two & 0xffff0000u : two << 16);
   }
-  // Adds a part of so many inputs. w is the thread's dword of the first line.
-  static __device__ __forceinline__ void add(float *acc, const unsigned *w,
-                                             const unsigned (*x)[words], int rows, long long left,
-                                             int) {
+  // Adds a part, with which so many inputs begin. w is the thread's dword of the first line.
+  static __device__ __forceinline__ void add(float *acc, float *, const unsigned *w,
+                                             const unsigned (*x)[words], int rows, long long,
+                                             long long left) {
     if (left < inputs) {
       for (int k = 0; k < left; k++)
 #pragma unroll
@@ -58,7 +58,8 @@ template <bool BF16> struct FewFloats {
   }
 };
 
-// A part of codes is a group of 64 inputs: 16 dwords of a row, then its scale.
+// A part of codes is a group of 64 inputs: 16 dwords of a row, then its scale. Sums of a span are
+// times the weights' scales only.
 template <typename F, int STAGES> struct FewCodes {
   static const int stages = STAGES, lines = F::lines, inputs = GROUP, words = GROUP / 4 + 4;
   typedef const int *Rows;
@@ -72,14 +73,17 @@ template <typename F, int STAGES> struct FewCodes {
     if (i < GROUP / 4) begin_copy4(x + i, codes + at * (GROUP / 4) + i);
     if (i == GROUP / 4) begin_copy4(x + i, scales + at);
   }
-  static __device__ __forceinline__ void add(float *acc, const unsigned *w,
-                                             const unsigned (*x)[words], int rows, long long,
-                                             int r) {
+  static __device__ __forceinline__ void add(float *acc, float *span, const unsigned *w,
+                                             const unsigned (*x)[words], int rows, long long part,
+                                             long long left) {
+    const bool ends = ends_span(part, left);
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
       if (i >= rows) break;
-      const float t = group(F(), w, reinterpret_cast<const int *>(x[i]), r);
-      acc[i] = __fmaf_rn(t, __uint_as_float(x[i][GROUP / 4]), acc[i]);
+      span[i] = F()(span[i], w, reinterpret_cast<const int *>(x[i]), threadIdx.x % 16);
+      if (!ends) continue;
+      acc[i] = __fmaf_rn(span[i], __uint_as_float(x[i][GROUP / 4]), acc[i]);
+      span[i] = 0.0f;
     }
   }
 };
@@ -112,9 +116,9 @@ __device__ __forceinline__ void mul_few(FewShared<F> &s, float *y, typename F::R
   const MulPanel p = panels[blockIdx.x];
   const long long block = (long long)blockIdx.y * FEW_BLOCKS, n = block * 16 + threadIdx.x;
   const long long parts = (inputs + F::inputs - 1) / F::inputs;
-  float acc[ROWS];
+  float acc[ROWS], span[ROWS];
 #pragma unroll
-  for (int i = 0; i < ROWS; i++) acc[i] = 0.0f;
+  for (int i = 0; i < ROWS; i++) acc[i] = span[i] = 0.0f;
   for (int part = 0; part < F::stages - 1; part++) {
     if (part < parts) begin_part(s, p, x, scales, block, outputs, inputs, part);
     end_copies();
@@ -126,8 +130,9 @@ __device__ __forceinline__ void mul_few(FewShared<F> &s, float *y, typename F::R
     if (next < parts) begin_part(s, p, x, scales, block, outputs, inputs, next);
     end_copies();
     if (n >= outputs) continue;
-    const int stage = (int)(part % F::stages), r = threadIdx.x % 16;
-    F::add(acc, s.w[stage][threadIdx.x / 16] + r, s.x[stage], p.rows, inputs - part * F::inputs, r);
+    const int stage = (int)(part % F::stages);
+    F::add(acc, span, s.w[stage][threadIdx.x / 16] + threadIdx.x % 16, s.x[stage], p.rows, part,
+           inputs - part * F::inputs);
   }
   if (n >= outputs) return;
 #pragma unroll

@@ -70,9 +70,9 @@ struct FewFP8 {
     for (int i = threadIdx.x; i < inputs && part * inputs + i < k; i += FEW_THREADS)
       begin_copy4(x + i, rows + row * k + part * inputs + i);
   }
-  static __device__ __forceinline__ void add(float *acc, const unsigned *w,
-                                             const unsigned (*x)[words], int rows, long long left,
-                                             int) {
+  static __device__ __forceinline__ void add(float *acc, float *, const unsigned *w,
+                                             const unsigned (*x)[words], int rows, long long,
+                                             long long left) {
     const float scale = __uint_as_float(w[(FP8_LINES - 1) * LINE]);
     if (left < inputs) {
       for (int k = 0; k < left; k++) {

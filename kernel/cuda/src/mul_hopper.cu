@@ -1,10 +1,11 @@
 // Products of many rows on Hopper's tensor cores, by warpgroups (hopper.h): 256 outputs of up to
-// 128 rows. Weights are A, from registers, as in mul_tensor.cu, so that a dword of the packed
-// weights is a word of A as it stands; rows are B, which tensor cores read from shared memory
-// themselves. Words of rows come in the order that makes them the words of the same inputs: see
-// word_place. Sums of integers are exact, and those of bfloat16 take the same inputs in the same
-// steps, so the bytes are those of mul_tensor: of integers by arithmetic, of floats if the
-// hardware rounds both kinds of products alike, which the self-test asks it.
+// 128 rows; of integers, which have sums of spans as well, 128 outputs. Weights are A, from
+// registers, as in mul_tensor.cu, so that a dword of the packed weights is a word of A as it
+// stands; rows are B, which tensor cores read from shared memory themselves. Words of rows come in
+// the order that makes them the words of the same inputs: see word_place. Sums of integers are
+// exact, and those of bfloat16 take the same inputs in the same steps, so the bytes are those of
+// mul_tensor: of integers by arithmetic, of floats if the hardware rounds both kinds of products
+// alike, which the self-test asks it.
 
 #pragma once
 #include "hopper.h"
@@ -25,10 +26,10 @@ struct HopperInt8 : TensorInt8 {
     group_int8<false>(c[0], a[0], rows[0]);
     group_int8<true>(c[0], a[1], further(rows[0], 32));
   }
-  __device__ __forceinline__ void add(float (&acc)[4], const Sum (&c)[sums][unit][4], int tile,
-                                      const float (&rows)[2]) const {
+  __device__ __forceinline__ void add(float (&span)[4], const Sum (&c)[sums][unit][4],
+                                      int tile) const {
 #pragma unroll
-    for (int i = 0; i < 4; i++) add_sum(acc[i], __int2float_rn(c[0][tile][i]), i, rows);
+    for (int i = 0; i < 4; i++) add_sum(span[i], __int2float_rn(c[0][tile][i]), i);
   }
 };
 
@@ -40,11 +41,11 @@ struct HopperInt4 : TensorInt4 {
     group_int8<false>(c[0], a[0], rows[0]);
     group_int8<false>(c[1], a[1], further(rows[0], 32));
   }
-  __device__ __forceinline__ void add(float (&acc)[4], const Sum (&c)[sums][unit][4], int tile,
-                                      const float (&rows)[2]) const {
+  __device__ __forceinline__ void add(float (&span)[4], const Sum (&c)[sums][unit][4],
+                                      int tile) const {
 #pragma unroll
     for (int i = 0; i < 4; i++)
-      add_sums(acc[i], __int2float_rn(c[0][tile][i]), __int2float_rn(c[1][tile][i]), i, rows);
+      add_sums(span[i], __int2float_rn(c[0][tile][i]), __int2float_rn(c[1][tile][i]), i);
   }
 };
 
@@ -58,22 +59,24 @@ struct HopperFP8 : TensorFP8 {
     group_bf16<true>(c[0], a[0], rows[1]);
     group_bf16<true>(c[0], a[1], further(rows[1], 32));
   }
-  __device__ __forceinline__ void add(float (&acc)[4], const Sum (&c)[sums][unit][4], int tile,
-                                      const float (&)[2]) const {
+  __device__ __forceinline__ void add(float (&acc)[4], const Sum (&c)[sums][unit][4],
+                                      int tile) const {
 #pragma unroll
     for (int i = 0; i < 4; i++) add_sum(acc[i], c[0][tile][i], i);
   }
 };
 
-// Two warpgroups, whose warps have WARP_BLOCKS blocks of outputs each and all rows. Of STAGES
-// slabs in shared memory STAGES - 2 are copied ahead, one is multiplied, and of the one before the
-// last unit may still be.
-template <typename FORMAT, int STAGES> struct Hopper {
-  static_assert(STAGES % 2 == 0 || !FORMAT::scaled, "slabs come in pairs");
+// Two warpgroups, whose warps have BLOCKS blocks of outputs each and all rows. Of STAGES slabs in
+// shared memory STAGES - 2 are copied ahead, one is multiplied, and of the one before the last
+// unit may still be. Formats with scales have round slabs in one round of a loop: a span where
+// rows have scales, too.
+template <typename FORMAT, int BLOCKS, int STAGES> struct Hopper {
   typedef FORMAT F;
-  static const int warps = 8, tiles = 16, stages = STAGES;
-  static const int blocks = warps * WARP_BLOCKS, threads = warps * 32, rows = tiles * TILE_ROWS;
-  static const int copies = F::copies;
+  static const int warps = 8, warp_blocks = BLOCKS, tiles = 16, stages = STAGES;
+  static const int round = F::row_scales ? SPAN : 2;
+  static_assert(STAGES % round == 0 || !F::scaled, "slabs come in rounds");
+  static const int blocks = warps * BLOCKS, threads = warps * 32, rows = tiles * TILE_ROWS;
+  static const int copies = F::copies * blocks * 16 / threads;  // of a thread, of weights
   static __device__ __forceinline__ int piece(int row, int piece) {
     return column_piece(row, piece);
   }
@@ -83,9 +86,10 @@ template <typename FORMAT, int STAGES> struct Hopper {
     unsigned w[STAGES][blocks][F::lines * LINE];
   };
 };
-template <typename FORMAT, int STAGES> struct HopperScaled : Hopper<FORMAT, STAGES> {
-  struct Shared : Hopper<FORMAT, STAGES>::Shared {
-    float scales[STAGES][Hopper<FORMAT, STAGES>::rows];
+template <typename FORMAT, int BLOCKS, int STAGES>
+struct HopperScaled : Hopper<FORMAT, BLOCKS, STAGES> {
+  struct Shared : Hopper<FORMAT, BLOCKS, STAGES>::Shared {
+    float scales[STAGES][Hopper<FORMAT, BLOCKS, STAGES>::rows];
   };
 };
 
@@ -123,92 +127,92 @@ __device__ __forceinline__ void begin_unit(
   end_products();
 }
 
-// Adds a unit's sums, which are there.
+// Adds a unit's sums, which are there, to those of block j. first and last say that its slab is the
+// first or the last one of a whole span.
 template <typename T>
-__device__ __forceinline__ void add_unit(float (&acc)[T::tiles][4],
+__device__ __forceinline__ void add_unit(Sums<T> &sums, int j,
                                          typename T::F::Sum (&c)[T::F::sums][T::F::unit][4],
                                          const typename T::F &f, const typename T::Shared &s,
-                                         int stage, int tile) {
+                                         int stage, int tile, bool first, bool last) {
   const Lane at;
 #pragma unroll
   for (int i = 0; i < T::F::sums; i++) use_sums(c[i]);
 #pragma unroll
   for (int i = 0; i < T::F::unit; i++) {
-    float rows[2] = {1.0f, 1.0f};
     if constexpr (T::F::row_scales) {
-      const float *scales = &s.scales[stage][(tile + i) * TILE_ROWS + 2 * at.word];
-      rows[0] = scales[0], rows[1] = scales[1];
+      float(&span)[4] = sums.span[j][tile + i];
+#pragma unroll
+      for (int k = 0; k < 4; k++) span[k] = first ? 0.0f : span[k];
+      f.add(span, c, i);
+      if (last)
+        add_span(sums.acc[j][tile + i], span,
+                 &s.scales[stage][(tile + i) * TILE_ROWS + 2 * at.word]);
+    } else {
+      f.add(sums.acc[j][tile + i], c, i);
     }
-    f.add(acc[tile + i], c, i, rows);
   }
 }
 
-// What a warp has of a unit that is multiplied and one that is added, and of weights.
+// What a warp has of units: one that is multiplied and one that is added, and of both the weights.
 template <typename T> struct Units {
-  static const int count = T::tiles / T::F::unit;  // of a block
+  static const int block = T::tiles / T::F::unit;  // units of a block of outputs
+  static const int slab = T::warp_blocks * block, round = T::round * slab;
   typename T::F::Sum c[2][T::F::sums][T::F::unit][4];
-  typename T::F f[WARP_BLOCKS];
+  typename T::F f[2];
 };
 
-// Adds a slab, whose first unit is multiplied when it begins; as the next one's is at the end,
-// unless this is the LAST of two: more says whether there is another one to copy.
-template <typename T, bool LAST>
-__device__ __forceinline__ void add_slab_units(float (&acc)[WARP_BLOCKS][T::tiles][4],
-                                               typename T::Shared &s, Units<T> &q,
-                                               TensorCopy<T> &copy, int stage, bool more) {
-  const int units = Units<T>::count, unit = T::F::unit;
-  const int block = threadIdx.x / 32 * WARP_BLOCKS;
-  const Lane at;
-#pragma unroll
-  for (int u = 0; u < WARP_BLOCKS * units; u++) {
-    const int j = u / units, after = u + 1;
-    if (after < WARP_BLOCKS * units) {
-      if (after % units == 0) q.f[after / units].load(s.w[stage][block + after / units], at);
-      begin_unit<T>(q.c[after % 2], q.f[after / units], s, stage, after % units * unit);
-    } else if (!LAST) {
-      next_slab<T>(s, copy, stage + 1, more);
-      q.f[0].load(s.w[stage + 1][block], at);
-      begin_unit<T>(q.c[0], q.f[0], s, stage + 1, 0);
-    }
-    if (LAST && after == WARP_BLOCKS * units)
+// Adds a round of slabs, or the left ones where they are fewer, unit by unit: the one before NEXT
+// while that is multiplied, and so on.
+template <typename T, int NEXT>
+__device__ __forceinline__ void add_units(Sums<T> &sums, typename T::Shared &s, Units<T> &q,
+                                          TensorCopy<T> &copy, int stage, int left) {
+  typedef Units<T> U;
+  const int b = NEXT / U::block, slab = NEXT / U::slab;  // b counts blocks of all slabs
+  const int now = NEXT - 1, a = now / U::block, of = now / U::slab;
+  const int unit = now % U::block * T::F::unit;
+  auto &c = q.c[NEXT % 2 ^ 1];
+  if constexpr (NEXT > 0 && NEXT < U::round && NEXT % U::slab == 0)
+    if (slab >= left) {
       wait_products<0>();
-    else
-      wait_products<1>();
-    add_unit<T>(acc[j], q.c[u % 2], q.f[j], s, stage, u % units * unit);
+      add_unit<T>(sums, a % T::warp_blocks, c, q.f[a % 2], s, stage + of, unit, of == 0, false);
+      if constexpr (T::F::row_scales) end_span(sums, s, stage + of, 0);
+      return;
+    }
+  if constexpr (NEXT < U::round) {
+    if (NEXT % U::slab == 0) next_slab<T>(s, copy, stage + slab, slab + T::stages - 2 < left);
+    if (NEXT % U::block == 0)
+      q.f[b % 2].load(s.w[stage + slab][threadIdx.x / 32 * T::warp_blocks + b % T::warp_blocks],
+                      Lane());
+    begin_unit<T>(q.c[NEXT % 2], q.f[b % 2], s, stage + slab, NEXT % U::block * T::F::unit);
   }
+  if constexpr (NEXT > 0) {
+    wait_products<(NEXT < U::round)>();
+    add_unit<T>(sums, a % T::warp_blocks, c, q.f[a % 2], s, stage + of, unit, of == 0,
+                of == T::round - 1);
+  }
+  if constexpr (NEXT < U::round) add_units<T, NEXT + 1>(sums, s, q, copy, stage, left);
 }
 
 // Formats with scales: sums of a slab are added on ordinary lanes, unit by unit, while the next
-// one is multiplied. Only behind each second slab there is none, since the compiler has
-// products that go on from one round of a loop to the next wait for each other.
+// one is multiplied. Only behind each round there is none, since the compiler has products that
+// go on from one round of a loop to the next wait for each other.
 template <typename T>
 __device__ __forceinline__ void mul_units(typename T::Shared &s, float *y, const int *x,
                                           const float *scales, const MulPanel *panels,
                                           long long outputs, long long inputs) {
   typedef typename T::F F;
   const MulPanel p = panels[blockIdx.x];
-  const long long slabs = (inputs + F::inputs - 1) / F::inputs;
+  int left = (int)((inputs + F::inputs - 1) / F::inputs);
   TensorCopy<T> copy(p, x, scales, outputs, inputs);
-  float acc[WARP_BLOCKS][T::tiles][4];
-  clear_sums<T>(acc);
-  first_copies<T>(s, copy, slabs);
-  const int block = threadIdx.x / 32 * WARP_BLOCKS;
-  int stage = 0;
-  for (long long slab = 0; slab < slabs; slab += 2) {
+  Sums<T> sums;
+  first_copies<T>(s, copy, left);
+  for (int stage = 0; left > 0; left -= T::round) {
     Units<T> q;
-    next_slab<T>(s, copy, stage, slab + T::stages - 2 < slabs);
-    q.f[0].load(s.w[stage][block], Lane());
-    begin_unit<T>(q.c[0], q.f[0], s, stage, 0);
-    if (slab + 1 < slabs) {
-      const bool more = slab + T::stages - 1 < slabs;
-      add_slab_units<T, false>(acc, s, q, copy, stage, more);
-      add_slab_units<T, true>(acc, s, q, copy, stage + 1, false);
-    } else {
-      add_slab_units<T, true>(acc, s, q, copy, stage, false);
-    }
-    stage = stage == T::stages - 2 ? 0 : stage + 2;
+    add_units<T, 0>(sums, s, q, copy, stage, left);
+    stage = stage == T::stages - T::round ? 0 : stage + T::round;
   }
-  store_sums<T>(y, acc, p, 0, ((long long)blockIdx.y * T::blocks + block) * 16, outputs);
+  const long long block = (long long)blockIdx.y * T::blocks + threadIdx.x / 32 * T::warp_blocks;
+  store_sums(y, sums, p, 0, block * 16, outputs);
 }
 
 // bfloat16: sums stay where tensor cores add to them. While one block is multiplied, the other
@@ -221,27 +225,26 @@ __device__ __forceinline__ void mul_chain(typename T::Shared &s, float *y, const
   const MulPanel p = panels[blockIdx.x];
   const long long slabs = (inputs + F::inputs - 1) / F::inputs;
   TensorCopy<T> copy(p, x, nullptr, outputs, inputs);
-  float acc[WARP_BLOCKS][T::tiles][4];
-  clear_sums<T>(acc);
+  Sums<T> sums;
 #pragma unroll
-  for (int j = 0; j < WARP_BLOCKS; j++) use_sums(acc[j]);
+  for (int j = 0; j < T::warp_blocks; j++) use_sums(sums.acc[j]);
   first_copies<T>(s, copy, slabs);
   const Lane at;
-  const int block = threadIdx.x / 32 * WARP_BLOCKS;
-  F f[WARP_BLOCKS];
+  const int block = threadIdx.x / 32 * T::warp_blocks;
+  F f[T::warp_blocks];
   int stage = 0;
   for (long long slab = 0; slab < slabs; slab++) {
     next_slab<T>(s, copy, stage, slab + T::stages - 2 < slabs);
 #pragma unroll
-    for (int j = 0; j < WARP_BLOCKS; j++) {
+    for (int j = 0; j < T::warp_blocks; j++) {
       wait_products<1>();  // of this block and the last slab
       f[j].load(s.w[stage][block + j], at);
       begin_products();
 #pragma unroll
       for (int part = 0; part < F::parts; part++) {
         const unsigned long long rows = columns_at(s.x[stage][part][0]);
-        group_bf16<true>(acc[j], f[j].a[0], rows);
-        group_bf16<true>(acc[j], f[j].a[1], further(rows, 32));
+        group_bf16<true>(sums.acc[j], f[j].a[0], rows);
+        group_bf16<true>(sums.acc[j], f[j].a[1], further(rows, 32));
       }
       end_products();
     }
@@ -249,18 +252,18 @@ __device__ __forceinline__ void mul_chain(typename T::Shared &s, float *y, const
   }
   wait_products<0>();
 #pragma unroll
-  for (int j = 0; j < WARP_BLOCKS; j++) use_sums(acc[j]);
-  store_sums<T>(y, acc, p, 0, ((long long)blockIdx.y * T::blocks + block) * 16, outputs);
+  for (int j = 0; j < T::warp_blocks; j++) use_sums(sums.acc[j]);
+  store_sums(y, sums, p, 0, ((long long)blockIdx.y * T::blocks + block) * 16, outputs);
 }
 
-typedef HopperScaled<HopperInt8, 6> BlockInt8;
-typedef HopperScaled<HopperInt4, 6> BlockInt4;
-typedef Hopper<TensorBF16, 5> BlockBF16;
-typedef Hopper<HopperFP8, 6> BlockFP8;
+typedef HopperScaled<HopperInt8, 1, 8> BlockInt8;
+typedef HopperScaled<HopperInt4, 1, 8> BlockInt4;
+typedef Hopper<TensorBF16, 2, 5> BlockBF16;
+typedef Hopper<HopperFP8, 2, 6> BlockFP8;
 
 // What launches ask for: sharedBytes in kernel/cuda/hopper.go.
-static_assert(sizeof(BlockInt8::Shared) == 156672, "");
-static_assert(sizeof(BlockInt4::Shared) == 107520, "");
+static_assert(sizeof(BlockInt8::Shared) == 139264, "");
+static_assert(sizeof(BlockInt4::Shared) == 106496, "");
 static_assert(sizeof(BlockBF16::Shared) == 163840, "");
 static_assert(sizeof(BlockFP8::Shared) == 153600, "");
 

@@ -4,8 +4,9 @@
 //
 // Weights and rows come in slabs of 16 lines to shared memory, some slabs ahead: of 8-bit
 // codes a slab is a group of 64 inputs, of 4-bit codes 8 lines are. Sums of integers within a
-// group are exact, so which inputs meet in one product is free; a thread adds its groups in
-// one chain over ascending groups, and the bytes are those of mul_few and of a CPU (K3).
+// group are exact, so which inputs meet in one product is free; a thread adds its groups to the
+// sum of a span and its spans, each in one ascending chain, and the bytes are those of mul_few and
+// of a CPU (K3).
 
 #pragma once
 #include "integer.cu"
@@ -47,7 +48,8 @@ __device__ __forceinline__ uint2 weight_words(const unsigned *w, int part, Lane 
 __device__ __forceinline__ int row_piece(int row, int piece) { return piece ^ row / 2 % 2 * 2; }
 
 // What a format of weights is in a slab: its lines, of which the last one has scales if they are
-// scaled, its inputs, how many parts a row's numbers have, and whether rows have scales, too.
+// scaled, its inputs, how many parts a row's numbers have, and whether rows have scales, too: then
+// sums of a slab are added to those of a span, see Sums.
 struct TensorInt8 {
   static const int lines = 17, inputs = GROUP, parts = 1;
   static const bool scaled = true, row_scales = true;
@@ -77,19 +79,17 @@ struct TensorInt8 {
   static __device__ __forceinline__ uint4 row_words(const unsigned *x, Lane at) {
     return *reinterpret_cast<const uint4 *>(x + 4 * row_piece(at.row, at.word));
   }
-  __device__ __forceinline__ void add(float (&acc)[4], const uint4 (&words)[parts],
-                                      const float (&rows)[2]) const {
+  __device__ __forceinline__ void add(float (&span)[4], const uint4 (&words)[parts]) const {
     const uint4 b = words[0];
     int c[4] = {SUM_BEGIN, SUM_BEGIN, SUM_BEGIN, SUM_BEGIN};
     mma_int8(c, a[0], b.x, b.y);
     mma_int8(c, a[1], b.z, b.w);
 #pragma unroll
-    for (int i = 0; i < 4; i++) add_sum(acc[i], sum_of(c[i]), i, rows);
+    for (int i = 0; i < 4; i++) add_sum(span[i], sum_of(c[i]), i);
   }
-  // Adds the i-th sum of a group to the thread's.
-  __device__ __forceinline__ void add_sum(float &acc, float sum, int i,
-                                          const float (&rows)[2]) const {
-    acc = __fmaf_rn(__fmul_rn(sum, scales[i / 2]), rows[i % 2], acc);
+  // Adds the i-th sum of a group to that of a span.
+  __device__ __forceinline__ void add_sum(float &span, float sum, int i) const {
+    span = __fmaf_rn(sum, scales[i / 2], span);
   }
 };
 
@@ -130,21 +130,18 @@ struct TensorInt4 {
         *reinterpret_cast<const uint2 *>(x + 4 * row_piece(at.row, piece + 2) + in);
     return uint4{low.x, low.y, high.x, high.y};
   }
-  __device__ __forceinline__ void add(float (&acc)[4], const uint4 (&words)[parts],
-                                      const float (&rows)[2]) const {
+  __device__ __forceinline__ void add(float (&span)[4], const uint4 (&words)[parts]) const {
     const uint4 b = words[0];
     int c[2][4] = {{SUM_BEGIN, SUM_BEGIN, SUM_BEGIN, SUM_BEGIN},
                    {SUM_BEGIN, SUM_BEGIN, SUM_BEGIN, SUM_BEGIN}};
     mma_int8(c[0], a[0], b.x, b.y);
     mma_int8(c[1], a[1], b.z, b.w);
 #pragma unroll
-    for (int i = 0; i < 4; i++) add_sums(acc[i], sum_of(c[0][i]), sum_of(c[1][i]), i, rows);
+    for (int i = 0; i < 4; i++) add_sums(span[i], sum_of(c[0][i]), sum_of(c[1][i]), i);
   }
-  // Adds the i-th sums of both halves of a group to the thread's.
-  __device__ __forceinline__ void add_sums(float &acc, float first, float second, int i,
-                                           const float (&rows)[2]) const {
-    const float t = __fmul_rn(first, scales[0][i / 2]);
-    acc = __fmaf_rn(__fmaf_rn(second, scales[1][i / 2], t), rows[i % 2], acc);
+  // Adds the i-th sums of both halves of a group to that of a span.
+  __device__ __forceinline__ void add_sums(float &span, float first, float second, int i) const {
+    span = __fmaf_rn(second, scales[1][i / 2], __fmaf_rn(first, scales[0][i / 2], span));
   }
 };
 
@@ -172,8 +169,7 @@ struct TensorBF16 {
   static __device__ __forceinline__ uint4 row_words(const unsigned *x, Lane at) {
     return TensorInt8::row_words(x, at);
   }
-  __device__ __forceinline__ void add(float (&acc)[4], const uint4 (&words)[parts],
-                                      const float (&)[2]) const {
+  __device__ __forceinline__ void add(float (&acc)[4], const uint4 (&words)[parts]) const {
 #pragma unroll
     for (int part = 0; part < parts; part++) {
       mma_bf16(acc, a[0], words[part].x, words[part].y);
@@ -191,12 +187,13 @@ template <int STAGES, int N> struct TensorScales<false, STAGES, N> {};
 // outputs and TILES times TILE_ROWS rows, STAGES - 1 slabs ahead.
 template <typename FORMAT, int WARPS, int ROW_WARPS, int TILES, int STAGES> struct Tensor {
   typedef FORMAT F;
-  static const int warps = WARPS, tiles = TILES, stages = STAGES;
+  static const int warps = WARPS, warp_blocks = WARP_BLOCKS, tiles = TILES, stages = STAGES;
   static const int blocks = WARPS * WARP_BLOCKS, threads = WARPS * ROW_WARPS * 32;
   static const int warp_rows = TILES * TILE_ROWS, rows = ROW_WARPS * warp_rows;
   static const int copies = F::copies / ROW_WARPS;  // of a thread, of weights
-  // Whether there are enough for products of several tiles: more blocks do for 256 threads.
-  static const bool registers = ROW_WARPS == 1;
+  // Whether there are enough for products of several tiles: more blocks do for 256 threads, where
+  // those have sums of spans as well.
+  static const bool registers = ROW_WARPS == 1 || F::row_scales;
   static __device__ __forceinline__ int piece(int row, int piece) { return row_piece(row, piece); }
 
   struct Shared : TensorScales<F::row_scales, STAGES, rows> {
@@ -268,12 +265,30 @@ template <typename T> struct TensorCopy {
   }
 };
 
+// A warp's sums. Where rows have scales, span has the current span's, without them.
+template <typename T> struct Sums {
+  float acc[T::warp_blocks][T::tiles][4], span[T::warp_blocks][T::tiles][4];
+  __device__ __forceinline__ Sums() {
+#pragma unroll
+    for (int i = 0; i < T::warp_blocks * T::tiles * 4; i++) {
+      acc[i / 4 / T::tiles][i / 4 % T::tiles][i % 4] = 0.0f;
+      span[i / 4 / T::tiles][i / 4 % T::tiles][i % 4] = 0.0f;
+    }
+  }
+};
+
+// Adds the sums of a span times the scales of their rows.
+__device__ __forceinline__ void add_span(float (&acc)[4], const float (&span)[4],
+                                         const float *rows) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) acc[i] = __fmaf_rn(span[i], rows[i % 2], acc[i]);
+}
+
 // Adds a slab to a warp's outputs, of rows from first on. FULL says that all of its rows are there:
 // without branches in between, products of several tiles are under way.
 template <typename T, bool FULL>
-__device__ __forceinline__ void add_slab(float (&acc)[WARP_BLOCKS][T::tiles][4],
-                                         const typename T::Shared &s, int stage, int block,
-                                         int first, int rows) {
+__device__ __forceinline__ void add_slab(Sums<T> &sums, const typename T::Shared &s, int stage,
+                                         int block, int first, int rows) {
   const Lane at;
   typename T::F f[WARP_BLOCKS];
   __syncwarp();  // what was copied last differs from thread to thread; products need all at once
@@ -287,36 +302,42 @@ __device__ __forceinline__ void add_slab(float (&acc)[WARP_BLOCKS][T::tiles][4],
 #pragma unroll
     for (int part = 0; part < T::F::parts; part++)
       words[part] = T::F::row_words(s.x[stage][part][row + at.row], at);
-    float scales[2] = {1.0f, 1.0f};
-    if constexpr (T::F::row_scales) {
-      scales[0] = s.scales[stage][row + 2 * at.word];
-      scales[1] = s.scales[stage][row + 2 * at.word + 1];
-    }
 #pragma unroll
-    for (int j = 0; j < WARP_BLOCKS; j++) f[j].add(acc[j][i], words, scales);
+    for (int j = 0; j < WARP_BLOCKS; j++)
+      f[j].add(T::F::row_scales ? sums.span[j][i] : sums.acc[j][i], words);
+  }
+}
+
+// Ends a span, of rows from first on, those that are not there among them: each of its slabs has
+// its scales. The next one begins with nothing.
+template <typename T>
+__device__ __forceinline__ void end_span(Sums<T> &sums, const typename T::Shared &s, int stage,
+                                         int first) {
+  const Lane at;
+#pragma unroll
+  for (int i = 0; i < T::tiles; i++) {
+    const float *scales = &s.scales[stage][first + i * TILE_ROWS + 2 * at.word];
+#pragma unroll
+    for (int j = 0; j < T::warp_blocks; j++) {
+      add_span(sums.acc[j][i], sums.span[j][i], scales);
+#pragma unroll
+      for (int c = 0; c < 4; c++) sums.span[j][i][c] = 0.0f;
+    }
   }
 }
 
 // Stores a warp's sums of the outputs from n on, and of the rows from row on.
 template <typename T>
-__device__ __forceinline__ void store_sums(float *y, const float (&acc)[WARP_BLOCKS][T::tiles][4],
-                                           const MulPanel &p, int row, long long n,
-                                           long long outputs) {
+__device__ __forceinline__ void store_sums(float *y, const Sums<T> &sums, const MulPanel &p,
+                                           int row, long long n, long long outputs) {
   const Lane at;
 #pragma unroll
-  for (int i = 0; i < WARP_BLOCKS * T::tiles * 4; i++) {
+  for (int i = 0; i < T::warp_blocks * T::tiles * 4; i++) {
     const int j = i / 4 / T::tiles, tile = i / 4 % T::tiles, c = i % 4;
     const int r = row + tile * TILE_ROWS + 2 * at.word + c % 2;
     const long long output = n + 16 * j + 2 * at.row + c / 2;
-    if (r < p.rows && output < outputs) y[(p.first + r) * outputs + output] = acc[j][tile][c];
+    if (r < p.rows && output < outputs) y[(p.first + r) * outputs + output] = sums.acc[j][tile][c];
   }
-}
-
-template <typename T>
-__device__ __forceinline__ void clear_sums(float (&acc)[WARP_BLOCKS][T::tiles][4]) {
-#pragma unroll
-  for (int i = 0; i < WARP_BLOCKS * T::tiles * 4; i++)
-    acc[i / 4 / T::tiles][i / 4 % T::tiles][i % 4] = 0.0f;
 }
 
 // Rows that are not there have in shared memory what was there, and are not stored: no other
@@ -329,8 +350,7 @@ __device__ __forceinline__ void mul_tensor(typename T::Shared &s, float *y, cons
   const MulPanel p = panels[blockIdx.x];
   const long long slabs = (inputs + F::inputs - 1) / F::inputs;
   TensorCopy<T> copy(p, x, scales, outputs, inputs);
-  float acc[WARP_BLOCKS][T::tiles][4];
-  clear_sums<T>(acc);
+  Sums<T> sums;
   for (int i = 0; i < T::stages - 1; i++) {
     if (i < slabs) copy.begin(s, i);
     end_copies();
@@ -345,12 +365,15 @@ __device__ __forceinline__ void mul_tensor(typename T::Shared &s, float *y, cons
     if (slab + T::stages - 1 < slabs) copy.begin(s, stage == 0 ? T::stages - 1 : stage - 1);
     end_copies();
     if (T::registers && n < outputs && p.rows - row >= T::warp_rows)
-      add_slab<T, true>(acc, s, stage, block, row, p.rows);
+      add_slab<T, true>(sums, s, stage, block, row, p.rows);
     else if (n < outputs)
-      add_slab<T, false>(acc, s, stage, block, row, p.rows);
+      add_slab<T, false>(sums, s, stage, block, row, p.rows);
+    if constexpr (F::row_scales)
+      if (n < outputs && ends_span(slab, inputs - slab * F::inputs))
+        end_span(sums, s, stage, row);
     stage = stage == T::stages - 1 ? 0 : stage + 1;
   }
-  store_sums<T>(y, acc, p, row, n, outputs);
+  store_sums(y, sums, p, row, n, outputs);
 }
 
 // Many rows: 128 outputs of up to 64 rows, or 128 where each of them is then read less often. Few
@@ -364,7 +387,7 @@ typedef Tensor<TensorInt8, 1, 1, 2, 12> NarrowInt8;
 typedef Tensor<TensorInt4, 1, 1, 2, 20> NarrowInt4;
 typedef Tensor<TensorBF16, 1, 1, 2, 11> NarrowBF16;
 
-extern "C" __global__ void __launch_bounds__(WideInt8::threads, 2)
+extern "C" __global__ void __launch_bounds__(WideInt8::threads)
 mul_wide_int8(float *y, const int *codes, const float *scales, const MulPanel *panels,
               long long outputs, long long inputs) {
   __shared__ WideInt8::Shared s;

@@ -44,8 +44,7 @@ struct TensorFP8 {
   static __device__ __forceinline__ uint4 row_words(const unsigned *x, Lane at) {
     return TensorInt4::row_words(x, at);
   }
-  __device__ __forceinline__ void add(float (&acc)[4], const uint4 (&words)[parts],
-                                      const float (&)[2]) const {
+  __device__ __forceinline__ void add(float (&acc)[4], const uint4 (&words)[parts]) const {
     float c[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
     for (int part = 0; part < parts; part++) {

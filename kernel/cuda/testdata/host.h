@@ -21,9 +21,11 @@ static inline void begin_copy4(void *to, const void *from) { begin_copy(to, from
 static inline void begin_copy16(void *to, const void *from) { begin_copy(to, from, 16); }
 template <int N> static inline void wait_copies() { wait_copies_to(N); }
 
-// Products of a warp's threads together: see threads.h.
+// Products of a warp's threads together, and the largest of their numbers: see threads.h.
 void mma_int8(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
 void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
+
+unsigned warp_max(unsigned mine);
 
 // Products of a warpgroup's threads together, and memory that a launch asks for: see hopper.h.
 const unsigned most_dynamic_shared = 227 << 10;

@@ -100,7 +100,7 @@ std::vector<Known> kernels = {
     waiting("mul_few_fp8", mul_few_fp8), waiting("mul_tensor_fp8", mul_tensor_fp8),
     waiting("mul_narrow_fp8", mul_narrow_fp8),
     known("scale_rows", scale_rows), known("rotate_rows", rotate_rows),
-    known("quantise_rows", quantise_rows), known("norm_sums", norm_sums),
+    waiting("quantise_rows", quantise_rows), known("norm_sums", norm_sums),
     known("norm_factors", norm_factors), known("norm_apply", norm_apply),
     known("swiglu_rows", swiglu_rows), known("embed_rows", embed_rows),
     known("gather_rows", gather_rows), known("scatter_rows", scatter_rows),

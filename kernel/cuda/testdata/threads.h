@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -40,9 +41,9 @@ std::vector<unsigned> ordered(unsigned n, Order o) {
 const unsigned stack_bytes = 64 << 10;
 struct Copy { void *to; const void *from; int size; bool done; };
 // What a thread brings to a warp's product, see src/tensor.h, or to a warpgroup's, see
-// src/hopper.h. NONE if it waits for no product.
+// src/hopper.h, or where its number is of which a warp wants the largest. NONE if it waits for none.
 struct Operands {
-  enum { NONE, INT8, BF16, GROUP_INT8, GROUP_BF16 } kind;
+  enum { NONE, INT8, BF16, MAX, GROUP_INT8, GROUP_BF16 } kind;
   void *c;
   const unsigned *a;
   unsigned b[2];
@@ -145,6 +146,14 @@ void multiply_bf16(const Thread *warp) {
     }
 }
 
+// The largest number of a warp's, for each of its threads.
+void find_max(const Thread *warp) {
+  unsigned largest = 0;
+  for (int t = 0; t < 32; t++)
+    largest = std::max(largest, *static_cast<unsigned *>(warp[t].operands.c));
+  for (int t = 0; t < 32; t++) *static_cast<unsigned *>(warp[t].operands.c) = largest;
+}
+
 #include "groups.h"
 
 // Computes the products of n threads from the first on, as long as they come to some of a warp,
@@ -157,7 +166,10 @@ bool run_products(unsigned first, unsigned n, Order order) {
       if (warp[i].operands.kind != kind) return false;
     if (kind == Operands::NONE || warp[0].operands.group()) return true;
     if (n != 32) return false;
-    kind == Operands::INT8 ? multiply_int8(warp) : multiply_bf16(warp);
+    if (kind == Operands::MAX)
+      find_max(warp);
+    else
+      kind == Operands::INT8 ? multiply_int8(warp) : multiply_bf16(warp);
     for (unsigned i : ordered(n, order)) {
       warp[i].operands.kind = Operands::NONE;
       resume(first + i);
@@ -265,6 +277,11 @@ void mma_int8(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
 void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
   threads[running].operands = {Operands::BF16, c, a, {b0, b1}, 0, false, 0};
   pause_thread();
+}
+unsigned warp_max(unsigned mine) {
+  threads[running].operands = {Operands::MAX, &mine, nullptr, {}, 0, false, 0};
+  pause_thread();
+  return mine;
 }
 
 // Of products of warpgroups, see groups.h.
