@@ -103,8 +103,7 @@ func TestNodeEndsWithoutGPU(t *testing.T) {
 			"--short-lease")
 	}
 	lost := func(name, error string) *process {
-		// The self-test has 69 kernels of them.
-		return onGPU(name, "STANDIN_LOST=109", "STANDIN_ERROR="+error)
+		return onGPU(name, standin.LostAfter(standin.SelfTestKernels+40), "STANDIN_ERROR="+error)
 	}
 	node := lost("illegal", "700")
 	_, endpoint := r.coordinator(t, place{dir: t.TempDir()}, "--grpc", "127.0.0.1:0", "--device",

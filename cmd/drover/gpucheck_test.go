@@ -171,7 +171,7 @@ func TestGPUCheck(t *testing.T) {
 // has, and in that of cuda-tensor:0: every part that needs it says so, the
 // document is whole, and the exit code tells.
 func TestGPUCheckLost(t *testing.T) {
-	code, doc := gpuCheck(t, "STANDIN_LOST=72")
+	code, doc := gpuCheck(t, standin.LostAfter(standin.SelfTestKernels+3))
 	if code != 1 || doc.Device.Name != "Stand-in A" || doc.Parts["devices"] == nil {
 		t.Errorf("exit code %d, device %+v", code, doc.Device)
 	}

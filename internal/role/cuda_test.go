@@ -86,7 +86,7 @@ func (l *lines) String() string {
 // why and ends, the other one takes its experts, and the answers go on, with the bytes that
 // a CPU alone gives.
 func TestNodeLosesGPU(t *testing.T) {
-	if !standin.Run(t, "STANDIN_LOST=129") { // of which 69 are in the self-test
+	if !standin.Run(t, standin.LostAfter(standin.SelfTestKernels+60)) {
 		return
 	}
 	const mode, tokens, rounds = kernel.BF16, 12, 4

@@ -8,10 +8,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"drover/kernel"
+	"drover/kernel/cuda/standin"
 	"drover/tensor"
 )
 
@@ -194,6 +196,22 @@ func TestSelfTestLost(t *testing.T) {
 	if !errors.Is(err, ErrLost) || !errors.Is(err, kernel.ErrLost) {
 		t.Errorf("%v is no ErrLost", err)
 	}
+}
+
+// TestSelfTestKernels loses the device right after the self-test and in its end: others count on
+// standin.SelfTestKernels.
+func TestSelfTestKernels(t *testing.T) {
+	t.Run("after", func(t *testing.T) {
+		if with(t, "STANDIN_LOST", strconv.Itoa(standin.SelfTestKernels+1)) {
+			openDevice(t)
+		}
+	})
+	t.Run("end", func(t *testing.T) {
+		if with(t, "STANDIN_LOST", strconv.Itoa(standin.SelfTestKernels)) {
+			_, err := OpenDevice(Kind, 0)
+			oneLine(t, err, "open GPU 0: self-test: ", "CUDA_ERROR_ILLEGAL_ADDRESS")
+		}
+	})
 }
 
 // BenchmarkSelfTestHost is what the host does for a self-test: it makes the problems and their

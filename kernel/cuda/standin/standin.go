@@ -9,8 +9,16 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"testing"
 )
+
+// SelfTestKernels is the number of kernels that the self-test of a device of kind cuda launches.
+const SelfTestKernels = 126
+
+// LostAfter is a variable of the environment for Run: the device fails when so many kernels have
+// been launched.
+func LostAfter(kernels int) string { return "STANDIN_LOST=" + strconv.Itoa(kernels) }
 
 // again names the test that a process is to run with the stand-in.
 const again = "DROVER_STANDIN_TEST"
