@@ -8,7 +8,10 @@ import (
 // TestITL cuts windows out of gaps: each gap counts where it ends.
 func TestITL(t *testing.T) {
 	at := func(ms int) time.Time { return time.Unix(0, 0).Add(time.Duration(ms) * time.Millisecond) }
-	a := &asking{gaps: []gap{{at(0), at(10)}, {at(10), at(30)}, {at(95), at(105)}, {at(105), at(250)}}}
+	a := &asking{began: at(0)}
+	for _, ms := range [][2]time.Duration{{0, 10}, {10, 30}, {95, 105}, {105, 250}} {
+		a.gaps.add(gap{ms[0] * time.Millisecond, ms[1] * time.Millisecond})
+	}
 	for name, tc := range map[string]struct {
 		in   []window
 		want ITL
@@ -21,6 +24,23 @@ func TestITL(t *testing.T) {
 		if got := a.itl(tc.in...); got != tc.want {
 			t.Errorf("%s: %+v, want %+v", name, got, tc.want)
 		}
+	}
+}
+
+// TestGapsInPieces keeps all gaps of more than one piece, and no more than maxGaps.
+func TestGapsInPieces(t *testing.T) {
+	a := &asking{}
+	for i := range time.Duration(2*pieceGaps + 1) {
+		a.gaps.add(gap{i, i + 1})
+	}
+	whole := window{time.Time{}, time.Time{}.Add(time.Hour)}
+	if n := a.itl(whole).Count; n != 2*pieceGaps+1 {
+		t.Errorf("%d gaps are kept, want %d", n, 2*pieceGaps+1)
+	}
+	a.gaps.n = maxGaps
+	a.gaps.add(gap{0, 1})
+	if n := a.itl(whole).Count; n != 2*pieceGaps+1 {
+		t.Errorf("%d gaps are kept behind the bound", n)
 	}
 }
 
