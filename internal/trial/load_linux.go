@@ -31,8 +31,8 @@ type asking struct {
 // since the load began.
 type gap struct{ from, to time.Duration }
 
-// gaps are kept in pieces: to copy them all into a larger slice takes a tenth of a second, in which
-// a collection of garbage stops this process, and that would be measured as everybody's pause.
+// gaps are kept in pieces: to copy them all into a larger slice holds up what else this process
+// does, for tens of milliseconds or more, and that would be measured as everybody's pause.
 type gaps struct {
 	pieces [][]gap
 	n      int
