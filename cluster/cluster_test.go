@@ -107,6 +107,8 @@ type world struct {
 	watcher *Watcher
 	planner *Planner
 	fail    error // of the nodes that join
+	// locate, if not nil, is told by the nodes that join from now on who holds what.
+	locate func(id string, holders map[placement.Replica][]placement.Node)
 
 	mu    sync.Mutex // guards the fields below
 	nodes map[string]*testNode
@@ -191,10 +193,14 @@ func (w *world) joinAs(node placement.Node, store Store) *testNode {
 	w.mu.Lock()
 	w.nodes[n.id] = n
 	w.mu.Unlock()
+	hooks := Hooks{Assign: n.assign, Commit: n.commit, Drop: n.drop}
+	if locate := w.locate; locate != nil {
+		hooks.Locate = func(h map[placement.Replica][]placement.Node) { locate(n.id, h) }
+	}
 	var err error
 	n.member, err = Join(w.t.Context(), n.store, NodeConfig{Node: node, NumericMode: "bf16",
 		TTL: w.ttl, Events: MemberEvents{AssignFailed: func(uint64, error) { n.failed.Add(1) }}},
-		Hooks{Assign: n.assign, Commit: n.commit, Drop: n.drop})
+		hooks)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -223,33 +223,71 @@ func TestLocate(t *testing.T) {
 		strange.KernelClass = "sse"
 		w.joinAs(strange, w.store)
 		w.await(10*time.Second, "the first plan", uses("a", "b"))
-		c := &testNode{held: map[placement.Replica]bool{}}
-		var holders map[placement.Replica][]placement.Node
-		located := make(chan int, 8)
-		assign := func(ctx context.Context, want []placement.Replica) error {
-			located <- len(want)
-			return c.assign(ctx, want)
-		}
-		member, err := Join(t.Context(), w.store, NodeConfig{Node: w.node("c"), NumericMode: "bf16",
-			TTL: w.ttl}, Hooks{Assign: assign, Commit: c.commit, Drop: c.drop,
-			Locate: func(h map[placement.Replica][]placement.Node) { holders = h }})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer member.Close()
-		if n := <-located; n == 0 || len(holders) != n {
-			t.Errorf("%d replicas, holders of %d", n, len(holders))
+		located := make(chan map[placement.Replica][]placement.Node, 8)
+		w.locate = func(_ string, h map[placement.Replica][]placement.Node) { located <- h }
+		w.join("c")
+		holders := <-located
+		if len(holders) == 0 {
+			t.Error("nobody is known to hold anything")
 		}
 		for r, on := range holders {
 			if len(on) != 2 || on[0].Address != "a:1" || on[1].Address != "b:1" {
 				t.Errorf("%v is said to be on %+v", r, on)
 			}
 		}
-		w.mu.Lock()
-		w.nodes["c"] = c
-		c.member = member
-		w.mu.Unlock()
 		w.await(10*time.Second, "c takes part", uses("a", "b", "c"))
+		if got := w.nodes["c"].count(); got != len(holders) {
+			t.Errorf("holders of %d replicas, %d are loaded", len(holders), got)
+		}
+	})
+}
+
+// TestLoadInTurn drains a node: the others begin to load what it had one after the other. When one
+// is killed they begin at once.
+func TestLoadInTurn(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		w := newWorld(t, &Memory{}, PlannerOptions{Replicas: 2, MinNodes: 4})
+		defer w.close()
+		var mu sync.Mutex
+		began := map[string]time.Time{}
+		w.locate = func(id string, _ map[placement.Replica][]placement.Node) {
+			mu.Lock()
+			defer mu.Unlock()
+			began[id] = time.Now()
+		}
+		for _, id := range []string{"a", "b", "c", "d"} {
+			w.join(id)
+		}
+		w.await(10*time.Second, "the first plan", uses("a", "b", "c", "d"))
+		// within returns how many nodes began to load since the last call, and within what time.
+		within := func() (nodes int, span time.Duration) {
+			mu.Lock()
+			defer mu.Unlock()
+			var first, last time.Time
+			for _, at := range began {
+				if first.IsZero() || at.Before(first) {
+					first = at
+				}
+				if at.After(last) {
+					last = at
+				}
+			}
+			nodes = len(began)
+			clear(began)
+			return nodes, last.Sub(first)
+		}
+		within()
+		if err := w.nodes["d"].member.Drain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if nodes, span := within(); nodes != 3 || span < turnsWithin/2 || span > turnsWithin {
+			t.Errorf("%d nodes began within %v, want 3 within about %v", nodes, span, turnsWithin)
+		}
+		w.kill(w.nodes["c"])
+		w.await(20*time.Second, "the loss is made good", uses("a", "b"))
+		if nodes, span := within(); nodes != 2 || span > turnsWithin/10 {
+			t.Errorf("%d nodes began within %v, want 2 at once", nodes, span)
+		}
 	})
 }
 

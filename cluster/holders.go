@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"context"
+	"slices"
 	"strings"
+	"time"
 
 	"drover/placement"
 )
@@ -26,6 +28,31 @@ func (m *Member) holders(ctx context.Context, t target) map[placement.Replica][]
 		}
 	}
 	return where
+}
+
+// turnsWithin is the time within which all nodes begin to load what a plan gives them, if nobody
+// waits for it, one after the other: what they do first, connecting to each other, would
+// otherwise come in one moment, and tokens of all streams would be late together.
+const turnsWithin = 300 * time.Millisecond
+
+// turn is how long this node leaves the beginning to others. All nodes of a plan know that
+// without asking each other.
+func (m *Member) turn(plan *placement.Plan) time.Duration {
+	i, ok := plan.Index(m.cfg.Node.ID)
+	if !ok {
+		return 0
+	}
+	return turnsWithin * time.Duration(i) / time.Duration(len(plan.NodeIDs))
+}
+
+// complete tells whether each of the replicas is where the committed plan says: then the plan
+// that follows moves or adds some, and nobody waits for it. Otherwise nodes were lost.
+func complete(committed *placement.Plan, replicas []placement.Replica,
+	holders map[placement.Replica][]placement.Node) bool {
+	return committed != nil && !slices.ContainsFunc(replicas, func(r placement.Replica) bool {
+		on := len(committed.On(r.Layer, r.Expert))
+		return on == 0 || len(holders[r]) < on
+	})
 }
 
 // readyNodes lists the other nodes that compute the same as this one and have loaded a

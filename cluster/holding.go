@@ -97,21 +97,26 @@ func (r *holding) step(ctx context.Context, now time.Time) time.Duration {
 	return wait
 }
 
-// holdsAll tells whether all of the replicas, in order, are loaded.
+// holdsAll tells whether all of the replicas are loaded.
 func (r *holding) holdsAll(replicas []placement.Replica) bool {
+	return len(r.missing(replicas)) == 0
+}
+
+// missing lists those of the replicas that are not loaded.
+func (r *holding) missing(replicas []placement.Replica) (out []placement.Replica) {
 	for _, want := range replicas {
-		_, ok := slices.BinarySearchFunc(r.loaded, want, placement.Replica.Compare)
-		if !ok {
-			return false
+		if _, ok := slices.BinarySearchFunc(r.loaded, want, placement.Replica.Compare); !ok {
+			out = append(out, want)
 		}
 	}
-	return true
+	return out
 }
 
 func (r *holding) assign(ctx context.Context, t target) {
 	for _, replica := range t.replicas {
 		r.held[replica] = true
 	}
+	missing := r.missing(t.replicas)
 	ctx, r.cancel = context.WithCancel(ctx)
 	r.assigning = t
 	if f := r.m.cfg.Events.Assigning; f != nil {
@@ -119,7 +124,11 @@ func (r *holding) assign(ctx context.Context, t target) {
 	}
 	r.m.running.Go(func() {
 		if locate := r.m.hooks.Locate; locate != nil {
-			locate(r.m.holders(ctx, t))
+			holders := r.m.holders(ctx, t)
+			if complete(t.committed, missing, holders) {
+				pause(ctx, r.m.turn(t.newest))
+			}
+			locate(holders)
 		}
 		r.done <- r.m.hooks.Assign(ctx, t.replicas)
 	})

@@ -194,6 +194,7 @@ type target struct {
 	revision  uint64 // to say in ready
 	replicas  []placement.Replica
 	committed *placement.Plan
+	newest    *placement.Plan // committed, or what is to follow it
 	// instead are the replicas of the intent alone, if committed vanished from the store: whoever
 	// intends something else then does not know that the node holds what committed says.
 	instead []placement.Replica
@@ -202,12 +203,12 @@ type target struct {
 func (m *Member) target() target {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t := target{committed: m.plan}
+	t := target{committed: m.plan, newest: m.plan}
 	if m.plan != nil {
 		t.revision, t.replicas = m.plan.Revision, m.plan.Holds(m.cfg.Node.ID)
 	}
 	if i := m.intent; i != nil && (m.plan == nil || i.Revision > m.plan.Revision) {
-		t.revision = i.Revision
+		t.revision, t.newest = i.Revision, i
 		if m.vanished && m.plan != nil {
 			t.instead = i.Holds(m.cfg.Node.ID)
 		}

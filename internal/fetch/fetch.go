@@ -19,6 +19,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 
 	"drover/checkpoint"
@@ -170,11 +171,25 @@ func (s *Source) load(ctx context.Context, r placement.Replica) (*moe.Expert, er
 }
 
 // Locate says which nodes hold which replicas, for the loading that follows. Connections
-// that were made for an earlier one are closed.
+// that were made for an earlier one are closed, but for good ones to nodes that hold some still:
+// connecting takes both processors' time from frames.
 func (s *Source) Locate(holders map[placement.Replica][]placement.Node) {
+	addresses := map[string]bool{}
+	for _, nodes := range holders {
+		for _, n := range nodes {
+			addresses[n.Address] = true
+		}
+	}
 	s.mu.Lock()
 	old := s.conns
 	s.holders, s.conns, s.failed = holders, map[string]*grpc.ClientConn{}, map[string]int{}
+	for address, c := range old {
+		if state := c.GetState(); addresses[address] &&
+			(state == connectivity.Ready || state == connectivity.Idle) {
+			s.conns[address] = c
+			delete(old, address)
+		}
+	}
 	s.opinions, s.judges = map[opinionOf]*opinion{}, nil
 	s.mu.Unlock()
 	closeAll(old)

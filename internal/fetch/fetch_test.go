@@ -389,6 +389,47 @@ func TestGoneNodeIsSkipped(t *testing.T) {
 	}
 }
 
+// TestConnectionsAreKept locates again and again: the connection to a node that still holds
+// something stays, that to another one ends.
+func TestConnectionsAreKept(t *testing.T) {
+	left, other := loaded(t, "left", ""), loaded(t, "other", "")
+	var mu sync.Mutex
+	peers := map[string]bool{} // of the requests to left
+	at := left.serve(t, nil, func(o *expertnode.Options) {
+		o.Events.Fetched = func(f expertnode.FetchedReplica) {
+			mu.Lock()
+			defer mu.Unlock()
+			peers[f.To] = true
+		}
+	})
+	elsewhere := other.serve(t, nil, nil)
+	right := newNode(t, "right", demo(), "", fetch.Nodes)
+	fetched := func(from placement.Node) {
+		t.Helper()
+		right.host.Drop([]expertnode.Replica{{Layer: one.Layer, Expert: one.Expert}})
+		right.locate(from)
+		if err := right.assign(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	connections := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(peers)
+	}
+	for range 3 {
+		fetched(at)
+	}
+	if n := connections(); n != 1 {
+		t.Errorf("%d connections to a node that always holds it, want 1", n)
+	}
+	fetched(elsewhere)
+	fetched(at)
+	if n := connections(); n != 2 {
+		t.Errorf("%d connections to a node that did not hold it for a while, want 2", n)
+	}
+}
+
 // TestTampered flips bits in every part of what is sent. Each is refused, and the replica
 // comes from the checkpoint, the same.
 func TestTampered(t *testing.T) {
