@@ -50,7 +50,7 @@ func (l *lane) note(a *answer) {
 	k.state.answered(sample{work: work(f.experts, f.rows), took: a.at - f.sent,
 		bytes: int(f.bytes) + len(a.response.RowBytes()),
 		node:  time.Duration(c.QueueMicros+c.ComputeMicros) * time.Microsecond,
-		rare:  f.rare, refused: len(c.Statuses) > 0 || a.response.Verify() != nil})
+		probe: f.why == purposeProbe, refused: len(c.Statuses) > 0 || a.response.Verify() != nil})
 	k.perKiB.Store(int64(1024 * k.state.network.slope()))
 	if len(f.parts) > 0 {
 		l.settle(f, a)

@@ -74,18 +74,21 @@ func (l *lane) beginChoice() {
 		k := n.links[l.index]
 		k.assigned = 0
 		if s := k.session.Load(); s != nil && s.number != k.stateOf {
-			k.stateOf, k.state.trial = s.number, trial{}
+			k.stateOf = s.number
 			k.state.renewed()
 		}
 		if u := &k.state.usual; u.n > 0 && (!known || u.at(1) < base+each) {
 			base, each, known = u.at(0), u.slope(), true
 		}
 	}
-	l.best = time.Duration(base + each)
 	for i, n := range l.table.nodes {
-		if n != nil {
-			to := &l.plan.nodes[i]
-			to.base, to.each = n.links[l.index].state.costs(base, each)
+		if n == nil {
+			continue
+		}
+		to := &l.plan.nodes[i]
+		to.base, to.each = base, each
+		if u := &n.links[l.index].state.usual; u.n > 0 {
+			to.base, to.each = u.at(0), u.slope()
 		}
 	}
 	for _, f := range l.flights {
@@ -201,7 +204,7 @@ func (l *lane) probe(now time.Duration) {
 			continue
 		}
 		least := l.smallest(at)
-		if least < 0 || !k.state.passedOver(l.best) || !l.extra.spend(l.parts[least].rows) {
+		if least < 0 || !k.state.passedOver() || !l.extra.spend(l.parts[least].rows) {
 			continue
 		}
 		l.beginChoice()
@@ -305,7 +308,6 @@ func (l *lane) send(f *flight, s *session, now time.Duration) int {
 	l.due(min(f.checkAt, f.hedgeAt))
 	l.flights = append(l.flights, f)
 	l.count(f)
-	f.rare = f.why == purposeProbe || f.why == purposeFirst && s.link.state.trial.used()
 	if f.why == purposeFirst && l.sampled(f.id) {
 		l.startCheck(f)
 	}

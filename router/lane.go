@@ -23,12 +23,11 @@ type lane struct {
 	timer   *time.Timer
 
 	local   local
-	plan    balance       // for choose
-	chosen  []int         // the parts of plan's items
-	best    time.Duration // that one row of an expert is expected to take on any link
-	extra   budget        // for hedges and probes
-	toCheck []int         // parts on which others are to be asked
-	failure error         // of the batch
+	plan    balance // for choose
+	chosen  []int   // the parts of plan's items
+	extra   budget  // for hedges and probes
+	toCheck []int   // parts on which others are to be asked
+	failure error   // of the batch
 	nextID  uint64
 	flights []*flight // sent and not yet answered, also of earlier batches
 	idle    []*flight // for reuse
@@ -84,7 +83,6 @@ type flight struct {
 	pingAt  time.Duration // 0 if none was sent since the last sign
 	queued  int64         // bytes before the ping
 	late    bool          // others may compute its parts
-	rare    bool          // its answer tells of a link that is not used otherwise
 	doubtAt time.Duration // when to stop hoping for an answer that may be lost, 0 if none is
 }
 

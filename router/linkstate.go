@@ -18,7 +18,7 @@ type linkState struct {
 	timing  timing // of frames, by their work: what is unusually long
 	usual   line   // time of frames by their work: what is usual
 	network line   // of that, the time on the way, by the bytes both ways
-	trial   trial
+	unused  int    // rounds in which it could have been used and was not
 }
 
 // sample is what an answer tells about its frame.
@@ -27,8 +27,8 @@ type sample struct {
 	bytes int           // of rows, there and back
 	took  time.Duration // from sending to the answer
 	node  time.Duration // of that, in the node's queue and computation
-	// rare tells that the frame was sent to learn something: it counts more.
-	rare bool
+	// probe tells that the frame was sent to learn something: it counts more.
+	probe bool
 	// refused tells that not everything was computed: only that it took long is believed.
 	refused bool
 }
@@ -43,19 +43,19 @@ func (s *linkState) answered(m sample) {
 		s.timing.add(m.work, m.took)
 		s.network.add(float64(m.bytes), float64(max(m.took-m.node, 0)), false)
 	}
-	s.usual.add(float64(m.work), float64(m.took), m.rare)
+	s.usual.add(float64(m.work), float64(m.took), m.probe)
 }
 
 // renewed takes note that the link is a new one, or as good as new.
 func (s *linkState) renewed() {
-	s.suspect, s.silentSince, s.stuckSince, s.trial.unused = false, 0, 0, 0
+	s.suspect, s.silentSince, s.stuckSince, s.unused = false, 0, 0, 0
 }
 
 // heard takes note of a message that is no answer.
 func (s *linkState) heard() { s.silentSince = 0 }
 
 // late takes note that a frame waits unusually long.
-func (s *linkState) late() { s.suspect, s.trial.left = true, 0 }
+func (s *linkState) late() { s.suspect = true }
 
 // stuck takes note that a frame was given up.
 func (s *linkState) stuck(now time.Duration) {
@@ -115,6 +115,17 @@ func (s *linkState) silentAfter(bytes int64, timeout time.Duration) time.Duratio
 
 // slowNetwork is how many nanoseconds a byte takes on one, 400 Mbit/s.
 const slowNetwork = 20
+
+// passedOver takes note that the link could have been used in a round and was not, and
+// tells whether it is time to probe it: what is known of it grows old.
+func (s *linkState) passedOver() (probe bool) {
+	s.unused = (s.unused + 1) % probeAfter
+	return s.unused == 0
+}
+
+// probeAfter is the number of rounds after which a link that others are preferred to is
+// probed with a copy of some work: at most 1 of so many rounds is done twice.
+const probeAfter = 64
 
 // line estimates y = a + b·x from measurements of which the newest count most. What is
 // far above the estimate is taken for only several times as much, so that one stall

@@ -68,88 +68,17 @@ func TestLinkStateScript(t *testing.T) {
 	s.answered(sample{work: 2, took: 30 * ms, refused: true})
 	want("a slow one does", s.expected(2) > 9*ms)
 
-	copies := 0
+	probes := 0
 	for range 3 * probeAfter {
-		if s.passedOver(ms) {
-			copies++
+		if s.passedOver() {
+			probes++
 		}
 	}
-	want("probed once in so many rounds", copies == 3 && s.trial.left == 0)
+	want("probed once in so many rounds", probes == 3)
 	for range 5 {
-		s.answered(sample{work: 2, took: ms, rare: true})
+		s.answered(sample{work: 2, took: ms, probe: true})
 	}
 	want("a few probes heal it", s.expected(2) < 2*ms)
-}
-
-// TestTrials passes over a link that is worse than the best one, again and again: its trials become
-// rarer. One that is much worse, or lets a frame wait, gets copies only, and is as new afterwards.
-func TestTrials(t *testing.T) {
-	var s linkState
-	answer := func(took time.Duration, rare bool) {
-		s.answered(sample{work: 1, took: took, rare: rare})
-	}
-	// wait returns the rounds until the next trial, and makes it.
-	wait := func(took time.Duration) (rounds int) {
-		for s.trial.left == 0 {
-			rounds++
-			unused := s.trial.unused + 1
-			if s.passedOver(ms) != (s.trial.left > 0 && unused >= probeAfter) || rounds > mostRest {
-				t.Fatalf("round %d: a copy at a wrong time, or no trial", rounds)
-			}
-		}
-		for s.trial.left > 0 {
-			if s.passedOver(ms) || !s.trial.used() {
-				t.Fatal("a copy beside a trial")
-			}
-			answer(took, true)
-		}
-		return rounds
-	}
-	copies := func() (n int) {
-		for range 4 * probeAfter {
-			if s.passedOver(ms) {
-				n++
-			}
-		}
-		return n
-	}
-	for range 8 {
-		answer(3*ms, false)
-	}
-	for _, want := range []int{16, 32, 64, 128, 256, 512, 1024, 1024} {
-		if got := wait(3 * ms); got != want {
-			t.Errorf("a trial after %d rounds, want %d", got, want)
-		}
-	}
-	for range mostRest - 1 { // frames that it gets otherwise do not put off the next trial
-		s.passedOver(ms)
-		if s.trial.used() {
-			t.Fatal("a trial too early")
-		}
-		answer(3*ms, false)
-	}
-	if got := wait(3 * ms); got != 1 {
-		t.Errorf("used now and then: a trial after %d rounds more, want 1", got)
-	}
-	s.trial.left = 1
-	s.late()
-	if n := copies(); n != 4 || s.trial.left > 0 {
-		t.Errorf("%d copies to a link that lets a frame wait, want 4 and no trial", n)
-	}
-	for range 8 {
-		answer(9*ms, false)
-	}
-	if n := copies(); n != 4 || s.trial.left > 0 {
-		t.Errorf("%d copies to a link that is much worse, want 4 and no trial", n)
-	}
-	for range 8 {
-		answer(ms, true)
-	}
-	for _, want := range []int{1, 2 * leastRest} { // it was passed over long enough
-		if got := wait(ms); got != want {
-			t.Errorf("well again: a trial after %d rounds, want %d", got, want)
-		}
-	}
 }
 
 // TestSilenceAllowsForTheNetwork has slow ways and much that is queued before a ping.

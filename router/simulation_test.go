@@ -14,8 +14,6 @@ type simNodes struct {
 	plan   balance
 	states []linkState
 	slow   []float64 // times the usual time that a node takes
-	sleepy []bool    // nodes that take three times as long if they were not used in the last rounds
-	idle   []int     // rounds for which nodes were not used
 	extra  budget
 	rows   int // sent once
 	twice  int // probes
@@ -30,7 +28,7 @@ const (
 func newSim(nodes int) *simNodes {
 	s := &simNodes{rng: rand.New(rand.NewPCG(7, uint64(nodes))), extra: newBudget()}
 	s.states, s.slow = make([]linkState, nodes), make([]float64, nodes)
-	s.used, s.idle, s.sleepy = make([]int, nodes), make([]int, nodes), make([]bool, nodes)
+	s.used = make([]int, nodes)
 	for i := range s.slow {
 		s.slow[i] = 1
 	}
@@ -40,9 +38,6 @@ func newSim(nodes int) *simNodes {
 // took draws the time of a frame.
 func (s *simNodes) took(node, experts int) time.Duration {
 	usual := float64(simBase) + float64(simEach)*float64(experts)
-	if s.sleepy[node] && s.idle[node] > 4 {
-		usual *= 3
-	}
 	return time.Duration(usual * s.slow[node] * (0.9 + 0.2*s.rng.Float64()))
 }
 
@@ -51,14 +46,8 @@ func (s *simNodes) took(node, experts int) time.Duration {
 func (s *simNodes) round(experts int) time.Duration {
 	n := len(s.states)
 	s.plan.reset(n)
-	base, each := 0., 0.
 	for i := range s.states {
-		if u := &s.states[i].usual; i == 0 || u.at(1) < base+each {
-			base, each = u.at(0), u.slope()
-		}
-	}
-	for i := range s.states {
-		s.plan.nodes[i].base, s.plan.nodes[i].each = s.states[i].costs(base, each)
+		s.plan.nodes[i].base, s.plan.nodes[i].each = s.states[i].usual.at(0), s.states[i].usual.slope()
 	}
 	held := make([]bool, n)
 	for range experts {
@@ -74,17 +63,14 @@ func (s *simNodes) round(experts int) time.Duration {
 	for i := range s.states {
 		count := s.plan.nodes[i].items
 		if count == 0 {
-			s.idle[i]++
-			if held[i] && s.states[i].passedOver(time.Duration(base+each)) && s.extra.spend(1) {
-				s.states[i].answered(sample{work: 1, took: s.took(i, 1), rare: true})
-				s.idle[i] = 0
+			if held[i] && s.states[i].passedOver() && s.extra.spend(1) {
+				s.states[i].answered(sample{work: 1, took: s.took(i, 1), probe: true})
 				s.twice++
 			}
 			continue
 		}
 		took := s.took(i, count)
-		s.states[i].answered(sample{work: count, took: took, rare: s.states[i].trial.used()})
-		s.idle[i] = 0
+		s.states[i].answered(sample{work: count, took: took})
 		s.used[i] += count
 		last = max(last, took)
 	}
@@ -96,16 +82,11 @@ func (s *simNodes) round(experts int) time.Duration {
 // rounds runs rounds of four to twelve experts and returns their 99th percentile and
 // the share of a node.
 func (s *simNodes) rounds(count, node int) (p99 time.Duration, share float64) {
-	return s.roundsOf(4, 12, count, node)
-}
-
-// roundsOf is rounds for other numbers of experts.
-func (s *simNodes) roundsOf(least, most, count, node int) (p99 time.Duration, share float64) {
 	clear(s.used)
 	before := s.rows
 	var all []time.Duration
 	for range count {
-		all = append(all, s.round(least+s.rng.IntN(most-least+1)))
+		all = append(all, s.round(4+s.rng.IntN(9)))
 	}
 	slices.Sort(all)
 	return all[len(all)*99/100], float64(s.used[node]) / float64(s.rows-before)
@@ -142,31 +123,5 @@ func TestLinksInSimulation(t *testing.T) {
 		if s.twice > s.rows/20 {
 			t.Errorf("%d nodes: %d of %d rows were sent twice", nodes, s.twice, s.rows)
 		}
-	}
-}
-
-// TestSleepersAreTried has few experts in a round, which the nodes that are awake could always
-// compute, and a node that is as fast as they are but for the first frame after it was not used. It
-// is used all the same when it is new and when it is well again, and little later: copies alone
-// would never show how fast it is.
-func TestSleepersAreTried(t *testing.T) {
-	s := newSim(4)
-	s.sleepy[0] = true
-	share := func(rounds int) float64 {
-		_, share := s.roundsOf(1, 2, rounds, 0)
-		return share
-	}
-	first, later := share(500), share(8000)
-	s.slow[0] = 10
-	share(500)
-	slow := share(8000)
-	s.slow[0] = 1
-	share(64 * 8)
-	again := share(500)
-	t.Logf("the share is %.4f, later %.4f, %.4f while slow, %.4f again; %.2f %% sent twice", first,
-		later, slow, again, 100*float64(s.twice)/float64(s.rows))
-	if min(first, again) < 0.02 || max(later, slow) > 0.01 || s.twice > s.rows/50 {
-		t.Errorf("the share is %.4f, later %.4f, %.4f while slow, %.4f again; %d of %d sent twice",
-			first, later, slow, again, s.twice, s.rows)
 	}
 }
